@@ -1,0 +1,1 @@
+"""Atomic files, feature arrays, index-only sequences, and batches by length."""

@@ -1,0 +1,363 @@
+"""Sequences as indices: what RecBole's ``SequentialDataset`` holds as text-book rows, in a fortieth of the space."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+
+from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.features import FeatureStore, ItemField, feature_folder
+from nestrec_recbole.data.splits import split_rows
+from nestrec_recbole.errors import NestRecError
+
+
+class SequenceDataset(SequentialDataset):
+    """RecBole's sequential dataset, index-only and in true time order.
+
+    RecBole sorts by timestamps that it has already rounded to float32 (128 s apart in 2020) and then writes every
+    prefix of every history out. Here interactions are sorted once by (user, int64 timestamp, file order), kept as
+    columns, and a row is three numbers: ``items[start:end]`` is the history, ``items[end]`` the target.
+    ``dataset[index]`` still gives the row as RecBole would have written it, so that RecBole's own loaders, metrics and
+    models work on it. Filters, splits and benchmark files mean what RecBole's documentation says.
+
+    Attributes
+    ----------
+    items : numpy.ndarray of shape (n_interactions,), int32
+        Item ids, user after user, in time order.
+    users : numpy.ndarray of shape (n_rows,), int32
+    starts, ends : numpy.ndarray of shape (n_rows,), int32
+        The row index of this split, ascending.
+
+    Raises
+    ------
+    NestRecError
+        Missing or ill-typed columns, missing times, or nothing left after filtering.
+    """
+
+    items: np.ndarray
+    times: np.ndarray | None
+    users: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def __init__(self, config: Any) -> None:
+        self._indexed = False
+        self._split_feat: Interaction | None = None
+        self._exact_times: np.ndarray | None = None
+        super().__init__(config)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        if not Path(dataset_path).is_dir():
+            raise NestRecError(
+                f"dataset {token!r}: no folder {dataset_path}; put {token}.inter there, or set `data_path` and `dataset`"
+            )
+        super()._load_data(token, dataset_path)
+        needed = [self.uid_field, self.iid_field]
+        needed += [] if self.benchmark_filename_list else [self.time_field]
+        for field in needed:
+            if field not in self.inter_feat:
+                raise NestRecError(
+                    f"{dataset_path}/{token}.inter: no column {field!r}; it has {', '.join(self.inter_feat)}. "
+                    "Set USER_ID_FIELD, ITEM_ID_FIELD or TIME_FIELD, or add it to load_col.inter"
+                )
+
+    def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():
+            return None
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        kinds = {
+            name: FeatureType(kind)
+            for name, kind in read_header(filepath, separator, encoding).items()
+            if (load is None or name in load) and (unload is None or name not in unload)
+        }
+        if not kinds:
+            return None
+        for name, kind in kinds.items():
+            if source != "link":
+                self.field2source[name], self.field2type[name] = source, kind
+                if not kind.value.endswith("seq"):
+                    self.field2seqlen[name] = 1
+                if "float" in kind.value:
+                    self.field2bucketnum[name] = 2
+        numbers = {name: np.float64 for name, kind in kinds.items() if kind is FeatureType.FLOAT}
+        table = read_columns(filepath, kinds, types=numbers, separator=separator, encoding=encoding)
+        for name, kind in kinds.items():
+            if kind.value.endswith("seq"):
+                table[name] = self._split_sequences(name, kind, table[name])
+        if source is FeatureSource.INTERACTION and self.time_field in table:
+            self._check_times(filepath, table[self.time_field])
+        return table
+
+    def _split_sequences(self, name: str, kind: FeatureType, cells: pd.Series) -> list[np.ndarray]:
+        """Parse a ``token_seq`` or ``float_seq`` column, cut to ``seq_len`` where that is set."""
+        separator = self.config["seq_separator"]
+        dtype = np.float64 if kind is FeatureType.FLOAT_SEQ else str
+        sequences = [np.array([v for v in c.split(separator) if v], dtype=dtype) for c in cells.fillna("")]
+        longest = max(map(len, sequences), default=0)
+        limit = (self.config["seq_len"] or {}).get(name, longest)
+        self.field2seqlen[name] = min(limit, longest)
+        return [sequence[:limit] for sequence in sequences]
+
+    @staticmethod
+    def _check_times(filepath: str, times: pd.Series) -> None:
+        if times.dtype.kind != "f":
+            raise NestRecError(f"{filepath}: line 1: {times.name} is not of type float; write it as {times.name}:float")
+        bad = np.flatnonzero(~np.isfinite(times.to_numpy()))
+        if len(bad):
+            raise NestRecError(f"{filepath}: line {bad[0] + 2}: {times.name} is missing or not finite; expected a time")
+
+    # -- filtering ----------------------------------------------------------------------------------------------
+
+    def _data_filtering(self) -> None:
+        if self.inter_feat.empty:
+            raise NestRecError(f"{self.dataset_path}/{self.dataset_name}.inter has no interactions below its header")
+        super()._data_filtering()
+
+    def _remove_duplication(self) -> None:
+        """As RecBole, but with a stable sort: interactions of one second keep their file order."""
+        if self.config["rm_dup_inter"] is not None:
+            self.inter_feat.sort_values(self.time_field, kind="stable", inplace=True)
+            pair = [self.uid_field, self.iid_field]
+            self.inter_feat.drop_duplicates(subset=pair, keep=self.config["rm_dup_inter"], inplace=True)
+
+    def _reset_index(self) -> None:
+        for name in self.feat_name_list:
+            if getattr(self, name).empty:
+                raise NestRecError(
+                    f"dataset {self.dataset_name!r}: nothing of {name} is left after filtering; loosen val_interval, "
+                    "user_inter_num_interval or item_inter_num_interval"
+                )
+        super()._reset_index()
+
+    def _remap_ID_all(self) -> None:
+        # The last moment at which times are what the file says: `normalize_all` and float32 come after this.
+        if self.time_field in self.inter_feat:
+            self._exact_times = self.inter_feat[self.time_field].to_numpy()
+        super()._remap_ID_all()
+
+    # -- indexing -----------------------------------------------------------------------------------------------
+
+    def _change_feat_format(self) -> None:
+        if self._indexed:
+            return
+        for name in self.feat_name_list:
+            if name != "inter_feat":
+                setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
+        table = self.inter_feat
+        if self.benchmark_filename_list is None:
+            self._index_interactions(table)
+            self._aug_presets()
+        else:
+            self._index_benchmark(table)
+        self._indexed = True
+        self._table = None
+
+    def _index_interactions(self, table: pd.DataFrame) -> None:
+        users = table[self.uid_field].to_numpy(dtype=np.int32)
+        assert self._exact_times is not None
+        times = _as_integers(self._exact_times)
+        keys: list[np.ndarray] = [times, users]
+        if self.config["shuffle_ties"]:
+            keys.insert(0, np.random.default_rng(self.config["seed"]).permutation(len(users)))
+        order = np.lexsort(keys)
+        table, users = table.iloc[order], users[order]
+        self.items = table[self.iid_field].to_numpy(dtype=np.int32)
+        self.times = times[order]
+        self._exact_times = None
+        extra = table.drop(columns=[self.uid_field, self.iid_field])
+        self.columns = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
+        index_type = np.int32 if len(users) < 2**31 else np.int64
+        first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+        counts = np.diff(np.r_[first, len(users)])
+        is_target = np.ones(len(users), dtype=bool)
+        is_target[first] = False  # a user's first item has no history to be predicted from
+        self.starts = np.repeat(first, counts)[is_target].astype(index_type)
+        self.ends = np.flatnonzero(is_target).astype(index_type)
+        self.users = users[is_target]
+
+    def _index_benchmark(self, table: pd.DataFrame) -> None:
+        """Rows whose histories are written out in the files: each becomes a stretch of its own."""
+        history = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+        if history not in table:
+            raise NestRecError(
+                f"benchmark files of {self.dataset_name!r}: no column {history}:token_seq; RecBole's sequential "
+                "benchmark files hold user, history and target, and `alias_of_item_id: [" + history + "]`"
+            )
+        lengths = table[history].map(len).to_numpy()
+        if (lengths == 0).any():
+            line = int(np.flatnonzero(lengths == 0)[0])
+            raise NestRecError(f"benchmark files of {self.dataset_name!r}: row {line + 1} has an empty {history}")
+        ends = np.cumsum(lengths + 1) - 1
+        self.items = np.empty(ends[-1] + 1, dtype=np.int32)
+        self.items[ends] = table[self.iid_field].to_numpy()
+        in_history = np.ones(len(self.items), dtype=bool)
+        in_history[ends] = False
+        self.items[in_history] = np.concatenate(table[history].to_numpy())
+        self.times, self.columns = None, {}
+        self.starts, self.ends = (ends - lengths).astype(np.int32), ends.astype(np.int32)
+        self.users = table[self.uid_field].to_numpy(dtype=np.int32)
+
+    @property
+    def inter_feat(self) -> Any:
+        """The raw table while loading; afterwards the target rows of this split, without their histories."""
+        if not self._indexed:
+            return self._table
+        if self._split_feat is None:
+            fields = {
+                self.uid_field: torch.from_numpy(self.users.astype(np.int64)),
+                self.iid_field: torch.from_numpy(self.items[self.ends].astype(np.int64)),
+            }
+            fields |= {name: column[torch.from_numpy(self.ends).long()] for name, column in self.columns.items()}
+            self._split_feat = Interaction(fields)
+        return self._split_feat
+
+    @inter_feat.setter
+    def inter_feat(self, table: Any) -> None:
+        self._table = table
+
+    # -- RecBole's interface ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.ends) if self._indexed else len(self._table)
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        rows = np.arange(len(self))[np.asarray(index) if not isinstance(index, slice) else index]
+        batch = self.histories(np.atleast_1d(rows))
+        return self.join(batch) if join else batch
+
+    def histories(self, rows: np.ndarray, width: int | None = None) -> Interaction:
+        """Write rows out as RecBole does, right-padded with 0.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of shape (B,)
+            Row numbers of this split.
+        width : int, optional
+            Columns of the lists; ``MAX_ITEM_LIST_LENGTH`` by default.
+
+        Returns
+        -------
+        recbole.data.interaction.Interaction
+            user, target, ``item_length`` (B,) and every ``*_list`` (B, width): the last ``width`` items before the
+            target, oldest first.
+        """
+        width = width or self.max_item_list_len
+        users, ends = self.users[rows], self.ends[rows].astype(np.int64)
+        starts = np.maximum(self.starts[rows], ends - width)
+        fields = {
+            self.uid_field: torch.from_numpy(users.astype(np.int64)),
+            self.iid_field: torch.from_numpy(self.items[ends].astype(np.int64)),
+            self.item_list_length_field: torch.from_numpy(ends - starts),
+            self.item_id_list_field: torch.from_numpy(gather(self.items, starts, ends, width).astype(np.int64)),
+        }
+        for name, column in self.columns.items():
+            fields[name] = column[torch.from_numpy(ends)]
+            lists = gather(column.numpy(), starts, ends, width)
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(lists)
+        return Interaction(fields)
+
+    def _benchmark_presets(self) -> None:
+        suffix = self.config["LIST_SUFFIX"]
+        setattr(self, f"{self.iid_field}_list_field", self.iid_field + suffix)
+        self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+    def build(self) -> list[SequenceDataset]:
+        """Split into training, validation and test as ``eval_args`` (or the benchmark files) say."""
+        self._change_feat_format()
+        if self.benchmark_filename_list is not None:
+            cuts = np.cumsum(self.file_size_list)
+            parts = np.split(np.arange(len(self)), cuts[:-1])
+        else:
+            assert self.times is not None
+            target_times = self.times[self.ends]
+            parts = split_rows(self.users, target_times, self.config["eval_args"], self._calcu_split_ids)
+        if not len(parts[0]):
+            raise NestRecError(
+                f"dataset {self.dataset_name!r}: no user has two interactions, so there is nothing to train on"
+            )
+        return [self._part(rows) for rows in parts]
+
+    def _part(self, rows: np.ndarray) -> SequenceDataset:
+        part = copy.copy(self)
+        part.users, part.starts, part.ends = self.users[rows], self.starts[rows], self.ends[rows]
+        part._split_feat = None
+        return part
+
+    def copy(self, new_inter_feat: Any) -> SequenceDataset:
+        """Refuse: a split here is a choice of rows, made by :meth:`build`."""
+        raise NotImplementedError("SequenceDataset is split by build()")
+
+    def sort(self, by: Any, ascending: Any = True) -> None:
+        """Do nothing: rows are sorted by (user, time) for good, which is every order RecBole asks for."""
+
+    # -- what models and evaluation need besides ----------------------------------------------------------------
+
+    def interactions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of every interaction this split may be trained on: its targets and what came before them.
+
+        Returns
+        -------
+        users, items : numpy.ndarray of shape (n,), int64
+        """
+        last = np.r_[self.users[1:] != self.users[:-1], True] if len(self.users) else np.zeros(0, dtype=bool)
+        if self.benchmark_filename_list is not None:
+            last[:] = True
+        starts, stops = self.starts[last].astype(np.int64), self.ends[last].astype(np.int64) + 1
+        places = np.repeat(starts - np.r_[0, np.cumsum(stops - starts)[:-1]], stops - starts)
+        places = places + np.arange(len(places))
+        return np.repeat(self.users[last], stops - starts).astype(np.int64), self.items[places].astype(np.int64)
+
+    def item_counts(self) -> np.ndarray:
+        """Interactions of each item in this split: (n_items,) int64; the padding item has none."""
+        return np.bincount(self.interactions()[1], minlength=self.item_num)
+
+    def item_fields(self) -> list[ItemField]:
+        """The item fields named in ``item_fields``, as arrays aligned to RecBole's item ids.
+
+        Raises
+        ------
+        NestRecError
+            When a feature has not been encoded, or belongs to other texts or another dataset.
+        """
+        tokens = self.field2id_token[self.iid_field]
+        folder = feature_folder(self.config)
+        return [FeatureStore.open(folder / name).align(tokens) for name in self.config["item_fields"]]
+
+
+def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """Cut ``column[start:end]`` for each row and pad it on the right with zeros.
+
+    Parameters
+    ----------
+    column : numpy.ndarray of shape (n, ...)
+    starts, ends : numpy.ndarray of shape (B,)
+        With ``ends - starts <= width``.
+
+    Returns
+    -------
+    numpy.ndarray of shape (B, width, ...)
+    """
+    place = starts[:, None] + np.arange(width)
+    inside = place < ends[:, None]
+    cut = column[np.minimum(place, len(column) - 1)]
+    cut[~inside] = 0
+    return cut
+
+
+def _as_integers(times: np.ndarray) -> np.ndarray:
+    """Times as int64 where that loses nothing; float64 holds every whole number of seconds, ms or us exactly."""
+    whole = times.astype(np.int64)
+    return whole if (whole == times).all() else times
+
+

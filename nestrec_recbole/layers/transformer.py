@@ -1,0 +1,110 @@
+"""A causal transformer for sequences of item vectors: pre-norm, optional SwiGLU and gated residual."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which step t sees steps 1..t, (B, T, width) -> (B, T, width)."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, T, 3 * width) -> 3 x (B, heads, T, width / heads)
+        query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """`W2 gelu(W1 x)`, or with SwiGLU `W2 (silu(Wg x) * W1 x)` (Shazeer 2020), (..., width) -> (..., width)."""
+
+    def __init__(self, width: int, inner_width: int, dropout: float, activation: Literal["gelu", "swiglu"]):
+        super().__init__()
+        self.is_gated = activation == "swiglu"
+        self.to_inner = nn.Linear(width, inner_width * (2 if self.is_gated else 1))
+        self.to_out = nn.Linear(inner_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_gated:
+            gate, linear = self.to_inner(x).chunk(2, dim=-1)
+            return self.to_out(self.dropout(F.silu(gate) * linear))
+        return self.to_out(self.dropout(F.gelu(self.to_inner(x))))
+
+
+class Residual(nn.Module):
+    """Pre-norm residual: `x + f(norm(x))`, or gated `x + sigmoid(W x) * f(norm(x))`."""
+
+    def __init__(self, sublayer: nn.Module, width: int, dropout: float, residual: Literal["plain", "gated"]):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.sublayer = sublayer
+        self.dropout = nn.Dropout(dropout)
+        self.gate = nn.Linear(width, width) if residual == "gated" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = self.dropout(self.sublayer(self.norm(x)))
+        return x + update if self.gate is None else x + torch.sigmoid(self.gate(x)) * update
+
+
+class CausalTransformer(nn.Module):
+    """Stack of causal pre-norm transformer blocks with a final norm.
+
+    Batches are right padded: a valid step sees only the steps before it, hence no padding, and no padding mask is
+    needed; the states of padded steps mean nothing. `activation="swiglu"` with `residual="gated"` is the LiGR block
+    (Borisyuk, Hertel et al. 2025, arXiv:2502.03417) as in eSASRec (Tikhonovich et al. 2025); the defaults are a
+    pre-norm SASRec (Kang & McAuley 2018). Weights start as N(0, 0.02^2), biases as zero.
+
+    Parameters
+    ----------
+    width, depth, heads, inner_width : int
+        Size of a step's vector; number of blocks; of attention heads; size of the feed-forward's hidden layer.
+    dropout : float
+        Rate in 0..1 on attention weights, on the feed-forward's hidden layer and on each sublayer's output.
+    activation, residual : str
+        Feed-forward with "gelu" or "swiglu"; "gated" scales each sublayer's output by a sigmoid gate, "plain" does not.
+
+    Raises
+    ------
+    ValueError
+        If `heads` does not divide `width`, or `activation` or `residual` is none of the above.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        inner_width: int,
+        dropout: float = 0.0,
+        activation: Literal["gelu", "swiglu"] = "gelu",
+        residual: Literal["plain", "gated"] = "plain",
+    ):
+        super().__init__()
+        if activation not in ("gelu", "swiglu") or residual not in ("plain", "gated"):
+            raise ValueError(f"unknown activation {activation!r} or residual {residual!r}")
+        blocks: list[nn.Module] = []
+        for _ in range(depth):
+            layers = (CausalSelfAttention(width, heads, dropout), FeedForward(width, inner_width, dropout, activation))
+            blocks += [Residual(layer, width, dropout, residual) for layer in layers]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map step vectors (B, T, width) to states (B, T, width); the state of step t depends on steps 1..t only."""
+        return self.norm(self.blocks(x))
