@@ -1,0 +1,156 @@
+"""Training batches: every target once per epoch, grouped by length under a budget of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch.utils.data import DataLoader, Dataset
+
+from nestrec_recbole.data.dataset import SequenceDataset, gather
+
+
+class WindowLoader:
+    """Cut each user's training stretch into windows of at most ``L`` items and batch them by length.
+
+    RecBole trains one row per target. Here a window ``items[start:stop]`` trains all its targets in one forward. A
+    stretch longer than ``L`` becomes several windows; a window after the first begins ``ceil(L / 2)`` items before its
+    first target, so every target is trained once per epoch with at least that much context, where it exists. Where the
+    cuts fall is drawn anew each epoch from (seed, epoch), so an epoch can be replayed.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        ``train_batch_size`` is a budget of positions: rows of a batch times its longest window.
+    dataset : SequenceDataset
+        The training split.
+
+    Notes
+    -----
+    A batch is an ``Interaction`` with ``item_id_list`` (B, T) int64, ``item_length`` (B,), ``user_id`` (B,),
+    ``target_list`` (B, T), zero where there is nothing to predict, and the other ``*_list`` columns.
+    """
+
+    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any = None, shuffle: bool = True) -> None:
+        self.config, self._dataset, self.sampler, self.shuffle = config, dataset, sampler, shuffle
+        self.max_length = int(config["MAX_ITEM_LIST_LENGTH"])
+        self.budget = int(config["train_batch_size"])
+        self.epoch = 0
+        self.first_batch = 0
+        self._stretches = find_stretches(dataset.users, dataset.starts, dataset.ends)
+
+    @property
+    def dataset(self) -> SequenceDataset:
+        """The training split, under the name that RecBole's loaders give it."""
+        return self._dataset
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch to iterate and the batch to begin with (to resume inside an epoch)."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        return len(self.plan(self.epoch))
+
+    def __iter__(self) -> Iterator[Interaction]:
+        workers = int(self.config["worker"] or 0)
+        batches = _Batches(self, self.plan(self.epoch)[self.first_batch :])
+        pin = torch.cuda.is_available() and bool(self.config["use_gpu"])
+        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin, collate_fn=Interaction)
+        return iter(loader)
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch: each (B, 4) int64 of user, start, first target, last target (places in ``items``)."""
+        random = np.random.default_rng([int(self.config["seed"]), epoch])
+        windows = cut_windows(self._stretches, self.max_length, random)
+        if not self.shuffle:
+            return batches_by_length(windows, self.budget)
+        windows = windows[random.permutation(len(windows))]
+        batches = batches_by_length(windows, self.budget)
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def collate(self, windows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Gather windows (B, 4) from the columns into padded tensors (B, T)."""
+        data = self._dataset
+        users, starts, first, last = windows.T
+        width = int((last - starts).max())
+        inputs = gather(data.items, starts, last, width).astype(np.int64)
+        targets = gather(data.items, starts + 1, last + 1, width).astype(np.int64)
+        targets[np.arange(width) < (first - 1 - starts)[:, None]] = 0  # context only: trained in the window before
+        fields = {
+            data.uid_field: torch.from_numpy(users),
+            data.item_list_length_field: torch.from_numpy(last - starts),
+            data.item_id_list_field: torch.from_numpy(inputs),
+            "target_list": torch.from_numpy(targets),
+        }
+        for name, column in data.columns.items():
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column.numpy(), starts, last, width))
+        return fields
+
+
+class _Batches(Dataset):
+    def __init__(self, loader: WindowLoader, plan: list[np.ndarray]) -> None:
+        self.loader, self.batches = loader, plan
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.loader.collate(self.batches[index])
+
+
+def find_stretches(users: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Merge rows whose targets follow each other into stretches.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_stretches, 4), int64
+        User, first item, first target, last target.
+    """
+    if not len(users):
+        return np.zeros((0, 4), dtype=np.int64)
+    follows = (users[1:] == users[:-1]) & (ends[1:] == ends[:-1] + 1) & (starts[1:] <= ends[:-1])
+    first = np.flatnonzero(np.r_[True, ~follows])
+    last = np.r_[first[1:] - 1, len(users) - 1]
+    return np.stack([users[first], starts[first], ends[first], ends[last]], axis=1).astype(np.int64)
+
+
+def cut_windows(stretches: np.ndarray, max_length: int, random: np.random.Generator) -> np.ndarray:
+    """Cut stretches into windows of at most ``max_length`` inputs; see :class:`WindowLoader`.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_windows, 4), int64
+        User, first input, first target, last target; the inputs end before the last target.
+    """
+    user, begin, first, last = stretches.T
+    context = -(-max_length // 2)
+    stride = max_length - context + 1  # targets of a window that spends `context` inputs on what came before
+    have = first - begin
+    room = max_length - np.minimum(have, context) + 1
+    total = last - first + 1
+    long = total > room
+    head = np.where(long, room - random.integers(0, np.minimum(room, stride)), total)
+    n_more = np.where(long, -(-(total - head) // stride), 0)
+    which = np.repeat(np.arange(len(user)), n_more + 1)
+    place = np.arange(len(which)) - np.repeat(np.cumsum(n_more + 1) - (n_more + 1), n_more + 1)
+    window_first = np.where(place == 0, first[which], first[which] + head[which] + (place - 1) * stride)
+    size = np.where(place == 0, head[which], stride)
+    window_last = np.minimum(window_first + size - 1, last[which])
+    # As much context as fits: the more the better, at least `context` where the history has it.
+    window_begin = np.maximum(begin[which], window_last - max_length)
+    return np.stack([user[which], window_begin, window_first, window_last], axis=1)
+
+
+def batches_by_length(windows: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Sort windows by length (ties stay shuffled) and fill batches up to ``budget`` padded positions."""
+    lengths = windows[:, 3] - windows[:, 1]
+    order = np.argsort(-lengths, kind="stable")
+    batches, at = [], 0
+    while at < len(order):
+        size = max(1, budget // int(lengths[order[at]]))
+        batches.append(windows[order[at : at + size]])
+        at += size
+    return batches

@@ -1,0 +1,86 @@
+"""Metrics of one held-out target per row, from its rank.
+
+Row by row there is one relevant item, so RecBole's metrics have short forms: Hit = Recall = [rank <= k],
+NDCG = [rank <= k] / log2(1 + rank), MRR = MAP = [rank <= k] / rank, Precision = [rank <= k] / k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import DataStruct
+
+from nestrec_recbole.evaluate.ranking import Ranks
+
+RANK_METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
+
+
+def row_values(metric: str, rank: np.ndarray, k: int) -> np.ndarray:
+    """The value of a rank metric in every row.
+
+    Parameters
+    ----------
+    metric : str
+        One of ``RANK_METRICS``.
+    rank : numpy.ndarray of shape (n_rows,)
+        From 1.
+    k : int
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_rows,), float64
+
+    Examples
+    --------
+    >>> row_values("ndcg", np.array([1, 3, 11]), 10).round(4).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    hit = rank <= k
+    if metric in ("hit", "recall"):
+        return hit.astype(np.float64)
+    if metric == "ndcg":
+        return hit / np.log2(1.0 + rank)
+    if metric in ("mrr", "map"):
+        return hit / rank
+    return hit / k
+
+
+def coverage(top: np.ndarray, n_items: int) -> float:
+    """Share of the catalogue that is recommended to anybody; ``n_items`` counts the padding item."""
+    return len(np.unique(top)) / (n_items - 1)
+
+
+def evaluate_ranks(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
+    """Means of rank metrics under both protocols: ``ndcg@10`` (U) and ``ndcg@10_f`` (F)."""
+    result = {}
+    for suffix, rank in (("", ranks.rank), ("_f", ranks.rank_unseen)):
+        for metric in metrics:
+            for k in topk:
+                result[f"{metric}@{k}{suffix}"] = float(row_values(metric, rank, k).mean())
+    return result
+
+
+def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, float]:
+    """The metrics a config asks for that do not follow from ranks alone, by RecBole's own classes (protocol U)."""
+    others = [metric for metric in config["metrics"] if metric.lower() not in RANK_METRICS]
+    if not others:
+        return {}
+    struct = DataStruct()
+    struct.set("rec.items", torch.from_numpy(ranks.top.astype(np.int64)))
+    ones = torch.ones(len(ranks.rank), 1, dtype=torch.float64)
+    length = ones * (ranks.n_items - 1)
+    struct.set("rec.meanrank", torch.cat([torch.from_numpy(ranks.rank)[:, None].double(), length, ones], dim=1))
+    struct.set("data.num_items", train_data.dataset.item_num)
+    struct.set("data.num_users", train_data.dataset.user_num)
+    struct.set("data.count_items", train_data.dataset.item_counter)
+    struct.set("data.count_users", train_data.dataset.user_counter)
+    evaluator = Evaluator(config)
+    return {
+        name: float(value)
+        for metric in others
+        for name, value in evaluator.metric_class[metric.lower()].calculate_metric(struct).items()
+    }

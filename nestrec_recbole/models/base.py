@@ -1,0 +1,100 @@
+"""What every model here shares: a model is two functions, ``item_table`` and ``encode``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.losses import full_softmax
+
+
+class SequenceModel(SequentialRecommender):
+    """Base of the sequential models.
+
+    A subclass defines :meth:`item_table` and :meth:`encode`; it gets the loss over all positions, RecBole's
+    ``calculate_loss``, ``predict`` and ``full_sort_predict``, and an item table that is computed once per evaluation.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    dataset : recbole.data.dataset.Dataset
+        Any of RecBole's; only its number of items and its field names are used here.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.temperature = float(config["temperature"])
+        if self.temperature <= 0:
+            raise NestRecError(f"temperature is {self.temperature}: expected a number above 0")
+        self._table: tuple[tuple[int, ...], Tensor] | None = None
+
+    def item_table(self) -> Tensor:
+        """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended."""
+        raise NotImplementedError
+
+    def encode(self, batch: Any) -> Tensor:
+        """What every prefix of every history is: (B, T, d). State t depends on items 1..t only.
+
+        Parameters
+        ----------
+        batch : recbole.data.interaction.Interaction
+            ``item_id_list`` (B, T), right-padded with 0, and the dataset's other ``*_list`` columns.
+        """
+        raise NotImplementedError
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Mean cross-entropy over the whole catalogue at every position that has a target.
+
+        With ``target_list`` (B, T) every position counts; without it (RecBole's own loader) the last one does.
+        """
+        states = self.encode(interaction)
+        if "target_list" in interaction.interaction:
+            targets = interaction["target_list"]
+            is_target = targets > 0
+            states, targets = states[is_target], targets[is_target]
+        else:
+            states, targets = self.last_state(states, interaction), interaction[self.POS_ITEM_ID]
+        return full_softmax(states, self.item_table(), targets, temperature=self.temperature)
+
+    def last_state(self, states: Tensor, interaction: Any) -> Tensor:
+        """The state of the whole history: (B, T, d) -> (B, d)."""
+        return self.gather_indexes(states, interaction[self.ITEM_SEQ_LEN] - 1)
+
+    def user_states(self, interaction: Any) -> Tensor:
+        """Encode histories down to one state each: (B, d). Columns that are padding in every row are not computed."""
+        longest = int(interaction[self.ITEM_SEQ_LEN].max())
+        fields = interaction.interaction
+        cut = {k: v[:, :longest] if k.endswith("_list") else v for k, v in fields.items()}
+        return self.last_state(self.encode(type(interaction)(cut)), interaction)
+
+    def cached_item_table(self) -> Tensor:
+        """The item table; while evaluating, computed once for as long as no parameter changes."""
+        if self.training or torch.is_grad_enabled():
+            return self.item_table()
+        version = tuple(parameter._version for parameter in self.parameters())
+        if self._table is None or self._table[0] != version:
+            self._table = (version, self.item_table())
+        return self._table[1]
+
+    def train(self, mode: bool = True) -> SequenceModel:
+        """As torch's; the cached item table does not outlive a change of mode."""
+        self._table = None
+        return super().train(mode)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of every item for every history: (B, n_items); the padding item scores -inf."""
+        scores = self.user_states(interaction) @ self.cached_item_table().T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Score of ``item_id`` for each history: (B,)."""
+        items = self.cached_item_table()[interaction[self.ITEM_ID]]
+        return (self.user_states(interaction) * items).sum(dim=-1)

@@ -1,0 +1,1 @@
+"""Training: the trainer behind RecBole's interface, and checkpoints that execute nothing."""

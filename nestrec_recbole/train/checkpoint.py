@@ -1,0 +1,64 @@
+"""Checkpoints: tensors and JSON in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nestrec_recbole.errors import NestRecError
+
+FORMAT = "nestrec-1"
+
+
+def write_checkpoint(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write named tensors and a JSON-able description, to a temporary name first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(contiguous, draft, metadata={"format": FORMAT, "about": json.dumps(about, default=str)})
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_checkpoint` wrote.
+
+    Raises
+    ------
+    NestRecError
+        When the file is missing, truncated or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise NestRecError(f"{path}: not a checkpoint of this version (expected format {FORMAT})")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["about"])  # noqa: SIM118
+    except FileNotFoundError:
+        raise NestRecError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise NestRecError(f"{path}: truncated or damaged checkpoint ({error}); use an earlier one") from None
+
+
+def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load the ``model.*`` tensors of a checkpoint, refusing one of another model or dataset."""
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    for name in sorted(own.keys() ^ weights.keys()):
+        holder = "the model" if name in own else "the checkpoint"
+        raise NestRecError(f"{path}: only {holder} has {name}; it was trained with another model or other settings")
+    for name, shape in own.items():
+        if tuple(weights[name].shape) != shape:
+            found = tuple(weights[name].shape)
+            raise NestRecError(f"{path}: {name} is {found}, the model has {shape}; another dataset or other settings")
+    model.load_state_dict(weights)
