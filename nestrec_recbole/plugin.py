@@ -1,0 +1,165 @@
+"""The one socket into RecBole: its own entry points find our models, datasets, loaders, trainer and settings by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import recbole.config.configurator as configurator
+import recbole.data
+import recbole.data.dataset
+import recbole.data.utils
+import recbole.trainer
+import yaml
+from recbole.config import Config
+
+from nestrec_recbole import compat, settings
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.loader import WindowLoader
+from nestrec_recbole.encode.items import ensure_item_features
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.train.checkpoint import read_checkpoint
+from nestrec_recbole.train.trainer import SequenceTrainer
+
+MODELS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec")
+_HERE = Path(__file__).resolve().parent
+_PROPERTIES = next((p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir()), _HERE / "properties")
+_registered: dict[str, Path | None] = {}
+
+
+def load_properties(model: str) -> dict[str, Any]:
+    """The defaults of one of our models: ``properties/overall.yaml`` under ``properties/model/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When the model is not ours.
+    """
+    if model not in _registered:
+        raise NestRecError(settings.unknown("model", model, _registered))
+    defaults = _read_yaml(_PROPERTIES / "overall.yaml")
+    path = _registered[model]
+    return defaults | (_read_yaml(path) if path else {})
+
+
+def register_model(model_class: type, properties: str | Path | None = None) -> type:
+    """Make a model known to RecBole by its class name; usable as a decorator.
+
+    Parameters
+    ----------
+    model_class : type
+        A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
+    properties : str or Path, optional
+        A YAML file of its defaults.
+
+    Returns
+    -------
+    type
+        The class itself.
+
+    Examples
+    --------
+    >>> @register_model  # doctest: +SKIP
+    ... class MyModel(SequenceModel): ...
+    >>> run_recbole(model="MyModel", dataset="ml-100k")  # doctest: +SKIP
+    """
+    name = model_class.__name__
+    alias = f"recbole.model.sequential_recommender.{name.lower()}"
+    module = sys.modules[model_class.__module__]
+    if getattr(module, "__spec__", None) is None:  # a script or a notebook: RecBole asks modules for their spec
+        module.__spec__ = importlib.machinery.ModuleSpec(alias, None)
+    sys.modules[alias] = module
+    setattr(module, name, model_class)
+    base = _FeatureDataset if getattr(model_class, "needs_item_fields", False) else SequenceDataset
+    dataset_name = f"{name}Dataset"
+    setattr(recbole.data.dataset, dataset_name, type(dataset_name, (base,), {"__module__": __name__}))
+    setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), {"__module__": __name__}))
+    _registered[name] = Path(properties) if properties else None
+    return model_class
+
+
+def register() -> None:
+    """Register this package's models and hooks; done on import, harmless when repeated."""
+    if _registered:
+        return
+    for name in MODELS:
+        module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
+        register_model(getattr(module, name), _PROPERTIES / "model" / f"{name}.yaml")
+    _hook_config()
+    _hook_loaders()
+    compat.checkpoint_readers[".safetensors"] = _read_for_recbole
+
+
+class _FeatureDataset(SequenceDataset):
+    """A dataset whose item fields are encoded, where they are missing, before it is read."""
+
+    def __init__(self, config: Any) -> None:
+        ensure_item_features(config)
+        super().__init__(config)
+
+
+def _hook_config() -> None:
+    """Slip our YAML defaults in between RecBole's own and the user's, and check what the user says against them."""
+    load_internal, build = Config._load_internal_config_dict, Config.__init__
+
+    @functools.wraps(load_internal)
+    def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
+        load_internal(self, model, model_class, dataset)
+        ours, theirs = (
+            folder / "dataset" / f"{dataset}.yaml"
+            for folder in (_PROPERTIES, Path(configurator.__file__).parent.parent / "properties")
+        )
+        if model in _registered:
+            self.internal_config_dict.update(load_properties(model))
+        if ours.is_file() and (model in _registered or not theirs.is_file()):
+            self.internal_config_dict.update(_read_yaml(ours))
+        if model in _registered:
+            settings.check(self.external_config_dict, self.internal_config_dict)
+
+    @functools.wraps(build)
+    def build_checked(self: Config, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        if self["model"] in _registered:
+            settings.check_values(self)
+
+    Config._load_internal_config_dict = load_with_ours
+    Config.__init__ = build_checked
+
+
+def _hook_loaders() -> None:
+    """RecBole's ``get_dataloader`` keeps its table inside the function, so ours goes around it."""
+    original: Callable[..., Any] = recbole.data.utils.get_dataloader
+
+    @functools.wraps(original)
+    def get_dataloader(config: Any, phase: str) -> Any:
+        if phase == "train" and config["model"] in _registered:
+            return WindowLoader
+        return original(config, phase)
+
+    recbole.data.utils.get_dataloader = get_dataloader
+    recbole.data.get_dataloader = get_dataloader
+
+
+def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
+    """Our checkpoint in the shape of RecBole's, for ``load_data_and_model``."""
+    tensors, about = read_checkpoint(path, str(map_location or "cpu"))
+    saved = about["config"]
+    kept = {k: v for k, v in saved.items() if k not in ("data_path", "model", "dataset")}
+    argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
+    try:
+        config = Config(model=about["model"], dataset=about["dataset"])
+    finally:
+        sys.argv = argv
+    config.final_config_dict.update(kept)
+    config["data_path"] = saved["data_path"]
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    return {"config": config, "state_dict": weights, "other_parameter": None}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        return yaml.load(file, Loader=settings.yaml_loader()) or {}

@@ -1,0 +1,100 @@
+"""Checking a config: unknown keys, ill-typed values, and values out of range are errors that name the right one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+
+from nestrec_recbole.errors import NestRecError
+
+# Keys that RecBole reads but lists in none of its files.
+_OF_RECBOLE = {
+    *general_arguments,
+    *training_arguments,
+    *evaluation_arguments,
+    *dataset_arguments,
+    *("model", "dataset", "config_files", "config_file_list", "encoding", "eval_type", "nproc", "world_size", "ip"),
+    *("port", "offset", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "device", "single_spec"),
+}
+_CHOICES = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "schedule": ("constant", "cosine", "linear"),
+    "learner": ("adam", "adamw", "sgd"),
+}
+_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size", "accumulation_steps")
+
+
+def yaml_loader() -> type[yaml.SafeLoader]:
+    """A safe YAML loader that, as RecBole's, reads ``1e-3`` as a number."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    return Loader
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, with the nearest right one."""
+    known = sorted(known)
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"
+
+
+def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> None:
+    """Compare what a user gives with the defaults: every key must be known and of its default's type.
+
+    Raises
+    ------
+    NestRecError
+        On the first key that is not known, or value of another type.
+    """
+    for key, value in given.items():
+        name = f"{inside}{key}"
+        if key not in defaults:
+            if inside or key not in _OF_RECBOLE:
+                raise NestRecError(unknown("config key", name, [f"{inside}{k}" for k in defaults]))
+            continue
+        default = defaults[key]
+        if value is None or default is None or key in ("item_fields", "eval_args", "gpu_id"):
+            continue
+        if not _fits(value, default):
+            expected = type(default).__name__
+            raise NestRecError(f"config key {name!r} is {value!r} ({type(value).__name__}); expected {expected}")
+        if key == "llm":
+            check(value, default, f"{name}.")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, int):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(default, (list, str)):
+        return isinstance(value, (list, tuple, str, int)) if isinstance(default, list) else isinstance(value, str)
+    return isinstance(value, type(default))
+
+
+def check_values(config: Any) -> None:
+    """Refuse settings that are of the right type and still make no sense."""
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise NestRecError(f"config key {key!r} is {config[key]!r}; expected one of {', '.join(choices)}")
+    for key in _POSITIVE:
+        if key in config and config[key] < 1:
+            raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
+    if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
+        raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")

@@ -1,0 +1,337 @@
+"""RecBole's Trainer interface over batches by length, exact evaluation and checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.trainer import Trainer
+from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_local_time
+from torch import Tensor
+from tqdm import tqdm
+
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
+from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, write_checkpoint
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class SequenceTrainer(Trainer):
+    """Trains and evaluates the models of this package; RecBole finds it as ``<Model>Trainer``.
+
+    ``fit``, ``evaluate`` and ``resume_checkpoint`` keep RecBole's signatures and return values. Metrics carry both
+    protocols: ``ndcg@10`` ranks seen items too (U, RecBole's default), ``ndcg@10_f`` leaves them out (F).
+
+    Two files are kept per run: the best weights (``saved_model_file``) and, beside it, ``...-last`` with everything
+    that resuming needs: weights, optimiser, schedule, random state, epoch and step.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        self.saved_model_file = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
+        self.precision = PRECISIONS[config["precision"]]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_factor)
+        self.n_steps = 0
+        self.steps_per_epoch: int | None = None
+        self.first_batch = 0
+        self.ranks: Ranks | None = None
+        self.history: list[dict[str, float]] = []
+        self.train_data: Any = None
+
+    # -- optimisation -------------------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """Adam, AdamW or SGD; weight decay spares biases, norms and embeddings."""
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        if self.learner not in kinds:
+            raise NestRecError(f"learner is {self.learner!r}: expected one of {', '.join(kinds)}")
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
+        spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        return kinds[self.learner]([group for group in groups if group["params"]], lr=self.learning_rate)
+
+    def _rate_factor(self, step: int) -> float:
+        """Linear warm-up, then constant, or a cosine or line down to zero at the last epoch."""
+        warm_up = int(self.config["warmup_steps"])
+        if step < warm_up:
+            return (step + 1) / warm_up
+        if self.config["schedule"] == "constant" or not self.steps_per_epoch:
+            return 1.0
+        total = max(1, self.epochs * self.steps_per_epoch - warm_up)
+        done = min(1.0, (step - warm_up) / total)
+        return 0.5 * (1 + math.cos(math.pi * done)) if self.config["schedule"] == "cosine" else 1 - done
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
+        """One pass over every target; returns the mean loss per target position."""
+        self.model.train()
+        train_data.set_epoch(epoch_idx, self.first_batch)
+        total, n_targets = torch.zeros((), device=self.device), 0
+        bar = tqdm(train_data, total=self.steps_per_epoch, initial=self.first_batch, disable=not show_progress)
+        bar.set_description(f"Train {epoch_idx:>4}")
+        accumulate = int(self.config["accumulation_steps"])
+        save_every = int(self.config["checkpoint_steps"] or 0)
+        for place, batch in enumerate(bar, start=self.first_batch):
+            size = int((batch["target_list"] > 0).sum())  # counted before the move: no device sync
+            batch = batch.to(self.device)
+            with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+                loss = self.model.calculate_loss(batch)
+            self._check_finite(loss, epoch_idx, place)
+            self.scaler.scale(loss / accumulate).backward()
+            total, n_targets = total + loss.detach() * size, n_targets + size
+            if (place + 1) % accumulate == 0 or place + 1 == self.steps_per_epoch:
+                self._step()
+            if place % 20 == 0 and show_progress:
+                bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {n_targets / bar_seconds(bar):,.0f} targets/s")
+            if save_every and (place + 1) % save_every == 0 and place + 1 < (self.steps_per_epoch or 0):
+                self._save_last(epoch_idx, place + 1)
+        self.first_batch = 0
+        return float(total) / max(1, n_targets)
+
+    def _step(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        if self.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.n_steps += 1
+
+    def _check_finite(self, loss: Tensor, epoch: int, place: int) -> None:
+        """Stop on a loss that is no number; on a GPU looked at every 50th step, so as not to wait for it."""
+        if self.device.type != "cpu" and place % 50:
+            return
+        if not torch.isfinite(loss):
+            raise NestRecError(
+                f"the training loss is {float(loss)} at epoch {epoch}, batch {place} (step {self.n_steps}); try a lower "
+                "learning_rate, clip_grad_norm: {max_norm: 1.0}, or precision: fp32. Earlier checkpoints are intact"
+            )
+
+    # -- fit ----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train until ``epochs`` or early stopping on ``valid_metric``; as RecBole's ``Trainer.fit``.
+
+        Returns
+        -------
+        best_valid_score : float
+        best_valid_result : dict or None
+        """
+        self.train_data = train_data
+        self.steps_per_epoch = len(train_data)
+        for epoch in range(self.start_epoch, self.epochs):
+            began = perf_counter()
+            loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+            self.train_loss_dict[epoch] = loss
+            record = {"epoch": epoch, "train_loss": loss, "train_seconds": perf_counter() - began}
+            if verbose:
+                self.logger.info(self._generate_train_loss_output(epoch, began, perf_counter(), loss))
+            self._add_train_loss_to_tensorboard(epoch, loss)
+            self.wandblogger.log_metrics({"epoch": epoch, "train_loss": loss, "train_step": epoch}, head="train")
+            stop = False
+            if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+                stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress, callback_fn)
+            elif saved and not valid_data:
+                self._save_checkpoint(epoch, verbose=verbose)
+            self.history.append(record)
+            if saved and self.config["checkpoint_last"]:
+                self._save_last(epoch + 1, 0)
+            if stop:
+                break
+        return (self.best_valid_score, self.best_valid_result) if valid_data else (-1, None)
+
+    def _validate(
+        self,
+        valid_data: Any,
+        epoch: int,
+        record: dict[str, float],
+        verbose: bool,
+        saved: bool,
+        show_progress: bool,
+        callback_fn: Callable[[int, float], None] | None,
+    ) -> bool:
+        """Evaluate on validation data, keep the best weights, and say whether to stop."""
+        began = perf_counter()
+        score, result = self._valid_epoch(valid_data, show_progress=show_progress)
+        record |= {"valid_score": score, "valid_seconds": perf_counter() - began}
+        self.best_valid_score, self.cur_step, stop, better = early_stopping(
+            score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
+        )
+        if verbose:
+            self.logger.info("epoch %d validation: %s", epoch, dict2str(result))
+        self.tensorboard.add_scalar("Valid_score", score, epoch)
+        self.wandblogger.log_metrics({**result, "valid_step": epoch}, head="valid")
+        if better:
+            self.best_valid_result = result
+            if saved:
+                self._save_checkpoint(epoch, verbose=verbose)
+        if callback_fn:
+            callback_fn(epoch, score)
+        return stop
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        return calculate_valid_score(result, self.valid_metric), result
+
+    # -- evaluation ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> OrderedDict[str, float] | None:
+        """Evaluate as RecBole's ``Trainer.evaluate``; full ranking is exact and carries both protocols.
+
+        The ranks of every row are kept in ``self.ranks``.
+        """
+        if not eval_data or not len(eval_data.dataset):
+            return None
+        if load_best_model:
+            path = model_file or self.saved_model_file
+            load_weights(self.model, read_checkpoint(path)[0], path)
+            self.logger.info("evaluating the weights of %s", path)
+        if not isinstance(eval_data, FullSortEvalDataLoader):
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.model.eval()
+        dataset: SequenceDataset = eval_data.dataset
+        topk = self.config["topk"]
+        self.ranks = rank_targets(
+            self.model.full_sort_predict,
+            dataset,
+            k=max(topk),
+            batch_size=self.config["eval_batch_size"],
+            device=self.device,
+        )
+        wanted = [metric.lower() for metric in self.config["metrics"]]
+        result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
+        if self.train_data is not None:
+            result |= recbole_metrics(self.ranks, self.config, self.train_data)
+        places = self.config["metric_decimal_place"]
+        rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
+        self.wandblogger.log_eval_metrics(rounded, head="eval")
+        return rounded
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _about(self, epoch: int, first_batch: int = 0) -> dict[str, Any]:
+        config = {key: value for key, value in self.config.final_config_dict.items() if _is_plain(value)}
+        return {
+            "config": config,
+            "model": self.config["model"],
+            "dataset": self.config["dataset"],
+            "epoch": epoch,
+            "first_batch": first_batch,
+            "n_steps": self.n_steps,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "saved_model_file": str(self.saved_model_file),
+            "history": self.history,
+        }
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Keep the best weights."""
+        path = kwargs.get("saved_model_file", self.saved_model_file)
+        write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
+
+    def _save_last(self, epoch: int, first_batch: int) -> None:
+        """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
+        tensors = _model_tensors(self.model)
+        state = self.optimizer.state_dict()
+        for index, values in state["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        about = self._about(epoch, first_batch) | {
+            "groups": state["param_groups"],
+            "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
+            "scaler": self.scaler.state_dict(),
+        }
+        write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
+
+    def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
+        """Go on where a ``...-last.safetensors`` checkpoint left off, as if never stopped.
+
+        Raises
+        ------
+        NestRecError
+            When the file is damaged, holds best weights only, or belongs to another model or dataset.
+        """
+        tensors, about = read_checkpoint(resume_file)
+        for key in ("model", "dataset"):
+            if about[key] != self.config[key]:
+                raise NestRecError(f"{resume_file}: {key} is {about[key]!r}, the config says {self.config[key]!r}")
+        if "groups" not in about:
+            raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
+        load_weights(self.model, tensors, resume_file)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": about["groups"]})
+        self.schedule.load_state_dict(about["schedule"])
+        self.scaler.load_state_dict(about["scaler"])
+        torch.set_rng_state(tensors["random.torch"])
+        if "random.cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
+        self.n_steps, self.cur_step = about["n_steps"], about["cur_step"]
+        self.best_valid_score, self.best_valid_result = about["best_valid_score"], about["best_valid_result"]
+        self.saved_model_file, self.history = about["saved_model_file"], about["history"]
+
+
+def last_checkpoint(best: str | os.PathLike[str]) -> str:
+    """The resumable checkpoint that lies beside the best weights of a run."""
+    path = Path(best)
+    return str(path.with_name(path.stem + "-last" + path.suffix))
+
+
+def bar_seconds(bar: tqdm) -> float:
+    """Seconds since a progress bar began, never 0."""
+    return max(1e-9, bar.format_dict["elapsed"])
+
+
+def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _free_name(stem: Path) -> str:
+    """``<stem>.safetensors``, numbered where a run of the same second has taken the name."""
+    path, number = stem.with_name(stem.name + ".safetensors"), 1
+    while path.exists():
+        number += 1
+        path = stem.with_name(f"{stem.name}-{number}.safetensors")
+    return str(path)
+
+
