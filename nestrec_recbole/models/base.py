@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +34,9 @@ class SequenceModel(SequentialRecommender):
         self.temperature = float(config["temperature"])
         if self.temperature <= 0:
             raise NestRecError(f"temperature is {self.temperature}: expected a number above 0")
-        self._table: tuple[tuple[int, ...], Tensor] | None = None
+        self._remembered: dict[str, Tensor] = {}
+        self._version: tuple[int, ...] | None = None
+        self._in_step = False
 
     def item_table(self) -> Tensor:
         """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended."""
@@ -54,6 +57,15 @@ class SequenceModel(SequentialRecommender):
 
         With ``target_list`` (B, T) every position counts; without it (RecBole's own loader) the last one does.
         """
+        self.forget()
+        self._in_step = True
+        try:
+            return self._loss(interaction)
+        finally:
+            self._in_step = False
+            self.forget()
+
+    def _loss(self, interaction: Any) -> Tensor:
         states = self.encode(interaction)
         if "target_list" in interaction.interaction:
             targets = interaction["target_list"]
@@ -74,27 +86,38 @@ class SequenceModel(SequentialRecommender):
         cut = {k: v[:, :longest] if k.endswith("_list") else v for k, v in fields.items()}
         return self.last_state(self.encode(type(interaction)(cut)), interaction)
 
-    def cached_item_table(self) -> Tensor:
-        """The item table; while evaluating, computed once for as long as no parameter changes."""
+    def remember(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute a tensor over the whole catalogue once per training step, or once per evaluation.
+
+        While evaluating without gradients, it is kept for as long as no parameter changes.
+        """
         if self.training or torch.is_grad_enabled():
-            return self.item_table()
-        version = tuple(parameter._version for parameter in self.parameters())
-        if self._table is None or self._table[0] != version:
-            self._table = (version, self.item_table())
-        return self._table[1]
+            if not self._in_step:
+                return compute()
+        else:
+            version = tuple(parameter._version for parameter in self.parameters())
+            if version != self._version:
+                self._remembered, self._version = {}, version
+        if name not in self._remembered:
+            self._remembered[name] = compute()
+        return self._remembered[name]
+
+    def forget(self) -> None:
+        """Drop what :meth:`remember` holds."""
+        self._remembered, self._version = {}, None
 
     def train(self, mode: bool = True) -> SequenceModel:
-        """As torch's; the cached item table does not outlive a change of mode."""
-        self._table = None
+        """As torch's; nothing remembered outlives a change of mode."""
+        self.forget()
         return super().train(mode)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for every history: (B, n_items); the padding item scores -inf."""
-        scores = self.user_states(interaction) @ self.cached_item_table().T
+        scores = self.user_states(interaction) @ self.remember("item_table", self.item_table).T
         scores[:, 0] = -torch.inf
         return scores
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of ``item_id`` for each history: (B,)."""
-        items = self.cached_item_table()[interaction[self.ITEM_ID]]
+        items = self.remember("item_table", self.item_table)[interaction[self.ITEM_ID]]
         return (self.user_states(interaction) * items).sum(dim=-1)

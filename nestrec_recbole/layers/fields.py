@@ -1,0 +1,51 @@
+"""Field embeddings of items: any number of fields, each in its own width, missing ones masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class FieldTokens(nn.Module):
+    """One token per item field: projected features, plus a learned field and a modality embedding.
+
+    Parameters
+    ----------
+    values : sequence of numpy.ndarray, each of shape (n_items, width of the field)
+        Frozen features; kept as buffers outside the state dict.
+    masks : sequence of numpy.ndarray, each of shape (n_items,), bool
+        True where the item has the field.
+    modalities : sequence of str
+        Modality of each field.
+    width : int
+        Width of the tokens.
+    """
+
+    features: list[Tensor]
+    mask: Tensor
+
+    def __init__(
+        self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], modalities: Sequence[str], width: int
+    ) -> None:
+        super().__init__()
+        for index, field in enumerate(values):
+            self.register_buffer(f"features_{index}", torch.from_numpy(field), persistent=False)
+        self.register_buffer("mask", torch.from_numpy(np.stack(masks, axis=1)), persistent=False)
+        self.projections = nn.ModuleList(nn.Linear(field.shape[1], width) for field in values)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in values)
+        names = sorted(set(modalities))
+        self.register_buffer("modality", torch.tensor([names.index(m) for m in modalities]), persistent=False)
+        self.field_embedding = nn.Parameter(torch.randn(len(values), width) * 0.02)
+        self.modality_embedding = nn.Parameter(torch.randn(len(names), width) * 0.02)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Tokens (n_items, n_fields, width) and their mask (n_items, n_fields), True where a field is there."""
+        tokens = [
+            norm(project(getattr(self, f"features_{index}")))
+            for index, (project, norm) in enumerate(zip(self.projections, self.norms, strict=True))
+        ]
+        kinds = self.field_embedding + self.modality_embedding[self.modality]  # (n_fields, width)
+        return torch.stack(tokens, dim=1) + kinds, self.mask

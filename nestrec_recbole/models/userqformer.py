@@ -1,0 +1,51 @@
+"""UserQFormer: the second storey of the nested stack, over item tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestrec_recbole.layers.qformer import QFormer
+from nestrec_recbole.models.itemqformer import ItemQFormer
+
+
+class UserQFormer(ItemQFormer):
+    """At every step t, learned queries read the item tokens of steps 1..t into ``u`` user tokens.
+
+    The queries of step t start from the item of that step and its position, so that they know what "now" is. As a
+    recommender, the state is the mean of the user tokens.
+
+    Source: the User Q-Former of UniRec (arXiv:2601.19423), made causal so that one forward trains every position.
+    """
+
+    def _build_state(self, config: Any) -> None:
+        self.position_embedding = nn.Embedding(self.max_seq_length, self.width)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.user_qformer = QFormer(
+            width=self.width,
+            depth=config["user_layers"],
+            heads=config["n_heads"],
+            inner_width=config["inner_size"],
+            encoder_width=self.width,
+            cross_attention_frequency=config["user_cross_attention_frequency"],
+            n_queries=config["user_queries"],
+            dropout=config["qformer_dropout_prob"],
+        )
+        self._build_output(config)
+
+    def _build_output(self, config: Any) -> None:
+        self.to_state = nn.Linear(self.width, self.width)
+
+    def history_tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d)."""
+        history = batch[self.ITEM_SEQ]
+        places = torch.arange(history.shape[1], device=history.device)
+        positions = self.position_embedding(places)[:, None]  # (T, 1, d)
+        items = self.dropout(self.item_tokens()[history] + positions)
+        return items, self.user_qformer.forward_causal(items, items.mean(dim=2, keepdim=True))
+
+    def encode(self, batch: Any) -> Tensor:
+        _, users = self.history_tokens(batch)
+        return self.to_state(self.dropout(users.mean(dim=2)))
