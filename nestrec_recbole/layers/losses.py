@@ -125,7 +125,7 @@ def full_softmax(
 ) -> Tensor:
     r"""Mean cross-entropy of the softmax over the whole catalogue, in bounded memory.
 
-    .. math:: L = \frac{1}{P} \sum_p \Big(\log \sum_{i \neq pad} e^{s_p \cdot v_i / \tau} - s_p \cdot v_{y_p} / \tau\Big)
+    .. math:: L = \frac{1}{P} \sum_p -\log \frac{e^{s_p \cdot v_{y_p} / \tau}}{\sum_{i \ne pad} e^{s_p \cdot v_i/\tau}}
 
     Value and gradients are those of `F.cross_entropy(states @ table.T / temperature, targets)` without the padding item
     (Klenitskiy & Vasilev 2023 show what this loss does for SASRec), but nothing of size P x N is ever held: logits are

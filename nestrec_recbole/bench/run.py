@@ -1,0 +1,86 @@
+"""One run: a model trained and evaluated through RecBole's own pipeline, with what a table needs to know of it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
+from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+
+METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
+
+
+@dataclass
+class Run:
+    """What came of one model: test metrics, both protocols, and the curve of its training."""
+
+    model: str
+    seed: int
+    metrics: dict[str, float]
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    checkpoint: str | None = None
+
+
+def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
+    """Train, choose the epoch on validation data, and evaluate the test data once.
+
+    Returns
+    -------
+    run : Run
+    trained : SequenceModel
+        With its best weights.
+    test : SequenceDataset
+        The test split.
+    """
+    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    init_seed(config["seed"], config["reproducibility"])
+    splits = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    trained = get_model(model)(config, splits[0].dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, trained)
+    began = perf_counter()
+    trainer.fit(splits[0], splits[1], verbose=False, show_progress=config["show_progress"])
+    seconds = perf_counter() - began
+    trainer.evaluate(splits[2])
+    if checkpoint is not None:
+        shutil.move(trainer.saved_model_file, checkpoint)
+    run = Run(model, config["seed"], test_metrics(trainer.ranks), seconds, trainer.history, str(checkpoint or ""))
+    return run, trained, splits[2].dataset
+
+
+def popularity(dataset: str, settings: dict[str, Any]) -> Run:
+    """RecBole's Pop, counted on the training interactions of the same split and ranked by the same evaluator."""
+    config = Config(model="FastSASRec", dataset=dataset, config_dict=dict(settings))
+    train_data, _, test_data = create_dataset(config).build()
+    began = perf_counter()
+    pop = get_model("Pop")(config, train_data)
+    pop.item_cnt = torch.from_numpy(train_data.item_counts())[:, None]
+    pop.max_cnt = pop.item_cnt.max()
+    ranks = rank_targets(pop.full_sort_predict, test_data, k=max(TOPK))
+    return Run("Pop", config["seed"], test_metrics(ranks), perf_counter() - began)
+
+
+def test_metrics(ranks: Ranks) -> dict[str, float]:
+    """NDCG, recall and MRR at 10 and coverage, protocols U and F."""
+    values = evaluate_ranks(ranks, METRICS, TOPK)
+    values["coverage@10"] = coverage(ranks.top, ranks.n_items)
+    values["coverage@10_f"] = coverage(ranks.top_unseen, ranks.n_items)
+    return values
+
+
+def full_histories(dataset: SequenceDataset, rows: np.ndarray) -> list[list[str]]:
+    """The whole histories of rows of a split, as item tokens, oldest first."""
+    tokens = dataset.field2id_token[dataset.iid_field]
+    return [[str(t) for t in tokens[dataset.items[dataset.starts[r] : dataset.ends[r]]]] for r in rows]

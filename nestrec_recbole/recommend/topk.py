@@ -1,0 +1,109 @@
+"""Recommend from a trained model: item tokens in, item tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.errors import NestRecError
+
+
+class Recommender:
+    """A trained sequential model with its catalogue.
+
+    Parameters
+    ----------
+    model : nestrec_recbole.models.base.SequenceModel
+    dataset : nestrec_recbole.data.dataset.SequenceDataset
+        Of the run that trained the model: it holds the item tokens.
+
+    Examples
+    --------
+    >>> recommender = Recommender.load("runs/quickstart/NestRec.safetensors")  # doctest: +SKIP
+    >>> recommender.recommend([["50", "181", "172"]], k=2)  # doctest: +SKIP
+    [[('174', 5.1), ('173', 4.8)]]
+    """
+
+    def __init__(self, model: Any, dataset: Any) -> None:
+        self.model, self.dataset = model.eval(), dataset
+        self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
+        self.id_of: dict[str, int] = dataset.field2token_id[dataset.iid_field]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recommender:
+        """Load a checkpoint and the dataset it was trained on."""
+        from recbole.quick_start import load_data_and_model
+
+        _, model, dataset, *_ = load_data_and_model(str(path))
+        return cls(model, dataset)
+
+    @torch.no_grad()
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+    ) -> list[list[tuple[str, float]]]:
+        """Top-k items for histories of item tokens, oldest first.
+
+        Parameters
+        ----------
+        histories : sequence of sequences of str
+            At least one item each; only the last ``MAX_ITEM_LIST_LENGTH`` are read by the model.
+        k : int
+            Items per list; fewer where the catalogue has no more.
+        exclude_seen : bool
+            Leave out the items of the history, all of them.
+
+        Returns
+        -------
+        list of lists of (item token, score)
+            Best first.
+
+        Raises
+        ------
+        NestRecError
+            On an empty history or an unknown item.
+        """
+        if k < 1:
+            raise NestRecError(f"k is {k}: expected a whole number from 1")
+        rows = [self._ids(number, history) for number, history in enumerate(histories)]
+        if not rows:
+            return []
+        lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in rows])
+        padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for row, ids, length in zip(padded, rows, lengths.tolist(), strict=True):
+            row[:length] = torch.tensor(ids[-length:])
+        batch = Interaction({self.model.ITEM_SEQ: padded, self.model.ITEM_SEQ_LEN: lengths})
+        scores = self.model.full_sort_predict(batch.to(self.model.device)).float().cpu()
+        if exclude_seen:
+            for row_scores, ids in zip(scores, rows, strict=True):
+                row_scores[ids] = -torch.inf
+        values, items = scores.topk(min(k, scores.shape[1] - 1))
+        return [
+            [(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf]
+            for ids, vs in zip(items.tolist(), values.tolist(), strict=True)
+        ]
+
+    def _ids(self, number: int, history: Sequence[str]) -> list[int]:
+        if not len(history):
+            raise NestRecError(f"history {number} is empty: expected at least one item")
+        unknown = [token for token in history if str(token) not in self.id_of or str(token) == "[PAD]"]
+        if unknown:
+            raise NestRecError(f"history {number}: item {unknown[0]!r} is not in dataset {self.dataset.dataset_name!r}")
+        return [self.id_of[str(token)] for token in history]
+
+    def titles(self, field: str | None = None) -> dict[str, str]:
+        """Item token to title: column ``field`` of the ``.item`` file, or its first column named like a title."""
+        config = self.dataset.config
+        path = Path(config["data_path"]) / f"{config['dataset']}.item"
+        if not path.is_file():
+            return {}
+        named = field or next((name for name in read_header(path) if "title" in name or name == "name"), None)
+        if named is None:
+            return {}
+        table = read_columns(path, [self.dataset.iid_field, named]).dropna()
+        return dict(zip(table[self.dataset.iid_field], table[named], strict=True))
