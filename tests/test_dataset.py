@@ -1,0 +1,164 @@
+"""Index-only sequences: true time order, RecBole's rows, every target trained once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recbole.data import create_dataset
+from recbole.data.dataset import SequentialDataset
+
+import nestrec_recbole
+from nestrec_recbole.data.loader import WindowLoader, cut_windows
+
+ANYTIME = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def rows(dataset: Any) -> set[tuple[int, tuple[int, ...], int]]:
+    """(user, history, target) of every row, from what the dataset gives out."""
+    batch = dataset[np.arange(len(dataset))] if len(dataset) else None
+    if batch is None:
+        return set()
+    lists, lengths = batch["item_id_list"].tolist(), batch["item_length"].tolist()
+    cut = [tuple(items[:n]) for items, n in zip(lists, lengths, strict=True)]
+    return set(zip(batch["user_id"].tolist(), cut, batch["item_id"].tolist(), strict=True))
+
+
+def test_no_user_of_ml_100k_is_tested_on_an_old_item(make_config: Any) -> None:
+    config = make_config("FastSASRec", "ml-100k")
+    _, _, test = create_dataset(config).build()
+    raw = pd.read_csv(f"{config['data_path']}/ml-100k.inter", sep="\t")
+    raw.columns = ["user", "item", "rating", "time"]
+    last = raw.groupby("user").time.max()
+    users = test.field2id_token["user_id"][test.users].astype(int)
+    assert len(users) == 943
+    assert (test.times[test.ends] == last.loc[users].to_numpy()).all()
+
+
+splits = st.sampled_from(
+    [
+        {"split": {"LS": "valid_and_test"}},
+        {"split": {"LS": "valid_only"}},
+        {"split": {"LS": "test_only"}},
+        {"split": {"RS": [0.6, 0.2, 0.2]}},
+        {"split": {"RS": [8, 1, 1]}, "group_by": "none"},
+        {"split": {"TS": [0.7, 0.1, 0.2]}},
+    ]
+)
+
+
+@ANYTIME
+@given(
+    data=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=2, max_size=8),
+    split=splits,
+    length=st.sampled_from([1, 3, 50]),
+    core=st.sampled_from(["[0,inf)", "[2,inf)"]),
+    seed=st.integers(0, 99),
+)
+def test_rows_are_recboles_on_a_sorted_file(
+    tmp_path_factory: Any, data: Any, split: Any, length: int, core: str, seed: int
+) -> None:
+    from recbole.config import Config
+
+    if max(map(len, data)) < 3:
+        return
+    folder = tmp_path_factory.mktemp("d")
+    clock = np.random.default_rng(seed).permutation(sum(map(len, data)) + 5)
+    times, used = [], 0
+    for sequence in data:
+        times.append(sorted(clock[used : used + len(sequence)].tolist()))
+        used += len(sequence)
+    write_dataset(folder, "d", data, times)
+    config_dict = {
+        "data_path": str(folder),
+        "MAX_ITEM_LIST_LENGTH": length,
+        "user_inter_num_interval": core,
+        "eval_args": {"order": "TO", "mode": "full", "group_by": "user", **split},
+        "state": "ERROR",
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    }
+    ours_config = Config(model="FastSASRec", dataset="d", config_dict=dict(config_dict))
+    config_dict["train_neg_sample_args"] = None
+    theirs_config = Config(model="SASRec", dataset="d", config_dict=config_dict)
+    try:
+        ours = create_dataset(ours_config).build()
+    except nestrec_recbole.NestRecError as error:
+        assert "left after filtering" in str(error) or "two interactions" in str(error)
+        return
+    theirs = SequentialDataset(theirs_config).build()
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert rows(mine) == rows(reference)
+        assert len(mine) == len(reference)
+
+
+@ANYTIME
+@given(
+    stretches=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 60)), min_size=1, max_size=6),
+    length=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+)
+def test_windows_train_every_target_once_with_enough_context(stretches: Any, length: int, seed: int) -> None:
+    table, at = [], 0
+    for user, (before, targets) in enumerate(stretches):
+        table.append((user, at, at + before, at + before + targets - 1))
+        at += before + targets
+    windows = cut_windows(np.array(table), length, np.random.default_rng(seed))
+    trained = [t for _, _, first, last in windows.tolist() for t in range(first, last + 1)]
+    assert sorted(trained) == [t for _, _, first, last in table for t in range(first, last + 1)]
+    begins = {user: begin for user, begin, _, _ in table}
+    for user, start, first, last in windows.tolist():
+        assert 1 <= last - start <= length
+        assert start >= begins[user]
+        assert first - start >= min(-(-length // 2), first - begins[user])
+
+
+def test_batches_hold_the_targets_of_their_windows(tmp_path: Any, make_config: Any) -> None:
+    sequences = [list(range(n)) for n in (2, 3, 9, 40)]
+    write_dataset(tmp_path / "data", "d", sequences)
+    config = make_config("FastSASRec", "d", MAX_ITEM_LIST_LENGTH=8, train_batch_size=32)
+    train, _, _ = create_dataset(config).build()
+    loader = WindowLoader(config, train)
+    pairs = []
+    for batch in loader:
+        history, target = batch["item_id_list"], batch["target_list"]
+        assert history.numel() <= 32
+        # each sequence counts upwards, so the item after an input is its target
+        names = train.field2id_token["item_id"]
+        for inputs, outputs in zip(history.tolist(), target.tolist(), strict=True):
+            pairs += [(names[i], names[o]) for i, o in zip(inputs, outputs, strict=True) if o]
+    assert all(int(o[1:]) == int(i[1:]) + 1 for i, o in pairs)
+    assert len(pairs) == len(train)
+
+
+def test_epochs_differ_and_can_be_replayed(tmp_path: Any, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "d", [list(range(60))] * 4)
+    train, _, _ = create_dataset(config := make_config("FastSASRec", "d", MAX_ITEM_LIST_LENGTH=8)).build()
+    loader = WindowLoader(config, train)
+    first, again, other = (np.concatenate(loader.plan(epoch)) for epoch in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
+
+
+def test_a_row_takes_at_most_40_bytes(make_config: Any) -> None:
+    whole = create_dataset(config := make_config("FastSASRec", "ml-100k"))
+    train, _, _ = whole.build()
+    columns = sum(column.numel() * column.element_size() for column in train.columns.values())
+    shared = train.items.nbytes + train.times.nbytes + columns
+    index = train.users.nbytes + train.starts.nbytes + train.ends.nbytes
+    assert (shared + index) / len(train) <= 40
+    assert config["MAX_ITEM_LIST_LENGTH"] == 50
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ties_keep_file_order_unless_shuffled(tmp_path: Any, make_config: Any, shuffle: bool) -> None:
+    write_dataset(tmp_path / "data", "d", [list(range(30))], times=[[7] * 30])
+    dataset = create_dataset(make_config("FastSASRec", "d", shuffle_ties=shuffle))
+    dataset.build()
+    assert (dataset.items.tolist() == sorted(dataset.items.tolist())) is not shuffle

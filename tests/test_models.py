@@ -1,0 +1,120 @@
+"""The contract that every sequential model of this package keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_dataset
+from recbole.data.interaction import Interaction
+
+import nestrec_recbole  # noqa: F401
+from nestrec_recbole.plugin import MODELS
+
+SMALL = {"hidden_size": 32, "n_heads": 2, "inner_size": 64}
+TINY_TEXT = {"title": {"modality": "text"}, "year": {"modality": "number"}}
+
+
+@pytest.fixture(params=MODELS)
+def built(request: Any, tmp_path: Any, make_config: Any) -> Any:
+    """A model on a dataset where every user walks round a circle of 12 items: the next item is always known."""
+    sequences = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+    write_dataset(tmp_path / "data", "circle", sequences)
+    return build(make_config, request.param)
+
+
+def build(make_config: Any, name: str, **settings: Any) -> Any:
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    extra = {} if name == "FastSASRec" else {"item_fields": TINY_TEXT}
+    config = make_config(name, "circle", **{**SMALL, **extra, **settings})
+    init_seed(config["seed"], True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    return config, get_model(name)(config, train.dataset), (train, valid, test)
+
+
+def histories(rows: list[list[int]], width: int | None = None) -> Interaction:
+    width = width or max(map(len, rows))
+    padded = torch.zeros(len(rows), width, dtype=torch.long)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return Interaction({"item_id_list": padded, "item_length": torch.tensor([len(r) for r in rows])})
+
+
+@torch.no_grad()
+def test_no_token_of_the_future_is_visible(built: Any) -> None:
+    _, model, _ = built
+    model.eval()
+    one, other = histories([[1, 2, 3, 4, 5, 6]]), histories([[1, 2, 3, 9, 10, 11]])
+    states, changed = model.encode(one), model.encode(other)
+    assert torch.equal(states[:, :3], changed[:, :3])
+    assert not torch.equal(states[:, 3:], changed[:, 3:])
+
+
+@torch.no_grad()
+def test_padding_and_company_change_nothing(built: Any) -> None:
+    _, model, _ = built
+    model.eval()
+    rows = [[1, 2, 3], [4, 5, 6, 7, 8], [9]]
+    together = model.full_sort_predict(histories(rows, width=20))
+    alone = torch.cat([model.full_sort_predict(histories([row])) for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_predict_is_a_column_of_full_sort_predict(built: Any) -> None:
+    _, model, _ = built
+    model.eval()
+    batch = histories([[1, 2, 3], [4, 5]])
+    batch.update(Interaction({"item_id": torch.tensor([7, 2])}))
+    scores = model.full_sort_predict(batch)
+    torch.testing.assert_close(model.predict(batch), scores[[0, 1], [7, 2]])
+    assert (scores[:, 0] == -torch.inf).all()
+
+
+def test_every_trainable_parameter_gets_a_gradient(built: Any) -> None:
+    _, model, (train, _, _) = built
+    for batch in train:
+        model.calculate_loss(batch).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_overfits_a_circle(built: Any, make_config: Any) -> None:
+    from recbole.utils import get_trainer
+
+    config, _, _ = built
+    settings = {"epochs": 120, "eval_step": 5, "learning_rate": 0.01, "hidden_dropout_prob": 0.0, "stopping_step": 5}
+    settings |= {"id_dropout_prob": 0.0, "qformer_dropout_prob": 0.0} if config["model"] != "FastSASRec" else {}
+    config, model, (train, valid, test) = build(make_config, config["model"], **settings)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(train, valid, verbose=False)
+    assert trainer.evaluate(test)["ndcg@10"] == 1.0
+
+
+def test_saves_and_loads_to_equal_scores(built: Any) -> None:
+    from recbole.quick_start import load_data_and_model
+    from recbole.utils import get_trainer
+
+    config, model, (train, valid, _) = built
+    config["epochs"] = 1
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.fit(train, valid, verbose=False)
+    _, loaded, _, _, _, test = load_data_and_model(trainer.saved_model_file)
+    model.eval(), loaded.eval()
+    batch = test.dataset[np.arange(len(test.dataset))]
+    with torch.no_grad():
+        assert torch.equal(model.full_sort_predict(batch), loaded.full_sort_predict(batch))
+
+
+def test_trains_from_recboles_own_loader(built: Any) -> None:
+    from recbole.data.dataloader import TrainDataLoader
+
+    config, model, (train, _, _) = built
+    batch = next(iter(TrainDataLoader(config, train.dataset, None)))
+    assert torch.isfinite(model.calculate_loss(batch))
