@@ -60,7 +60,8 @@ def _ensure_field(config: Any, path: Path, field: str, how: dict[str, str]) -> N
     if how["modality"] == "text":
         values = encode_texts(cells.tolist(), encoder, progress=bool(config["show_progress"])).astype(np.float16)
     else:
-        values = encode_numbers(_as_numbers(path, field, cells))
+        cells = _keep_numbers(path, field, cells)
+        values = encode_numbers(cells.to_numpy(dtype=np.float64))
     FeatureStore.write(store, [str(token) for token in cells.index], values, sha256=fresh, **about)
 
 
@@ -75,13 +76,16 @@ def _read_cells(path: Path, field: str, config: Any) -> pd.Series:
     return cells[cells != ""]
 
 
-def _as_numbers(path: Path, field: str, cells: pd.Series) -> np.ndarray:
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
+def _keep_numbers(path: Path, field: str, cells: pd.Series) -> pd.Series:
+    """Cells that are finite numbers; the others count as missing, with a warning that names the first."""
+    numbers = pd.to_numeric(cells, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    bad = cells[numbers.isna()]
+    if len(bad) == len(cells):
+        raise NestRecError(f"{path}: no value of {field!r} is a number (item {cells.index[0]!r}: {cells.iloc[0]!r})")
     if len(bad):
-        item, value = cells.index[bad[0]], cells.iloc[bad[0]]
-        raise NestRecError(f"{path}: item {item!r}: {field} is {value!r}, expected a finite number")
-    return numbers
+        where = f"item {bad.index[0]!r}: {bad.iloc[0]!r}"
+        getLogger().warning("%s: %s: %d values are no numbers and count as missing (%s)", path, field, len(bad), where)
+    return numbers.dropna()
 
 
 def _fields_from_header(path: Path, header: dict[str, str], config: Any) -> dict[str, dict[str, str]]:
@@ -91,7 +95,7 @@ def _fields_from_header(path: Path, header: dict[str, str], config: Any) -> dict
             continue
         cells = _read_cells(path, field, config)
         if len(cells):
-            numeric = kind == "float" or bool(pd.to_numeric(cells, errors="coerce").notna().all())
+            numeric = kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > 0.95
             fields[field] = {"modality": "number"} if numeric else {"modality": "text", "encoder": "minilm"}
     if not fields:
         raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")
