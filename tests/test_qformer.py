@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -81,8 +82,8 @@ def test_conversion_misses_nothing():
     state_dict = dict(theirs.state_dict())
     del state_dict["encoder.layer.1.output_query.dense.bias"]
     model = QFormer(3, 16, 2, 2, 3072, 1408)
-    with pytest.raises(RuntimeError, match=r"layers\.1\.feed_forward\.to_out\.bias"):
-        model.load_state_dict(convert_blip2_state_dict(state_dict, torch.zeros(3, 16)))
+    with pytest.raises(RuntimeError, match=r"layers\.1\.output\.to_out\.bias"):
+        model.load_state_dict(convert_blip2_state_dict(state_dict, torch.zeros(1, 3, 16)))
 
 
 # causal form
@@ -107,10 +108,9 @@ def test_causal_equals_loop_over_prefixes(batch, steps, tokens, n_queries, depth
         torch.testing.assert_close(ours, reference, atol=1e-5 * max(1.0, reference.abs().max().item()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("steps", "tokens", "n_queries"), [(2, 1, 1), (5, 3, 2), (50, 4, 4), (200, 3, 8)])
-def test_later_memory_changes_no_bit_of_earlier_outputs(steps, tokens, n_queries, training):
-    model = build(n_queries, width=32).train(training)
+@pytest.mark.parametrize(("steps", "tokens", "n_queries"), [(2, 1, 1), (5, 3, 2), (50, 4, 4), (90, 3, 8)])
+def test_later_memory_changes_no_bit_of_earlier_outputs(steps, tokens, n_queries):
+    model = build(n_queries, width=32)
     memory = torch.randn(2, steps, tokens, ENCODER_WIDTH)
     for cut in {1, steps // 2, steps - 1}:
         changed = memory.clone()
@@ -144,8 +144,8 @@ def test_fully_masked_rows_read_nothing_and_stay_finite():
     for layer in model.layers:
         unread = layer.self_attention(unread, unread)
         if layer.cross_attention is not None:
-            unread = layer.cross_attention.norm(unread)
-        unread = layer.feed_forward(unread)
+            unread = layer.cross_attention.output.norm(unread)
+        unread = layer.output(unread, F.gelu(layer.to_inner(unread)))
     torch.testing.assert_close(out[1:2], unread, atol=1e-6, rtol=1e-5)
 
 
