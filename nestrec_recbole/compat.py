@@ -56,6 +56,7 @@ def apply() -> None:
     """Run every repair."""
     restore_numpy_names()
     import_without_ray()
+    leave_anomaly_detection_off()
     restore_dok_update()
     fill_missing_in_place()
     read_literals_only()
@@ -100,6 +101,17 @@ def _report_to_tune(**metrics: Any) -> None:
         from ray import tune
 
         tune.report(metrics)
+
+
+def leave_anomaly_detection_off() -> None:
+    """RecBole's SINE switches autograd's anomaly detection on when it is imported, as it is for every sequential model:
+    every training of the process then looks for NaN after each operation, and takes up to twice as long.
+    """
+    import torch
+
+    was_on = torch.is_anomaly_enabled()
+    importlib.import_module("recbole.model.sequential_recommender.sine")
+    torch.autograd.set_detect_anomaly(was_on)
 
 
 def restore_dok_update() -> None:
