@@ -1,7 +1,8 @@
 """Reading pickles that others wrote, without letting them run code.
 
-A pickle is a program: it may import any function and call it. Here every name it may call is listed, RecBole's classes
-come as empty shells that take a state and cannot be called, and any other name is text.
+A pickle is a program: it may import any function, call it, and set attributes of whatever it can name. Here it may call
+what makes arrays, tensors and data frames, and nothing else. RecBole's objects come as empty shells that are filled and
+become real when the pickle has ended; any other name is text.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ import logging
 import os
 import pickle
 import sys
-import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
 from types import SimpleNamespace
 from typing import IO, Any
 
+import numpy as np
+import pandas as pd
 import torch
-from recbole.config import Config
+from pandas.core.internals.managers import BlockManager
+from scipy.sparse import sparray, spmatrix
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from nestrec_recbole.errors import NestRecError
 
@@ -39,12 +46,15 @@ _TENSORS = {
     "torch._utils": ("_rebuild_parameter", "_rebuild_sparse_tensor", "_rebuild_tensor_v2"),
     "torch.utils.data.sampler": ("BatchSampler", "RandomSampler", "SequentialSampler"),
 }
+_BUILTIN = {"builtins": ("slice", "set", "frozenset"), "collections": ("OrderedDict",)}
 _ALLOWED = {
     (module, name)
-    for table in (_ARRAYS, _SPARSE, _FRAMES, _TENSORS, {"builtins": ("slice", "set", "frozenset")})
+    for table in (_ARRAYS, _SPARSE, _FRAMES, _TENSORS, _BUILTIN)
     for module, names in table.items()
     for name in names
 }
+_FILLED = (np.ndarray, spmatrix, sparray, pd.DataFrame, BlockManager, OrderedDict)
+_FILLED += (BatchSampler, RandomSampler, SequentialSampler)
 _OLD_NAMES = {"numpy.core.multiarray": "numpy._core.multiarray"}  # of numpy 1
 _SHELLS = ("recbole.config.", "recbole.data.", "recbole.sampler.")
 
@@ -53,30 +63,85 @@ class _Name(str):
     """What a pickle only mentions, such as a model's class, or must not have."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NestRecError(f"the file tries to call {self}, which no file of RecBole does; it was not run")
+        raise NestRecError(f"it tries to call {self}, which no file of RecBole does; nothing was run")
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept from setting attributes of everything
     """An unpickler that knows arrays, tensors, data frames and the objects of RecBole's datasets, and nothing else."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def load(self) -> Any:
+        """Read the pickle to its end, then make RecBole's objects of their shells."""
+        self._shells: dict[type, type] = {}
+        self._made: list[Any] = []
+        loaded = super().load()
+        for shell in self._made:
+            object.__setattr__(shell, "__class__", self._shells[type(shell)])
+        for filled in self._made:
+            _put_back(filled)
+        return loaded
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up a name: itself if it is on the list, a shell of RecBole's classes, else text that cannot be called."""
         module = _OLD_NAMES.get(module, module)
         if (module, name) in _ALLOWED:
             return getattr(importlib.import_module(module), name)
-        special = _SPECIAL.get((module, name))
-        if special is not None:
-            return special
-        if module.startswith("recbole.utils.enum_type") and name.isidentifier():
-            return getattr(importlib.import_module("recbole.utils.enum_type"), name)
-        if module.startswith(_SHELLS) and name.isidentifier():
-            return _shell(module, name)
+        if (module, name) in _STAND_INS:
+            return _STAND_INS[module, name]
+        if module.startswith((*_SHELLS, "recbole.utils.enum_type")):
+            real = vars(importlib.import_module(module)).get(name)
+            if isinstance(real, type) and real.__module__ == module:
+                return real if issubclass(real, Enum) else self._shell(real)
         return _Name(f"{module}.{name}")
+
+    def _shell(self, real: type) -> type:
+        """A class whose objects can be filled and nothing else: whatever method of theirs runs gets nowhere."""
+
+        def make(cls: type) -> Any:
+            self._made.append(object.__new__(cls))
+            return self._made[-1]
+
+        def refuse(shell: Any, *args: Any, **kwargs: Any) -> None:
+            raise NestRecError(f"it tries to call {real.__name__}, which no file of RecBole does; nothing was run")
+
+        def look_up(shell: Any, name: str) -> Any:
+            if name in ("__class__", "__dict__"):
+                return object.__getattribute__(shell, name)
+            raise AttributeError(name)
+
+        methods = {"__new__": make, "__init__": refuse, "__getattribute__": look_up, "__getattr__": look_up}
+        shell = type(real.__name__, (real,), methods)
+        self._shells[shell] = real
+        return shell
+
+    def load_build(self) -> None:
+        """Fill an object, if it is of a kind that is filled; a dtype must stay as numpy made it."""
+        state, target = self.stack[-1], self.stack[-2]  # type: ignore[attr-defined]
+        if type(target) in self._shells:
+            known = isinstance(state, dict)
+        elif isinstance(target, np.dtype):
+            known = state == target.__reduce__()[2]  # type: ignore[index]
+        else:
+            known = isinstance(target, _FILLED)
+        if not known:
+            kind = type(target).__name__
+            raise NestRecError(f"it tries to alter a {kind}, which no file of RecBole does; nothing was run")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def load(file: IO[bytes], **_: Any) -> Any:
-    """Like ``pickle.load``, restricted to what RecBole writes."""
-    return RestrictedUnpickler(file).load()
+    """Like ``pickle.load``, restricted to what RecBole writes.
+
+    Raises
+    ------
+    NestRecError
+        When the file is damaged, or asks for anything else.
+    """
+    with _errors_name(getattr(file, "name", "the file")):
+        return RestrictedUnpickler(file).load()
 
 
 def load_torch(path: str | os.PathLike[str], map_location: Any = None) -> Any:
@@ -87,66 +152,65 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = None) -> Any:
     NestRecError
         When the file is no checkpoint, or asks for anything a checkpoint does not hold.
     """
-    if not zipfile.is_zipfile(path):
-        raise NestRecError(f"{os.fspath(path)}: not a RecBole checkpoint, or damaged")
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise NestRecError(f"{os.fspath(path)}: a TorchScript program, not a RecBole checkpoint; it was not run")
-    reader = SimpleNamespace(Unpickler=RestrictedUnpickler, load=load, __name__=__name__)
+    with _errors_name(path), open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise NestRecError("not a RecBole checkpoint, or damaged")
+        file.seek(0)
+        if torch._C.PyTorchFileReader(file).has_record("constants.pkl"):  # torch.load would run it
+            raise NestRecError("a TorchScript program, not a RecBole checkpoint; nothing was run")
+        file.seek(0)
+        reader = SimpleNamespace(Unpickler=RestrictedUnpickler, load=load, __name__=__name__)
+        return torch.load(file, map_location=map_location, weights_only=False, pickle_module=reader)
+
+
+@contextmanager
+def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever goes wrong with a file is one line that names it."""
     try:
-        return torch.load(path, map_location=map_location, weights_only=False, pickle_module=reader)
-    except (pickle.UnpicklingError, RuntimeError, TypeError, AttributeError) as error:
-        raise NestRecError(f"{os.fspath(path)}: cannot be read as a RecBole checkpoint: {error}") from error
+        yield
+    except NestRecError as error:
+        raise NestRecError(f"{os.fspath(path)}: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NestRecError(f"{os.fspath(path)}: damaged, or not written by RecBole ({why})") from error
 
 
-def _shell(module: str, name: str) -> Any:
-    """A subclass of RecBole's that can be filled and not called, and becomes the real class once it is filled."""
-    real = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(real, type) and real.__module__ == module):
-        return _Name(f"{module}.{name}")
-
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
-        raise NestRecError(f"the file tries to call {module}.{name}, which no file of RecBole does; it was not run")
-
-    def fill(self: Any, state: dict[str, Any]) -> None:
-        self.__class__ = real
-        vars(self).update(state)
-        if real is Config:
-            _restore_config(self)
-
-    return type(name, (real,), {"__init__": refuse, "__setstate__": fill})
+def _put_back(loaded: Any) -> None:
+    """Give an object of RecBole's what its pickle only mentions."""
+    attributes = vars(loaded)
+    if "logger" in attributes:
+        attributes["logger"] = logging.getLogger()
+    if "collate_fn" in attributes:
+        attributes["collate_fn"] = type(loaded).collate_fn.__get__(loaded)
+    if "yaml_loader" in attributes:
+        attributes["yaml_loader"] = loaded._build_yaml_loader()
+    if "model_class" in attributes:
+        attributes["model_class"] = _model_class(attributes["model_class"])
+    for name in ("internal_config_dict", "external_config_dict", "final_config_dict"):
+        settings = attributes.get(name, {})
+        settings.update({k: _model_class(v) for k, v in settings.items() if isinstance(v, _Name)})
 
 
-def _restore_config(config: Config) -> None:
-    """Put back the classes that a saved config mentions by name: those of RecBole, or the user's if they are imported."""
-    config.yaml_loader = config._build_yaml_loader()
-    for settings in (config.internal_config_dict, config.final_config_dict):
-        for key, value in settings.items():
-            if isinstance(value, _Name):
-                module, _, name = value.rpartition(".")
-                if module.startswith("recbole.model."):
-                    importlib.import_module(module)
-                settings[key] = getattr(sys.modules.get(module), name, None)
+def _model_class(name: Any) -> Any:
+    """The model's class of that name, RecBole's or the user's where it is imported; any other name stays text."""
+    from recbole.model.abstract_recommender import AbstractRecommender
 
-
-def _collate_function(owner: Any, name: str) -> Any:
-    """All that RecBole's data loaders need of ``getattr``: their own collate function."""
-    if name != "collate_fn" or not isinstance(owner, torch.utils.data.DataLoader):
-        raise NestRecError(f"the file asks for {name!r} of a {type(owner).__name__}; it was not run")
-    return owner.collate_fn
+    module, _, attribute = str(name).rpartition(".")
+    if module.startswith("recbole.model.") and module not in sys.modules:
+        importlib.import_module(module)
+    found = getattr(sys.modules.get(module), attribute, None)
+    return found if isinstance(found, type) and issubclass(found, AbstractRecommender) else name
 
 
 def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
-def _logger(name: str | None = None) -> logging.Logger:
-    return logging.getLogger(name)
-
-
-_SPECIAL: dict[tuple[str, str], Any] = {
-    ("builtins", "getattr"): _collate_function,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("logging", "getLogger"): _logger,
+# A bound method and a logger that RecBole's objects hold: text, put back at the end.
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("builtins", "getattr"): lambda owner, name: _Name(name),
+    ("logging", "getLogger"): lambda *name: _Name("logger"),
     ("torch.storage", "_load_from_bytes"): _storage,
 }
