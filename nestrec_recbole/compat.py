@@ -141,6 +141,7 @@ def fill_missing_in_place() -> None:
 
 
 _HARMLESS = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load, ast.UnaryOp, ast.unaryop)
+_SETTINGS = (str, int, float, list, tuple, dict)
 _ARITHMETIC = (ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 
 
@@ -164,7 +165,8 @@ def _literal(text: str) -> Any:
     try:
         tree = ast.parse(text.strip(" \t"), mode="eval")
         if all(isinstance(node, _HARMLESS + _ARITHMETIC) for node in ast.walk(tree)):
-            return eval(compile(tree, "<setting>", "eval"), {"__builtins__": {}})  # numbers and containers only
+            value = eval(compile(tree, "<setting>", "eval"), {"__builtins__": {}})  # numbers and containers only
+            return value if value is None or isinstance(value, _SETTINGS) else text
     except (SyntaxError, ValueError, TypeError, ZeroDivisionError, RecursionError, MemoryError):
         pass
     return text

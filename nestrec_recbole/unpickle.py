@@ -170,9 +170,9 @@ def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except NestRecError as error:
         raise NestRecError(f"{os.fspath(path)}: {error}") from None
-    except OSError:
-        raise
     except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, OSError) and error.filename is not None:  # no such file: it says so itself
+            raise
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise NestRecError(f"{os.fspath(path)}: damaged, or not written by RecBole ({why})") from error
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from nestrec_recbole.layers.qformer import QFormer, convert_blip2_state_dict
+from nestrec_recbole.layers.blip2 import convert_blip2_state_dict
+from nestrec_recbole.layers.qformer import QFormer
 
 ENCODER_WIDTH = 10
 
@@ -28,7 +29,8 @@ def prefix_loop(model: QFormer, memory: Tensor) -> Tensor:
 
 def gradients(model: QFormer, out: Tensor, memory: Tensor) -> list[Tensor]:
     weights = torch.linspace(-1, 1, out.numel()).view_as(out)
-    return list(torch.autograd.grad((out * weights).sum(), [memory, *model.parameters()]))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return list(torch.autograd.grad((out * weights).sum(), [memory, *trained]))
 
 
 # parity with transformers

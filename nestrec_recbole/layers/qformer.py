@@ -1,8 +1,5 @@
 """The Q-Former: a few learned queries that read a memory of any length, once or at every step of a history."""
 
-import re
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +33,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, seeing: Tensor | None = None) -> Tensor:
         """Attend where `mask`, which broadcasts to (B, heads, n, F), is True."""
+        if memory is x and x.shape[1] == 1:  # the softmax over one logit is 1, whatever query and key are
+            return self.output(x, self.to_value(x))
         projected = self.to_query(x), self.to_key(memory), self.to_value(memory)
         # (B, n, width) -> (B, heads, n, width / heads)
         query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)
@@ -103,6 +102,10 @@ class QFormer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        if n_queries == 1:  # one query attends to itself: these have no say
+            for layer in self.layers:
+                layer.self_attention.to_query.requires_grad_(False)
+                layer.self_attention.to_key.requires_grad_(False)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """Read a memory (B, F, encoder_width) into (B, n_queries, width).
@@ -121,8 +124,8 @@ class QFormer(nn.Module):
         """Read the memory of steps 1..t at every step t: (B, T, q, encoder_width) -> (B, T, n_queries, width).
 
         `now` (B, T, 1, width), if given, is added to the queries of its step: what they know of where they stand.
-        Without it, equals `forward(memory[:, :t].flatten(1, 2))` for every t. The queries of a step attend to each other and to the
-        memory so far; later steps do not change a bit of earlier outputs, hence right padding needs no mask.
+        Without it, equals `forward(memory[:, :t].flatten(1, 2))` for every t. The queries of a step attend to each
+        other and to the memory so far; later steps do not change a bit of earlier outputs: right padding needs no mask.
         """
         n_steps, n_tokens = memory.shape[1:3]
         step = torch.arange(n_steps, device=memory.device)
@@ -137,34 +140,3 @@ class QFormer(nn.Module):
         for layer in self.layers:
             x = layer(x, memory, mask, seeing)
         return x
-
-
-# Parts of the names in transformers' Blip2QFormerModel and in ours, replaced in this order.
-BLIP2_NAMES = {
-    "encoder.layer.": "layers.",
-    ".attention.attention.": ".self_attention.to_",
-    ".crossattention.attention.": ".cross_attention.to_",
-    ".attention.": ".self_attention.",
-    ".crossattention.": ".cross_attention.",
-    "intermediate_query.dense.": "to_inner.",
-    "output_query.": "output.",
-    "dense.": "to_out.",
-    "layernorm.": "norm.",
-    "LayerNorm.": "norm.",
-}
-
-
-def convert_blip2_state_dict(state_dict: Mapping[str, Tensor], queries: Tensor) -> dict[str, Tensor]:
-    """Rename the weights of transformers' `Blip2QFormerModel` for `QFormer.load_state_dict`.
-
-    `state_dict` names weights from the Q-Former on ("layernorm.weight", ...), its text branch is left out; `queries`
-    (1, n_queries, width) are the `query_tokens` of the model around it.
-    """
-    converted = {"queries": queries.squeeze(0)}
-    for name, weight in state_dict.items():
-        if re.match(r"embeddings\.|encoder\.layer\.\d+\.(intermediate|output)\.", name):  # the text branch
-            continue
-        for theirs, ours in BLIP2_NAMES.items():
-            name = name.replace(theirs, ours)
-        converted[name] = weight
-    return converted
