@@ -57,6 +57,7 @@ def apply() -> None:
     restore_numpy_names()
     import_without_ray()
     leave_anomaly_detection_off()
+    keep_ksr_in_float32()
     restore_dok_update()
     fill_missing_in_place()
     read_literals_only()
@@ -112,6 +113,21 @@ def leave_anomaly_detection_off() -> None:
     was_on = torch.is_anomaly_enabled()
     importlib.import_module("recbole.model.sequential_recommender.sine")
     torch.autograd.set_detect_anomaly(was_on)
+
+
+def keep_ksr_in_float32() -> None:
+    """KSR multiplies its relation embeddings, float64 as numpy made them, with float32 weights, and stops."""
+    from recbole.model.sequential_recommender.ksr import KSR
+
+    build = KSR.__init__
+
+    @functools.wraps(build)
+    def build_in_float32(self: KSR, config: Any, dataset: Any) -> None:
+        build(self, config, dataset)
+        self.relation_Matrix = self.relation_Matrix.float()
+
+    if not hasattr(build, "__wrapped__"):
+        KSR.__init__ = build_in_float32
 
 
 def restore_dok_update() -> None:

@@ -1,5 +1,17 @@
-"""The one exception that users are meant to read."""
+"""What goes wrong because of what a user gave: one line that says what, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class NestRecError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, with the nearest right one."""
+    known = sorted(known)
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; {hint}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.machinery
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import recbole.data
 import recbole.data.dataset
 import recbole.data.utils
 import recbole.trainer
+import recbole.utils
 import yaml
 from recbole.config import Config
 
@@ -21,7 +24,7 @@ from nestrec_recbole import compat, settings
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.items import ensure_item_features
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
@@ -40,7 +43,7 @@ def load_properties(model: str) -> dict[str, Any]:
         When the model is not ours.
     """
     if model not in _registered:
-        raise NestRecError(settings.unknown("model", model, _registered))
+        raise NestRecError(unknown("model", model, _registered))
     defaults = _read_yaml(_PROPERTIES / "overall.yaml")
     path = _registered[model]
     return defaults | (_read_yaml(path) if path else {})
@@ -89,17 +92,43 @@ def register() -> None:
     for name in MODELS:
         module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
         register_model(getattr(module, name), _PROPERTIES / "model" / f"{name}.yaml")
+    _hook_names()
     _hook_config()
     _hook_loaders()
     compat.checkpoint_readers[".safetensors"] = _read_for_recbole
 
 
 class _FeatureDataset(SequenceDataset):
-    """A dataset whose item fields are encoded, where they are missing, before it is read."""
+    """A dataset whose item fields are encoded where they are missing."""
 
     def __init__(self, config: Any) -> None:
-        ensure_item_features(config)
         super().__init__(config)
+        ensure_item_features(config)
+
+
+def _hook_names() -> None:
+    """RecBole looks for a model of an unknown name until it imports LightGBM; here the error has the nearest name."""
+    original: Callable[[str], type] = recbole.utils.get_model
+
+    @functools.wraps(original)
+    def get_model(model_name: str) -> type:
+        try:
+            return original(model_name)
+        except (ValueError, AttributeError, ImportError):
+            known = [*_registered, *_recbole_models()]
+            if model_name in known:
+                raise
+            raise NestRecError(unknown("model", model_name, known)) from None
+
+    for name in ("utils", "utils.utils", "config.configurator", "quick_start.quick_start"):
+        sys.modules[f"recbole.{name}"].get_model = get_model  # type: ignore[attr-defined]
+
+
+def _recbole_models() -> list[str]:
+    """The model classes of RecBole, read from its files: importing them all would need packages that may be missing."""
+    files = (Path(configurator.__file__).parent.parent / "model").glob("*_recommender/*.py")
+    found = (re.search(rf"^class ({file.stem})\b", file.read_text("utf-8"), re.I | re.M) for file in files)
+    return [match[1] for match in found if match]
 
 
 def _hook_config() -> None:

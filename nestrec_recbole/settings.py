@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
+from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, unknown
 
 # Keys that RecBole reads but lists in none of its files.
 _OF_RECBOLE = {
@@ -40,15 +39,6 @@ def yaml_loader() -> type[yaml.SafeLoader]:
     return Loader
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, with the nearest right one."""
-    known = sorted(known)
-    lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {kind} {name!r}; {hint}"
-
-
 def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> None:
     """Compare what a user gives with the defaults: every key must be known and of its default's type.
 
@@ -67,8 +57,12 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
         if value is None or default is None or key in ("item_fields", "eval_args", "gpu_id"):
             continue
         if not _fits(value, default):
-            expected = type(default).__name__
+            expected = f"list of {type(default[0]).__name__}" if isinstance(default, list) else type(default).__name__
             raise NestRecError(f"config key {name!r} is {value!r} ({type(value).__name__}); expected {expected}")
+        if key == "metrics":
+            for metric in [value] if isinstance(value, str) else value:
+                if metric.lower() not in metric_types:
+                    raise NestRecError(unknown("metric", metric, metric_types))
         if key == "llm":
             check(value, default, f"{name}.")
 
@@ -80,8 +74,9 @@ def _fits(value: Any, default: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, int):
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(default, (list, str)):
-        return isinstance(value, (list, tuple, str, int)) if isinstance(default, list) else isinstance(value, str)
+    if isinstance(default, list):  # one value stands for a list of it, as in RecBole
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return not default or (bool(values) and all(_fits(one, default[0]) for one in values))
     return isinstance(value, type(default))
 
 
@@ -93,6 +88,12 @@ def check_values(config: Any) -> None:
     for key in _POSITIVE:
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
+    names = [name.lower() for name in config["metrics"]]
+    metric, _, k = str(config["valid_metric"]).lower().partition("@")
+    if metric not in names:
+        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {', '.join(config['metrics'])}")
+    if k.removesuffix("_f") not in {"", *map(str, config["topk"])}:
+        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
     for key in ("save_dataset", "save_dataloaders"):

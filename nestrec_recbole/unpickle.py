@@ -29,11 +29,9 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
 from nestrec_recbole.errors import NestRecError
 
-_ARRAYS = {"numpy": ("dtype", "ndarray"), "numpy._core.multiarray": ("_reconstruct", "scalar")}
-_SPARSE = {
-    f"scipy.sparse._{kind}": (f"{kind}_matrix", f"{kind}_array")
-    for kind in ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
-}
+_ARRAYS = {"numpy": ("dtype",), "numpy._core.multiarray": ("scalar",)}  # ndarray(...) takes any bytes for objects
+_LAYERS = {"torch.nn.modules.container": ("ModuleDict", "ModuleList"), "torch.nn.modules.sparse": ("Embedding",)}
+_SPARSE = {f"scipy.sparse._{kind}": (f"{kind}_matrix", f"{kind}_array") for kind in ("coo", "csc", "csr", "lil")}
 _FRAMES = {
     "pandas._libs.internals": ("_unpickle_block",),
     "pandas.core.frame": ("DataFrame",),
@@ -49,18 +47,22 @@ _TENSORS = {
 _BUILTIN = {"builtins": ("slice", "set", "frozenset"), "collections": ("OrderedDict",)}
 _ALLOWED = {
     (module, name)
-    for table in (_ARRAYS, _SPARSE, _FRAMES, _TENSORS, _BUILTIN)
+    for table in (_ARRAYS, _FRAMES, _TENSORS, _BUILTIN)
     for module, names in table.items()
     for name in names
 }
-_FILLED = (np.ndarray, spmatrix, sparray, pd.DataFrame, BlockManager, OrderedDict)
-_FILLED += (BatchSampler, RandomSampler, SequentialSampler)
+_FILLED = (pd.DataFrame, BlockManager, OrderedDict, BatchSampler, RandomSampler, SequentialSampler)
 _OLD_NAMES = {"numpy.core.multiarray": "numpy._core.multiarray"}  # of numpy 1
-_SHELLS = ("recbole.config.", "recbole.data.", "recbole.sampler.")
+_SHELLED = {(module, name) for table in (_LAYERS, _SPARSE) for module, names in table.items() for name in names}
+_SHELLS = ("recbole.config.", "recbole.data.", "recbole.model.layers", "recbole.sampler.")
 
 
 class _Name(str):
     """What a pickle only mentions, such as a model's class, or must not have."""
+
+    def __new__(cls, *args: Any) -> Any:
+        """Be text; a pickle that makes an object of what it names comes here too, with the name for the class."""
+        return str.__new__(cls, *args) if isinstance(cls, type) else cls()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NestRecError(f"it tries to call {self}, which no file of RecBole does; nothing was run")
@@ -89,6 +91,8 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
             return getattr(importlib.import_module(module), name)
         if (module, name) in _STAND_INS:
             return _STAND_INS[module, name]
+        if (module, name) in _SHELLED:
+            return self._shell(getattr(importlib.import_module(module), name))
         if module.startswith((*_SHELLS, "recbole.utils.enum_type")):
             real = vars(importlib.import_module(module)).get(name)
             if isinstance(real, type) and real.__module__ == module:
@@ -122,6 +126,8 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
             known = isinstance(state, dict)
         elif isinstance(target, np.dtype):
             known = state == target.__reduce__()[2]  # type: ignore[index]
+        elif isinstance(target, np.ndarray):
+            known = target.size == 0  # once: what looks into an array must not outlive it
         else:
             known = isinstance(target, _FILLED)
         if not known:
@@ -180,6 +186,9 @@ def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
 def _put_back(loaded: Any) -> None:
     """Give an object of RecBole's what its pickle only mentions."""
     attributes = vars(loaded)
+    if isinstance(loaded, (sparray, spmatrix)):
+        _check_indices(loaded)
+        return
     if "logger" in attributes:
         attributes["logger"] = logging.getLogger()
     if "collate_fn" in attributes:
@@ -191,6 +200,21 @@ def _put_back(loaded: Any) -> None:
     for name in ("internal_config_dict", "external_config_dict", "final_config_dict"):
         settings = attributes.get(name, {})
         settings.update({k: _model_class(v) for k, v in settings.items() if isinstance(v, _Name)})
+
+
+def _check_indices(matrix: Any) -> None:
+    """Look where a matrix's indices lead, because scipy follows them without."""
+    kind = type(matrix)
+    known = not any(callable(getattr(kind, name, None)) for name in vars(matrix))
+    if known and matrix.format == "lil":
+        rows, values = ([len(row) if type(row) is list else -1 for row in part] for part in (matrix.rows, matrix.data))
+        known = rows == values and len(rows) == matrix.shape[0] and -1 not in rows
+    if not known:
+        raise NestRecError(f"it tries to alter a {kind.__name__}, which no file of RecBole does; nothing was run")
+    if matrix.format == "coo":
+        matrix._check()
+    else:
+        (matrix.tocsr() if matrix.format == "lil" else matrix).check_format(full_check=True)
 
 
 def _model_class(name: Any) -> Any:
@@ -208,9 +232,10 @@ def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
-# A bound method and a logger that RecBole's objects hold: text, put back at the end.
+# A bound method and a logger that RecBole's objects hold: text, put back at the end. An array yet to be filled.
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "getattr"): lambda owner, name: _Name(name),
     ("logging", "getLogger"): lambda *name: _Name("logger"),
+    ("numpy._core.multiarray", "_reconstruct"): lambda kind, shape, dtype: np.empty(0, np.int8),
     ("torch.storage", "_load_from_bytes"): _storage,
 }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nestrec_recbole.errors import NestRecError
 
+CHUNK = 1 << 24  # bytes of a file looked at together
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
@@ -88,6 +89,7 @@ def read_columns(
     missing = [name for name in wanted if name not in fields]
     if missing:
         raise NestRecError(f"{path}: line 1: no column {missing[0]!r}; the file has {', '.join(fields)}")
+    _refuse_long_lines(path, separator, len(fields))
     types = types or {}
     options: dict[str, Any] = {
         "sep": separator,
@@ -107,13 +109,28 @@ def read_columns(
     except pd.errors.EmptyDataError:
         return pd.DataFrame({name: pd.Series(dtype=types.get(name, str)) for name in wanted})
     except pd.errors.ParserError as error:
-        ragged = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        where = f"line {ragged[2]}: {ragged[3]} columns, expected {ragged[1]}" if ragged else str(error).strip()
-        raise NestRecError(f"{path}: {where}; fix or remove that line") from None
+        raise NestRecError(f"{path}: {str(error).strip()}; fix or remove that line") from None
     except UnicodeDecodeError as error:
         raise NestRecError(f"{path}: not valid {encoding or 'UTF-8'} text ({error.reason}); set `encoding`") from None
     except (ValueError, OverflowError):
         raise _first_bad_value(path, pd.read_csv(path, dtype=str, **options), types) from None
+
+
+def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None:
+    """Name the first line with more cells than the header: given the columns wanted, pandas drops the others unsaid."""
+    with open(path, "rb") as file:
+        file.readline()
+        n_lines = 1
+        while chunk := file.read(CHUNK) + file.readline():
+            codes = np.frombuffer(chunk, dtype=np.uint8)
+            starts = np.r_[0, np.flatnonzero(codes == ord("\n")) + 1]
+            starts = starts[starts < len(codes)]
+            cells = 1 + np.add.reduceat(codes == ord(separator), starts, dtype=np.int64)
+            if cells.max() > n_columns:
+                place = int(np.argmax(cells > n_columns))
+                line = n_lines + place + 1
+                raise NestRecError(f"{path}: line {line}: {cells[place]} columns, expected {n_columns}; fix or remove it")
+            n_lines += len(starts)
 
 
 def _first_bad_value(path: str | Path, table: pd.DataFrame, types: dict[str, Any]) -> NestRecError:

@@ -16,7 +16,7 @@ from recbole.utils import FeatureSource, FeatureType
 from nestrec_recbole.data.atomic import read_columns, read_header
 from nestrec_recbole.data.features import FeatureStore, ItemField, feature_folder
 from nestrec_recbole.data.splits import split_rows
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, unknown
 
 
 class SequenceDataset(SequentialDataset):
@@ -58,9 +58,7 @@ class SequenceDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         if not Path(dataset_path).is_dir():
-            raise NestRecError(
-                f"dataset {token!r}: no folder {dataset_path}; put {token}.inter there, or set `data_path` and `dataset`"
-            )
+            raise NestRecError(_no_such_dataset(token, Path(dataset_path)))
         super()._load_data(token, dataset_path)
         needed = [self.uid_field, self.iid_field]
         needed += [] if self.benchmark_filename_list else [self.time_field]
@@ -353,6 +351,12 @@ def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int)
     cut = column[np.minimum(place, len(column) - 1)]
     cut[~inside] = 0
     return cut
+
+
+def _no_such_dataset(name: str, folder: Path) -> str:
+    beside = [file.stem for file in folder.parent.glob("*/*.inter") if file.stem == file.parent.name]
+    hint = f"if the name is right, put {name}.inter into {folder}, or set `data_path`"
+    return f"{unknown('dataset', name, ['ml-100k', *beside])}; {hint}"
 
 
 def _as_integers(times: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.errors import NestRecError
 
 SCORE_BLOCK = 1 << 26  # scores held at once: 256 MiB of float32
 
@@ -68,6 +69,11 @@ def rank_targets(
     -------
     Ranks
         In the order of the split's rows.
+
+    Raises
+    ------
+    NestRecError
+        When a score is NaN: it would compare as neither better nor worse, and rank first.
     """
     n_rows, n_items = len(dataset), dataset.item_num
     k = min(k, n_items - 1)
@@ -77,6 +83,8 @@ def rank_targets(
     top, top_unseen = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.int32)
     for rows in _by_length(dataset, min(batch_size, max(1, SCORE_BLOCK // n_items))):
         scores = score(dataset.histories(rows).to(device)).reshape(len(rows), n_items).float()
+        if scores.isnan().any():
+            raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
         scores[:, 0] = -torch.inf
         target = torch.from_numpy(targets[rows]).to(scores.device)
         rank[rows] = count_rank(scores, target)

@@ -1,0 +1,135 @@
+"""Bad input: one line that says what is wrong and what to do, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import write_dataset
+
+from nestrec_recbole.cli import main
+
+HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
+SEQUENCES = [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
+
+
+def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command line, which must fail as it should; return what it says."""
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nestrec: ")]
+    left = {path for path in Path().rglob("*") if path.is_file()} - before
+    logs = {path for path in left if path.parts[0] in ("log", "log_tensorboard")}
+    features = {path for path in left if path.parent.parent.name == "features" and path.parent.name[0] != "."}
+    assert left == logs | features  # encoded fields are whole, and are used again
+    return line
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("--learning_rat=0.1", "unknown config key 'learning_rat'; did you mean 'learning_rate'?"),
+        ("--learning_rate=fast", "config key 'learning_rate' is 'fast' (str); expected float"),
+        ("--hidden_size=6.5", "config key 'hidden_size' is 6.5 (float); expected int"),
+        ("--hidden_size=65", "hidden_size 65 is not a multiple of n_heads 2"),
+        ("--epochs=0", "config key 'epochs' is 0; expected a whole number from 1"),
+        ("--precision=fp8", "config key 'precision' is 'fp8'; expected one of fp32, bf16, fp16"),
+        ("--topk=[]", "config key 'topk' is [] (list); expected list of int"),
+        ("--metrics=['Precison']", "unknown metric 'Precison'; did you mean 'precision'?"),
+        ("--valid_metric=NDCG@20", "valid_metric is 'NDCG@20', but topk is [10]"),
+        ("--valid_metric=GAUC", "valid_metric is 'GAUC', but metrics are NDCG, Recall, MRR, Hit"),
+        ("--temperature=0.0", "temperature is 0.0: expected a number above 0"),
+        ("--save_dataset=True", "config key 'save_dataset': RecBole would write a pickle"),
+        ("--llm={'pth':'x'}", "unknown config key 'llm.pth'; did you mean 'llm.path'?"),
+        ("--llm={'config':'big'}", "expected {config: tiny} or {path: folder or hub id}"),
+        ("--llm={'path':'/no/such/folder'}", "llm.path '/no/such/folder': cannot load Qwen3 from this hub id"),
+        ("--item_fields={'titel':{'modality':'text'}}", "no column 'titel'; it has item_id, title, year"),
+        ("--item_fields={'title':{'modality':'sound'}}", "expected {modality: text} or {modality: number}"),
+        ("--item_fields={'title':{'modality':'number'}}", "no value of 'title' is a number (item 'i0': 'thing number 0')"),
+    ],
+)
+def test_settings(setting: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    given = ["--data_path=data", "--feature_path=data", setting]
+    assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "small", *given)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "words"),
+    [
+        ("NestRek", "small", "unknown model 'NestRek'; did you mean 'NestRec'?"),
+        ("SASrec", "small", "unknown model 'SASrec'; did you mean 'SASRec'?"),
+        ("FastSASRec", "smal", "unknown dataset 'smal'; did you mean 'small'?"),
+        ("NestRec", "smal", "unknown dataset 'smal'; did you mean 'small'?"),
+    ],
+)
+def test_names(model: str, dataset: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    assert words in complain(capsys, "run", "--model", model, "--dataset", dataset, "--data_path=data")
+
+
+@pytest.mark.parametrize(
+    ("inter", "words"),
+    [
+        ("", "line 1: the file is empty"),
+        (HEAD, "has no interactions below its header"),
+        ("user_id:token\titem_id:token\nu\ti\n", "no column 'timestamp'; it has user_id, item_id"),
+        ("user_id:token\ttimestamp:float\nu\t1\n", "no column 'item_id'; it has user_id, timestamp"),
+        ("user_id\titem_id:token\ttimestamp:float\nu\ti\t1\n", "column 'user_id' is not 'name:type'"),
+        (HEAD + "u\ti\t1\nu\tj\tnan\n", "line 3: timestamp is 'nan', expected a number"),
+        (HEAD + "u\ti\t1\nu\tj\tinf\n", "line 3: timestamp is missing or not finite"),
+        (HEAD + "u\ti\t1\nu\tj\t\n", "line 3: timestamp is missing or not finite"),
+        (HEAD + "u\ti\t1\nu\tj\tsoon\n", "line 3: timestamp is 'soon', expected a number"),
+        (HEAD + "u\ti\t1\nu\tj\t2\t3\n", "line 3: 4 columns, expected 3"),
+        (HEAD + "u\ti\t1\nv\tj\t2\n", "no user has two interactions"),
+    ],
+)
+def test_interactions(inter: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Path("data/bad")
+    place.mkdir(parents=True)
+    (place / "bad.inter").write_text(inter)
+    assert words in complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data")
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (None, "bad.item does not exist"),
+        ("item_id:token\ttitle:token_seq\ni0\t\ni1\t \n", "no column besides the id has a value"),
+        ("item_id:token\ttitle:token_seq\ni0\ta\tb\n", "line 2: 3 columns, expected 2"),
+        ("title:token_seq\na\n", "no column 'item_id'"),
+    ],
+)
+def test_items(item: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = write_dataset(tmp_path / "data", "bad", SEQUENCES, item_file=False)
+    if item is not None:
+        (place / "bad.item").write_text(item)
+    given = ["--data_path=data", "--feature_path=data"]
+    assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "bad", *given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.safetensors", "a"], "missing.safetensors: no such checkpoint"),
+        (["cut.safetensors", "a"], "cut.safetensors: truncated or damaged checkpoint"),
+    ],
+)
+def test_checkpoints(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("cut.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+    assert words in complain(capsys, "recommend", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["run", "--model", "NestRec", "--dataset", "x", "--epochs", "3"], ["quickstrat"]])
+def test_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "nestrec: error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sequences", [[[0, 1, 2, 3, 4]] * 3 + [[5]], [[0, 1], [1, 2], [2, 3, 4]]])
+def test_short_histories_train_and_evaluate(sequences: list[list[int]], tmp_path: Path) -> None:
+    """Users of one or two items are no error: they are trained on as far as they go."""
+    write_dataset(tmp_path / "data", "short", sequences)
+    given = ["--data_path=data", "--feature_path=data", "--epochs=1", "--show_progress=False"]
+    assert main(["run", "--model", "NestRec", "--dataset", "short", *given]) == 0
