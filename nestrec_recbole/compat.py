@@ -74,10 +74,10 @@ def restore_numpy_names() -> None:
 
 
 def import_without_ray() -> None:
-    """``recbole.quick_start`` imports ray (seconds) and reports by keywords, which a current ``tune.report`` refuses."""
+    """``recbole.quick_start`` imports ray (seconds) and reports by keywords, which today's ``tune.report`` refuses."""
     with _placeholder_for_ray():
         quick_start = importlib.import_module("recbole.quick_start.quick_start")
-    quick_start.tune = SimpleNamespace(report=_report_to_tune)
+    quick_start.tune = SimpleNamespace(report=_report_to_tune)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -105,8 +105,9 @@ def _report_to_tune(**metrics: Any) -> None:
 
 
 def leave_anomaly_detection_off() -> None:
-    """RecBole's SINE switches autograd's anomaly detection on when it is imported, as it is for every sequential model:
-    every training of the process then looks for NaN after each operation, and takes up to twice as long.
+    """RecBole's SINE switches autograd's anomaly detection on where it is imported: with any sequential model.
+
+    Every training of the process then looks for NaN after each operation, and takes up to twice as long.
     """
     import torch
 
@@ -236,7 +237,7 @@ class _Torch:
 
 
 def read_checkpoints_safely() -> None:
-    """torch >= 2.6 cannot read RecBole's checkpoints; the torch before runs whatever code a checkpoint holds."""
+    """PyTorch >= 2.6 cannot read RecBole's checkpoints; the one before runs whatever code one holds."""
     import recbole.quick_start
 
     for name in _READERS:
@@ -281,12 +282,12 @@ def read_datasets_safely() -> None:
 
 
 def count_flops_in_place() -> None:
-    """RecBole counts FLOPs on a deep copy, so large models need twice the memory, and models whose ``predict`` asserts stop."""
+    """RecBole counts FLOPs on a deep copy: models need twice the memory, and those whose ``predict`` asserts stop."""
     import recbole.utils
     import recbole.utils.utils
 
     for module in (recbole.utils, recbole.utils.utils, sys.modules["recbole.quick_start.quick_start"]):
-        module.get_flops = get_flops  # type: ignore[attr-defined]
+        module.get_flops = get_flops  # type: ignore[union-attr]
 
 
 def get_flops(

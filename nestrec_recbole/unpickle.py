@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import math
 import os
 import pickle
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ class _Name(str):
 class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept from setting attributes of everything
     """An unpickler that knows arrays, tensors, data frames and the objects of RecBole's datasets, and nothing else."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load(self) -> Any:
         """Read the pickle to its end, then make RecBole's objects of their shells."""
@@ -85,7 +86,7 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
         return loaded
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up a name: itself if it is on the list, a shell of RecBole's classes, else text that cannot be called."""
+        """Look up a name: itself if it is on the list, a shell of RecBole's class, else text that cannot be called."""
         module = _OLD_NAMES.get(module, module)
         if (module, name) in _ALLOWED:
             return getattr(importlib.import_module(module), name)
@@ -125,9 +126,9 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
         if type(target) in self._shells:
             known = isinstance(state, dict)
         elif isinstance(target, np.dtype):
-            known = state == target.__reduce__()[2]  # type: ignore[index]
+            known = state == target.__reduce__()[2]
         elif isinstance(target, np.ndarray):
-            known = target.size == 0  # once: what looks into an array must not outlive it
+            known = target.size == 0 and _fits(state)  # once: what looks into an array must not outlive it
         else:
             known = isinstance(target, _FILLED)
         if not known:
@@ -162,7 +163,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = None) -> Any:
         if file.read(4) != b"PK\x03\x04":
             raise NestRecError("not a RecBole checkpoint, or damaged")
         file.seek(0)
-        if torch._C.PyTorchFileReader(file).has_record("constants.pkl"):  # torch.load would run it
+        if torch._C.PyTorchFileReader(file).has_record("constants.pkl"):  # type: ignore[attr-defined]  # torch would run it
             raise NestRecError("a TorchScript program, not a RecBole checkpoint; nothing was run")
         file.seek(0)
         reader = SimpleNamespace(Unpickler=RestrictedUnpickler, load=load, __name__=__name__)
@@ -200,6 +201,12 @@ def _put_back(loaded: Any) -> None:
     for name in ("internal_config_dict", "external_config_dict", "final_config_dict"):
         settings = attributes.get(name, {})
         settings.update({k: _model_class(v) for k, v in settings.items() if isinstance(v, _Name)})
+
+
+def _fits(state: Any) -> bool:
+    """Tell whether a list of objects is as long as the array it is to fill; numpy does not look."""
+    shape, cells = state[-4], state[-1]
+    return not isinstance(cells, list) or (all(type(n) is int for n in shape) and len(cells) == math.prod(shape))
 
 
 def _check_indices(matrix: Any) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import nestrec_recbole  # noqa: F401  # before any test takes a function of RecBole's by name
+
 torch.set_num_threads(2)
 
 
@@ -52,8 +54,6 @@ def write_dataset(
 def make_config(tmp_path: Path) -> Callable[..., Any]:
     """A function (model, dataset, **settings) -> Config over ``tmp_path/data``."""
     from recbole.config import Config
-
-    import nestrec_recbole  # noqa: F401
 
     def make(model: str, dataset: str, **settings: Any) -> Any:
         base = {"data_path": str(tmp_path / "data"), "feature_path": str(tmp_path / "data"), "show_progress": False}

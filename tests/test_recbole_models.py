@@ -71,10 +71,11 @@ PRETRAINED = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "DIN": SAMPLED,
-    "DIEN": SAMPLED,
+    "DIEN": {**SAMPLED, "MAX_ITEM_LIST_LENGTH": 4},
     "GRU4RecKG": PRETRAINED,
     "KSR": PRETRAINED,
-    "S3Rec": {"pretrain_epochs": 1, "save_step": 1, "hidden_dropout_prob": 0.0},
+    "NeuMF": {"mlp_hidden_size": [16]},
+    "S3Rec": {"pretrain_epochs": 1, "save_step": 1, "MAX_ITEM_LIST_LENGTH": 5},
 }
 
 

@@ -58,8 +58,8 @@ class WindowLoader:
         workers = int(self.config["worker"] or 0)
         batches = _Batches(self, self.plan(self.epoch)[self.first_batch :])
         pin = torch.cuda.is_available() and bool(self.config["use_gpu"])
-        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin, collate_fn=Interaction)
-        return iter(loader)
+        own = torch.Generator()  # or each iteration would draw from the global one, and resuming would not be exact
+        return iter(DataLoader(batches, None, num_workers=workers, pin_memory=pin, collate_fn=Interaction, generator=own))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch: each (B, 4) int64 of user, start, first target, last target (places in ``items``)."""

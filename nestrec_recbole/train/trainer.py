@@ -45,6 +45,7 @@ class SequenceTrainer(Trainer):
         self.n_steps = 0
         self.steps_per_epoch: int | None = None
         self.first_batch = 0
+        self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
         self.ranks: Ranks | None = None
         self.history: list[dict[str, float]] = []
         self.train_data: Any = None
@@ -79,7 +80,7 @@ class SequenceTrainer(Trainer):
         """One pass over every target; returns the mean loss per target position."""
         self.model.train()
         train_data.set_epoch(epoch_idx, self.first_batch)
-        total, n_targets = torch.zeros((), device=self.device), 0
+        total, n_targets = torch.tensor(self.loss_so_far[0], device=self.device), self.loss_so_far[1]
         bar = tqdm(train_data, total=self.steps_per_epoch, initial=self.first_batch, disable=not show_progress)
         bar.set_description(f"Train {epoch_idx:>4}")
         accumulate = int(self.config["accumulation_steps"])
@@ -97,8 +98,8 @@ class SequenceTrainer(Trainer):
             if place % 20 == 0 and show_progress:
                 bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {n_targets / bar_seconds(bar):,.0f} targets/s")
             if save_every and (place + 1) % save_every == 0 and place + 1 < (self.steps_per_epoch or 0):
-                self._save_last(epoch_idx, place + 1)
-        self.first_batch = 0
+                self._save_last(epoch_idx, place + 1, (float(total), n_targets))
+        self.first_batch, self.loss_so_far = 0, (0.0, 0)
         return float(total) / max(1, n_targets)
 
     def _step(self) -> None:
@@ -117,7 +118,7 @@ class SequenceTrainer(Trainer):
             return
         if not torch.isfinite(loss):
             raise NestRecError(
-                f"the training loss is {float(loss)} at epoch {epoch}, batch {place} (step {self.n_steps}); try a lower "
+                f"the training loss is {float(loss.detach())} at epoch {epoch}, batch {place} (step {self.n_steps}); try a lower "
                 "learning_rate, clip_grad_norm: {max_norm: 1.0}, or precision: fp32. Earlier checkpoints are intact"
             )
 
@@ -157,7 +158,7 @@ class SequenceTrainer(Trainer):
                 self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
             if saved and self.config["checkpoint_last"]:
-                self._save_last(epoch + 1, 0)
+                self._save_last(epoch + 1)
             if stop:
                 break
         return (self.best_valid_score, self.best_valid_result) if valid_data else (-1, None)
@@ -255,7 +256,7 @@ class SequenceTrainer(Trainer):
         path = kwargs.get("saved_model_file", self.saved_model_file)
         write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
 
-    def _save_last(self, epoch: int, first_batch: int) -> None:
+    def _save_last(self, epoch: int, first_batch: int = 0, loss_so_far: tuple[float, int] = (0.0, 0)) -> None:
         """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
         tensors = _model_tensors(self.model)
         state = self.optimizer.state_dict()
@@ -268,6 +269,7 @@ class SequenceTrainer(Trainer):
             "groups": state["param_groups"],
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
             "scaler": self.scaler.state_dict(),
+            "loss_so_far": loss_so_far,
         }
         write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
 
@@ -298,6 +300,7 @@ class SequenceTrainer(Trainer):
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
+        self.loss_so_far = tuple(about["loss_so_far"])
         self.n_steps, self.cur_step = about["n_steps"], about["cur_step"]
         self.best_valid_score, self.best_valid_result = about["best_valid_score"], about["best_valid_result"]
         self.saved_model_file, self.history = about["saved_model_file"], about["history"]

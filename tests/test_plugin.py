@@ -1,0 +1,144 @@
+"""RecBole's own entry points know our models, and RecBole's own models notice nothing of us."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import recbole.quick_start
+import recbole.utils
+import yaml
+from conftest import write_dataset
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
+from recbole.utils import get_model, get_trainer
+
+from nestrec_recbole import NestRecError, register_model
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.loader import WindowLoader
+from nestrec_recbole.models.fastsasrec import FastSASRec
+from nestrec_recbole.plugin import MODELS, load_properties
+from nestrec_recbole.train.trainer import SequenceTrainer
+
+ROOT = Path(__file__).resolve().parent.parent
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+SMALL = {"epochs": 1, "hidden_size": 16, "inner_size": 32, "show_progress": False, "state": "ERROR"}
+
+
+@pytest.fixture(autouse=True)
+def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "dataset_atomic", "circle", CIRCLE)  # where our defaults look, relative to here
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval=None: 0.0)  # RecBole waits a second for it
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_run_recbole_returns_what_recbole_returns(model: str) -> None:
+    result = run_recbole(model=model, dataset="circle", config_dict=SMALL)
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    assert set(result["test_result"]) == {f"{m}@10{p}" for m in ("ndcg", "recall", "mrr", "hit") for p in ("", "_f")}
+
+
+def test_run() -> None:
+    assert "test_result" in run("FastSASRec", "circle", config_dict=SMALL)
+
+
+def test_objective_function() -> None:
+    result = objective_function({**SMALL, "model": "FastSASRec", "dataset": "circle"}, saved=False)
+    assert result["model"] == "FastSASRec" and "test_result" in result
+
+
+def test_load_data_and_model() -> None:
+    run_recbole(model="NestRec", dataset="circle", config_dict={**SMALL, "learning_rate": 0.125})
+    (path,) = Path("saved").glob("NestRec-*.safetensors")
+    config, model, dataset, train, valid, test = load_data_and_model(str(path))
+    assert (config["learning_rate"], config["hidden_size"]) == (0.125, 16)
+    assert type(model).__name__ == "NestRec" and isinstance(dataset, SequenceDataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    assert trainer.evaluate(test, load_best_model=False) == trainer.evaluate(test, model_file=str(path))
+
+
+def test_parts_of_the_pipeline() -> None:
+    config = Config(model="NestRec", dataset="circle", config_dict=SMALL)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    assert isinstance(train, WindowLoader)
+    assert all(isinstance(loader.dataset, SequenceDataset) for loader in (train, valid, test))
+    assert issubclass(get_trainer(config["MODEL_TYPE"], "NestRec"), SequenceTrainer)
+    assert {get_model(name).__name__ for name in MODELS} == set(MODELS)
+
+
+def test_precedence_is_recboles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command line over dict over file over the model's defaults."""
+    keys = ["n_layers", "n_heads", "hidden_dropout_prob", "inner_size"]
+    ours = yaml.safe_load((ROOT / "properties/model/FastSASRec.yaml").read_text())
+    Path("mine.yaml").write_text("n_heads: 4\nhidden_dropout_prob: 0.5\ninner_size: 1\n")
+    monkeypatch.setattr(sys, "argv", ["script", "--inner_size=3"])
+    given = {"hidden_dropout_prob": 0.25, "inner_size": 2}
+    config = Config(model="FastSASRec", dataset="circle", config_file_list=["mine.yaml"], config_dict=given)
+    assert [config[key] for key in keys] == [ours["n_layers"], 4, 0.25, 3]
+
+
+def test_recboles_own_models_get_recboles_own_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> dict[str, Any]:
+        config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None, "my_own_key": 1})
+        return {k: str(v) for k, v in config.final_config_dict.items() if k != "yaml_loader"}
+
+    with_us = settings()
+    for name in ("__init__", "_load_internal_config_dict"):
+        monkeypatch.setattr(Config, name, getattr(Config, name).__wrapped__)
+    assert with_us == settings()
+
+
+def test_recboles_own_models_get_recboles_own_parts(tmp_path: Path) -> None:
+    given = {"train_neg_sample_args": None, "data_path": str(tmp_path / "dataset_atomic"), "state": "ERROR"}
+    given |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    config = Config(model="SASRec", dataset="circle", config_dict=given)
+    dataset = create_dataset(config)
+    train, *_ = data_preparation(config, dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")
+    assert {type(part).__module__.split(".")[0] for part in (dataset, train)} == {"recbole"}
+    assert trainer.__module__ == "recbole.trainer.trainer"
+
+
+def test_register_model_of_ones_own() -> None:
+    class MyModel(FastSASRec):
+        pass
+
+    Path("mine.yaml").write_text((ROOT / "properties/model/FastSASRec.yaml").read_text() + "my_key: 7\n")
+    assert register_model(MyModel, properties="mine.yaml") is MyModel
+    assert load_properties("MyModel")["my_key"] == 7
+    result = run_recbole(model="MyModel", dataset="circle", config_dict={**SMALL, "my_key": 8})
+    assert result["test_result"]["ndcg@10"] >= 0
+    with pytest.raises(NestRecError, match="'my_kee'; did you mean 'my_key'"):
+        run_recbole(model="MyModel", dataset="circle", config_dict={"my_kee": 8})
+
+
+@pytest.mark.parametrize("find", [get_model, load_properties])
+def test_unknown_model_is_named_with_the_nearest(find: Callable[[str], Any]) -> None:
+    with pytest.raises(NestRecError, match="unknown model 'Nestrec'; did you mean 'NestRec'"):
+        find("Nestrec")
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", pytest.param("NestRec", marks=pytest.mark.slow)])
+def test_two_lines_outside_the_repository(model: str, tmp_path: Path) -> None:
+    script = tmp_path / "two_lines.py"
+    script.write_text(
+        "import nestrec_recbole\n"
+        "from recbole.quick_start import run_recbole\n"
+        f'print(run_recbole(model="{model}", dataset="ml-100k", config_dict={{"epochs": 1}}))\n'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("{'best_valid_score': ")
+
+
+def test_modules_see_one_get_model() -> None:
+    assert recbole.quick_start.quick_start.get_model is recbole.utils.get_model

@@ -1,0 +1,153 @@
+"""Training: every optimiser step counts, resuming is exact, and a loss that is no number stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_dataset
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
+from nestrec_recbole.train.trainer import SequenceTrainer, last_checkpoint
+
+SEQUENCES = [[(7 * start + step * step) % 23 for step in range(5 + start % 9)] for start in range(60)]
+SMALL = {"hidden_size": 16, "inner_size": 32, "train_batch_size": 64, "epochs": 4}
+Build = Callable[..., tuple[SequenceTrainer, Any, Any]]
+
+
+@pytest.fixture
+def build(tmp_path: Path, make_config: Any) -> Build:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+
+    def make(model: str = "FastSASRec", **settings: Any) -> tuple[SequenceTrainer, Any, Any]:
+        config = make_config(model, "small", **{**SMALL, **settings})
+        init_seed(config["seed"], True)
+        train, valid, _ = data_preparation(config, create_dataset(config))
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset))
+        return trainer, train, valid
+
+    return make
+
+
+def weights(trainer: SequenceTrainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("settings", [{}, {"checkpoint_steps": 3}, {"schedule": "cosine", "warmup_steps": 5}])
+@pytest.mark.parametrize("model", ["FastSASRec", "NestRec"])
+def test_resuming_equals_never_stopping(model: str, settings: dict[str, Any], build: Build) -> None:
+    whole, train, valid = build(model, **settings)
+    whole.fit(train, valid, verbose=False, saved=False)
+
+    class PowerCut(Exception):
+        pass
+
+    def cut(epoch: int, score: float) -> None:
+        if epoch == 2:
+            raise PowerCut
+
+    broken, train, valid = build(model, checkpoint_last=True, **settings)
+    with pytest.raises(PowerCut):
+        broken.fit(train, valid, verbose=False, callback_fn=cut)
+    torch.manual_seed(99)
+    resumed, train, valid = build(model, checkpoint_last=True, **settings)
+    resumed.resume_checkpoint(last_checkpoint(broken.saved_model_file))
+    resumed.fit(train, valid, verbose=False)
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert whole.best_valid_score == resumed.best_valid_score
+    assert [r["train_loss"] for r in whole.history[2:]] == pytest.approx([r["train_loss"] for r in resumed.history[2:]])
+
+
+def test_accumulated_steps_are_fewer(build: Build) -> None:
+    one, train, valid = build(epochs=1)
+    one.fit(train, valid, verbose=False, saved=False)
+    two, train, valid = build(epochs=1, accumulation_steps=4)
+    two.fit(train, valid, verbose=False, saved=False)
+    assert (one.n_steps, two.n_steps) == (len(train), -(-len(train) // 4))
+
+
+def test_schedules(build: Build) -> None:
+    trainer, *_ = build(warmup_steps=10, schedule="cosine", epochs=2)
+    trainer.steps_per_epoch = 55
+    factors = [trainer._rate_factor(step) for step in range(111)]
+    assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_weight_decay_spares_norms_biases_and_embeddings(build: Build) -> None:
+    trainer, *_ = build(weight_decay=0.1)
+    decayed, spared = trainer.optimizer.param_groups
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    assert decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0
+    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"to_qkv", "to_out", "to_inner"}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_stops_early_and_keeps_the_best(build: Build) -> None:
+    trainer, train, valid = build(epochs=50, stopping_step=2, learning_rate=0.05)
+    best, result = trainer.fit(train, valid, verbose=False)
+    scores = [record["valid_score"] for record in trainer.history]
+    assert best == max(scores) == result["ndcg@10"]
+    assert len(scores) < 50 and scores.index(best) == len(scores) - 1 - 3  # RecBole stops after more than 2 without gain
+    assert trainer.evaluate(valid)["ndcg@10"] == best
+
+
+def test_a_loss_that_is_no_number_stops_training(build: Build) -> None:
+    trainer, train, valid = build(learning_rate=float("inf"))
+    with pytest.raises(NestRecError, match="training loss is nan at epoch 0, batch 1"):
+        trainer.fit(train, valid, verbose=False)
+    assert not list(Path("saved").glob("*"))
+
+
+def test_bf16_trains(build: Build) -> None:
+    trainer, train, valid = build(precision="bf16", epochs=2)
+    trainer.fit(train, valid, verbose=False, saved=False)
+    assert trainer.history[1]["train_loss"] < trainer.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tensors, about: tensors.pop("model.item_embedding.weight"), "only the model has item_embedding.weight"),
+        (lambda tensors, about: tensors.update({"model.new": torch.ones(1)}), "only the checkpoint has new"),
+        (
+            lambda tensors, about: tensors.update({"model.item_embedding.weight": torch.ones(2, 16)}),
+            r"item_embedding.weight is \(2, 16\), the model has",
+        ),
+        (lambda tensors, about: about.update(dataset="other"), "dataset is 'other', the config says 'small'"),
+        (lambda tensors, about: about.pop("groups"), "holds weights only; resume from"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(damage: Any, words: str, build: Build) -> None:
+    trainer, train, valid = build(epochs=1, checkpoint_last=True)
+    trainer.fit(train, valid, verbose=False)
+    path = last_checkpoint(trainer.saved_model_file)
+    tensors, about = read_checkpoint(path)
+    damage(tensors, about)
+    write_checkpoint(path, tensors, about)
+    with pytest.raises(NestRecError, match=words):
+        trainer.resume_checkpoint(path)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    write_checkpoint(path, {"model.w": torch.ones(3)}, {"epoch": 1})
+
+    def break_off(*args: Any, **kwargs: Any) -> None:
+        Path(args[1]).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nestrec_recbole.train.checkpoint.save_file", break_off)
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(path, {"model.w": torch.zeros(3)}, {"epoch": 2})
+    tensors, about = read_checkpoint(path)
+    assert tensors["model.w"].sum() == 3 and about["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.safetensors"]
