@@ -56,6 +56,7 @@ class ItemQFormer(SequenceModel):
         """The layers between item tokens and states; each storey above has its own."""
         self.decay = nn.Parameter(torch.tensor(0.0))
         self.to_state = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, self.width))
+        nn.init.eye_(self.to_state[1].weight)
 
     def item_tokens(self) -> Tensor:
         """Tokens of every item: (n_items, q, width). Computed once per training step or evaluation."""
@@ -63,7 +64,8 @@ class ItemQFormer(SequenceModel):
 
     def _compute_item_tokens(self) -> Tensor:
         memory, mask = self.fields()
-        tokens = self.to_token(self.item_qformer(memory, mask))
+        without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
+        tokens = self.to_token(self.item_qformer(memory, mask) - without)
         if self.id_embedding is None:
             return tokens
         ids = self.id_embedding.weight

@@ -26,6 +26,9 @@ class NestRec(UserQFormer):
         self.token_kind = nn.Embedding(2, hidden)  # item or user token
         nn.init.normal_(self.token_kind.weight, std=0.02)
         self.to_state = nn.Linear(hidden, self.width)
+        nn.init.orthogonal_(self.to_llm.weight)
+        with torch.no_grad():
+            self.to_state.weight.copy_(self.to_llm.weight.T)
 
     def encode(self, batch: Any) -> Tensor:
         items, users = self.history_tokens(batch)

@@ -33,10 +33,12 @@ class UserQFormer(ItemQFormer):
             n_queries=config["user_queries"],
             dropout=config["qformer_dropout_prob"],
         )
+        self.now_norm = nn.LayerNorm(self.width)
         self._build_output(config)
 
     def _build_output(self, config: Any) -> None:
         self.to_state = nn.Linear(self.width, self.width)
+        nn.init.eye_(self.to_state.weight)
 
     def history_tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d)."""
@@ -44,7 +46,8 @@ class UserQFormer(ItemQFormer):
         places = torch.arange(history.shape[1], device=history.device)
         positions = self.position_embedding(places)[:, None]  # (T, 1, d)
         items = self.dropout(self.item_tokens()[history] + positions)
-        return items, self.user_qformer.forward_causal(items, items.mean(dim=2, keepdim=True))
+        now = self.now_norm(items.mean(dim=2, keepdim=True))
+        return items, now + self.user_qformer.forward_causal(items, now)
 
     def encode(self, batch: Any) -> Tensor:
         _, users = self.history_tokens(batch)
