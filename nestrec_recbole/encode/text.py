@@ -63,8 +63,7 @@ def _load(encoder: str):  # type: ignore[no-untyped-def]  # the return type live
                 "or set `encoder` to a local folder"
             ) from None
         path = str(get_model_path())
-    local = os.path.sep in path and not Path(path).is_dir() and path.count("/") != 1
-    if local:
+    if not Path(path).is_dir() and (path.startswith((".", os.path.sep)) or path.count("/") > 1):  # no hub id
         raise NestRecError(f"text encoder {encoder!r}: no such folder")
     try:
         return SentenceTransformer(path)

@@ -41,9 +41,9 @@ class SequenceTrainer(Trainer):
         self.saved_model_file = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
         self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
+        self.steps_per_epoch: int | None = None  # known once there is training data
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_factor)
         self.n_steps = 0
-        self.steps_per_epoch: int | None = None
         self.first_batch = 0
         self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
         self.ranks: Ranks | None = None

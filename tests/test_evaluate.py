@@ -1,0 +1,136 @@
+"""Ranks are exact, both protocols mean what they say, and RecBole's evaluator agrees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.evaluator import Collector, Evaluator
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.evaluate.metrics import RANK_METRICS, coverage, evaluate_ranks, row_values
+from nestrec_recbole.evaluate.ranking import Ranks, count_rank, rank_targets, seen_items
+
+SEQUENCES = [[(5 * start + step * step) % 31 for step in range(3 + start % 11)] for start in range(50)]
+
+
+@pytest.fixture
+def test_split(tmp_path: Any, make_config: Any) -> tuple[Config, SequenceDataset]:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    config = make_config("FastSASRec", "small")
+    return config, create_dataset(config).build()[2]
+
+
+def scores_of(rows: SequenceDataset, levels: int | None = None) -> torch.Tensor:
+    """A score for every user and item, (n_users, n_items); with few ``levels`` most of them tie."""
+    random = torch.Generator().manual_seed(3)
+    shape = (rows.user_num, rows.item_num)
+    return torch.rand(shape, generator=random) if levels is None else torch.randint(levels, shape, generator=random) * 1.0
+
+
+def ranks_of(rows: SequenceDataset, table: torch.Tensor, **options: Any) -> Ranks:
+    return rank_targets(lambda batch: table[batch["user_id"]].clone(), rows, **options)
+
+
+@settings(deadline=None)
+@given(scores=hnp.arrays(np.float32, (4, 9), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])), target=st.integers(0, 8))
+def test_rank_is_the_place_in_a_stable_sort(scores: np.ndarray, target: int) -> None:
+    order = np.argsort(-scores, axis=1, kind="stable")
+    expected = (order == target).argmax(axis=1) + 1
+    ours = count_rank(torch.from_numpy(scores), torch.full((4,), target))
+    assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_both_protocols_against_loops(levels: int | None, test_split: Any) -> None:
+    _, rows = test_split
+    table = scores_of(rows, levels)
+    ranks = ranks_of(rows, table, k=5)
+    for row, (user, target) in enumerate(zip(ranks.users, ranks.targets, strict=True)):
+        history = set(rows.items[rows.starts[row] : rows.ends[row]].tolist())
+        everything = sorted(range(1, rows.item_num), key=lambda item: (-float(table[user, item]), item))
+        unseen = [item for item in everything if item == target or item not in history]
+        assert ranks.rank[row] == everything.index(target) + 1
+        assert ranks.rank_unseen[row] == unseen.index(target) + 1
+        best = [float(table[user, item]) for item in everything[:5]]
+        assert [float(table[user, item]) for item in ranks.top[row]] == best
+        shown = set(ranks.top_unseen[row].tolist())
+        assert not (shown & history) - {target} and 0 not in shown
+
+
+def test_batches_do_not_matter(test_split: Any) -> None:
+    _, rows = test_split
+    table = scores_of(rows)
+    whole, pieces = ranks_of(rows, table), ranks_of(rows, table, batch_size=7)
+    assert all(np.array_equal(getattr(whole, name), getattr(pieces, name)) for name in vars(whole))
+
+
+@pytest.mark.parametrize("metric", RANK_METRICS)
+def test_metrics_equal_recboles(metric: str, test_split: Any, make_config: Any) -> None:
+    _, rows = test_split
+    config = make_config("FastSASRec", "small", metrics=[metric], valid_metric=f"{metric}@10", topk=[1, 5, 10])
+    train, _, test = data_preparation(config, create_dataset(config))
+    table = scores_of(rows)
+    collector = Collector(config)
+    collector.data_collect(train)
+    for batch in test:
+        interaction, history, positive_u, positive_i = batch
+        scores = table[interaction["user_id"]].clone()
+        scores[:, 0] = -torch.inf
+        collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+    theirs = Evaluator(config).evaluate(collector.get_data_struct())
+    ours = evaluate_ranks(ranks_of(rows, table), [metric], [1, 5, 10])
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=5.1e-5)  # RecBole rounds to 4 places
+
+
+def test_other_metrics_come_from_recbole(tmp_path: Any, make_config: Any) -> None:
+    from recbole.utils import get_model, get_trainer
+
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    names = ["NDCG", "ItemCoverage", "AveragePopularity", "GiniIndex", "ShannonEntropy", "TailPercentage"]
+    config = make_config("FastSASRec", "small", metrics=names, epochs=1, hidden_size=8)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    trainer = get_trainer(config["MODEL_TYPE"], "FastSASRec")(config, get_model("FastSASRec")(config, train.dataset))
+    trainer.fit(train, valid, verbose=False)
+    result = trainer.evaluate(test)
+    assert {f"{name.lower()}@10" for name in names} <= set(result)
+    users_lists = trainer.ranks.top
+    assert result["itemcoverage@10"] == pytest.approx(len(np.unique(users_lists)) / train.dataset.item_num, abs=1e-4)
+    targets = train.dataset.items[train.dataset.ends]  # RecBole counts targets only
+    counts = np.bincount(targets, minlength=train.dataset.item_num)
+    assert result["averagepopularity@10"] == pytest.approx(counts[users_lists].mean(), abs=1e-3)
+
+
+def test_metrics_by_hand() -> None:
+    ranks = np.array([1, 3, 10, 11])
+    assert row_values("ndcg", ranks, 10) == pytest.approx([1, 0.5, 1 / np.log2(11), 0])
+    assert row_values("mrr", ranks, 10) == pytest.approx([1, 1 / 3, 0.1, 0])
+    assert row_values("recall", ranks, 3).tolist() == [1, 1, 0, 0]
+    assert row_values("precision", ranks, 10) == pytest.approx([0.1, 0.1, 0.1, 0])
+    assert coverage(np.array([[1, 2], [2, 3]]), n_items=5) == 0.75
+
+
+def test_scores_that_are_no_numbers_do_not_rank_first(test_split: Any) -> None:
+    _, rows = test_split
+    table = scores_of(rows)
+    table[int(rows.users[0])] = torch.nan
+    with pytest.raises(NestRecError, match="scores are not numbers"):
+        ranks_of(rows, table)
+
+
+def test_seen_items_are_the_whole_history(tmp_path: Any, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "long", [list(range(40)), list(range(40))])
+    rows = create_dataset(make_config("FastSASRec", "long", MAX_ITEM_LIST_LENGTH=5)).build()[2]
+    row, items = seen_items(rows, np.array([1, 0]))
+    assert np.bincount(row).tolist() == [39, 39]
+    assert set(items[row == 0]) == set(rows.items[rows.starts[1] : rows.ends[1]])

@@ -1,0 +1,65 @@
+"""From a checkpoint to item tokens and titles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_dataset
+
+from nestrec_recbole import NestRecError, run_recbole
+from nestrec_recbole.cli import main
+from nestrec_recbole.recommend import Recommender
+
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    """FastSASRec that knows the circle of 12 items by heart."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    settings = {"data_path": "data", "epochs": 60, "eval_step": 20, "learning_rate": 0.01, "hidden_dropout_prob": 0.0}
+    run_recbole("FastSASRec", "circle", config_dict={**settings, "show_progress": False, "state": "ERROR"})
+    (path,) = Path("saved").glob("*.safetensors")
+    return str(path)
+
+
+def test_recommends_the_next_item(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recommender = Recommender.load(checkpoint)
+    lists = recommender.recommend([["i3", "i4"], ["i10", "i11", "i0"]], k=3)
+    assert [found[0][0] for found in lists] == ["i5", "i1"]
+    assert all([score for _, score in found] == sorted((s for _, s in found), reverse=True) for found in lists)
+    assert recommender.titles()["i5"] == "thing number 5" and "i3" not in recommender.titles()
+    assert main(["recommend", checkpoint, "i3", "i4", "-k", "1"]) == 0
+    token, score, title = capsys.readouterr().out.split("\t")
+    assert (token, title) == ("i5", "thing number 5\n") and float(score) > 0
+
+
+def test_seen_items_are_left_out_unless_wanted(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    history = [f"i{(step + 7) % 12}" for step in range(11)]  # all but i6, which comes next
+    assert [token for token, _ in recommender.recommend([history], k=50)[0]] == ["i6"]
+    everything = recommender.recommend([history], k=50, exclude_seen=False)[0]
+    assert len(everything) == 12 and "[PAD]" not in dict(everything)
+    assert recommender.recommend([]) == []
+
+
+@pytest.mark.parametrize(
+    ("histories", "k", "words"),
+    [
+        ([[]], 3, "history 0 is empty"),
+        ([["i1"], ["i1", "x9"]], 3, "history 1: item 'x9' is not in dataset 'circle'"),
+        ([["[PAD]"]], 3, r"item '\[PAD\]' is not in dataset"),
+        ([["i1"]], 0, "k is 0"),
+    ],
+)
+def test_bad_requests(histories: Any, k: int, words: str, checkpoint: str) -> None:
+    with pytest.raises(NestRecError, match=words):
+        Recommender.load(checkpoint).recommend(histories, k=k)
+
+
+def test_a_checkpoint_carries_its_own_settings(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["server", "--hidden_size=32", "--port=80"])
+    assert Recommender.load(checkpoint).model.transformer.norm.weight.shape == (64,)
