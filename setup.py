@@ -1,4 +1,4 @@
-"""Metadata, dependencies and the console script; tool settings are in pyproject.toml, exact versions in requirements.lock."""
+"""Metadata, dependencies and console script; tool settings: pyproject.toml, exact versions: requirements.lock."""
 
 from pathlib import Path
 

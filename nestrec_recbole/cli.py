@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     quick = verbs.add_parser("quickstart", help="train, evaluate and compare on MovieLens-100k in three minutes")
     quick.add_argument("--folder", default="runs/quickstart", help="where results go (default: %(default)s)")
-    run = verbs.add_parser("run", help="RecBole's run_recbole: nestrec run --model NestRec --dataset ml-100k --epochs=5")
+    run = verbs.add_parser("run", help="RecBole's run_recbole: --model NestRec --dataset ml-100k --epochs=5")
     run.add_argument("--model", required=True)
     run.add_argument("--dataset", required=True)
     run.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file of settings")
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("items", nargs="+", help="item ids, oldest first")
     top.add_argument("-k", type=int, default=10)
     options, rest = parser.parse_known_args(arguments)
-    bad = [word for word in rest if not (word.startswith("--") and "=" in word)] or (rest if options.verb != "run" else [])
+    bad = rest if options.verb != "run" else [word for word in rest if not (word.startswith("--") and "=" in word)]
     if bad:
         parser.error(f"unrecognized argument {bad[0]!r}; settings are given as --key=value, to `nestrec run` only")
     sys.argv = [sys.argv[0], *rest]  # RecBole's Config reads its settings there

@@ -1,4 +1,4 @@
-"""The one socket into RecBole: its own entry points find our models, datasets, loaders, trainer and settings by name."""
+"""The one socket into RecBole: its own entry points find our models, datasets, loaders, trainer and settings."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _CHOICES = {
     "schedule": ("constant", "cosine", "linear"),
     "learner": ("adam", "adamw", "sgd"),
 }
-_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size", "accumulation_steps")
+_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "accumulation_steps", "hidden_size")
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -85,13 +85,14 @@ def check_values(config: Any) -> None:
     for key, choices in _CHOICES.items():
         if config[key] not in choices:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected one of {', '.join(choices)}")
-    for key in _POSITIVE:
+    for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     names = [name.lower() for name in config["metrics"]]
     metric, _, k = str(config["valid_metric"]).lower().partition("@")
     if metric not in names:
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {', '.join(config['metrics'])}")
+        computed = ", ".join(config["metrics"])
+        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
     if k.removesuffix("_f") not in {"", *map(str, config["topk"])}:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:

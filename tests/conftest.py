@@ -44,7 +44,9 @@ def write_dataset(
     (place / f"{name}.inter").write_text("\n".join(lines) + "\n")
     if item_file:
         items = sorted({item for sequence in sequences for item in sequence})
-        cells = [(f"i{i}", "" if i % 7 == 3 else f"thing number {i}", "" if i % 5 == 2 else str(1950 + i)) for i in items]
+        titles = ["" if i % 7 == 3 else f"thing number {i}" for i in items]
+        years = ["" if i % 5 == 2 else str(1950 + i) for i in items]
+        cells = zip([f"i{i}" for i in items], titles, years, strict=True)
         lines = ["item_id:token\ttitle:token_seq\tyear:float"] + ["\t".join(row) for row in cells]
         (place / f"{name}.item").write_text("\n".join(lines) + "\n")
     return place

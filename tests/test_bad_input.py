@@ -45,7 +45,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--llm={'path':'/no/such/folder'}", "llm.path '/no/such/folder': cannot load Qwen3 from this hub id"),
         ("--item_fields={'titel':{'modality':'text'}}", "no column 'titel'; it has item_id, title, year"),
         ("--item_fields={'title':{'modality':'sound'}}", "expected {modality: text} or {modality: number}"),
-        ("--item_fields={'title':{'modality':'number'}}", "no value of 'title' is a number (item 'i0': 'thing number 0')"),
+        ("--item_fields={'title':{'modality':'number'}}", "no value of 'title' is a number "),
     ],
 )
 def test_settings(setting: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,9 @@ def test_checkpoints(arguments: list[str], words: str, capsys: pytest.CaptureFix
     assert words in complain(capsys, "recommend", *arguments)
 
 
-@pytest.mark.parametrize("arguments", [["run", "--model", "NestRec", "--dataset", "x", "--epochs", "3"], ["quickstrat"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "--model", "NestRec", "--dataset", "x", "--epochs", "3"], ["quickstrat"], []]
+)
 def test_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_rows_are_recboles_on_a_sorted_file(
     try:
         ours = create_dataset(ours_config).build()
     except nestrec_recbole.NestRecError as error:
-        assert "left after filtering" in str(error) or "two interactions" in str(error)
+        assert re.search("left after filtering|two interactions", str(error))  # noqa: PT017
         return
     theirs = SequentialDataset(theirs_config).build()
     for mine, reference in zip(ours, theirs, strict=True):

@@ -34,7 +34,8 @@ def scores_of(rows: SequenceDataset, levels: int | None = None) -> torch.Tensor:
     """A score for every user and item, (n_users, n_items); with few ``levels`` most of them tie."""
     random = torch.Generator().manual_seed(3)
     shape = (rows.user_num, rows.item_num)
-    return torch.rand(shape, generator=random) if levels is None else torch.randint(levels, shape, generator=random) * 1.0
+    scores = torch.rand(shape, generator=random)
+    return scores if levels is None else (scores * levels).floor()
 
 
 def ranks_of(rows: SequenceDataset, table: torch.Tensor, **options: Any) -> Ranks:
@@ -83,7 +84,7 @@ def test_metrics_equal_recboles(metric: str, test_split: Any, make_config: Any) 
     collector = Collector(config)
     collector.data_collect(train)
     for batch in test:
-        interaction, history, positive_u, positive_i = batch
+        interaction, _, positive_u, positive_i = batch
         scores = table[interaction["user_id"]].clone()
         scores[:, 0] = -torch.inf
         collector.eval_batch_collect(scores, interaction, positive_u, positive_i)

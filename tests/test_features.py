@@ -43,7 +43,12 @@ def test_fields_are_found_in_the_header_and_aligned_to_ids(dataset: Any) -> None
 
 def test_fields_are_encoded_once(dataset: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(items, "encode_texts", lambda texts, *a, **k: calls.append(len(texts)) or np.ones((len(texts), 3)))
+
+    def encode(texts: list[str], *args: Any, **options: Any) -> np.ndarray:
+        calls.append(len(texts))
+        return np.ones((len(texts), 3))
+
+    monkeypatch.setattr(items, "encode_texts", encode)
     create_dataset(make_config("NestRec", "small"))
     assert calls == []
     file = Path(dataset.config["data_path"]) / "small.item"
@@ -141,7 +146,8 @@ def test_standardised_features() -> None:
 
 
 def test_field_tokens_have_one_token_a_field() -> None:
-    fields = [np.random.rand(6, 3).astype(np.float32), np.random.rand(6, 5).astype(np.float32)]
+    random = np.random.default_rng(0)
+    fields = [random.normal(size=(6, width)).astype(np.float32) for width in (3, 5)]
     masks = [np.arange(6) > 0, np.arange(6) > 3]
     tokens, mask = FieldTokens(fields, masks, ["text", "number"], width=8)()
     assert tokens.shape == (6, 2, 8) and mask.sum().item() == 7

@@ -58,7 +58,7 @@ def test_objective_function() -> None:
 def test_load_data_and_model() -> None:
     run_recbole(model="NestRec", dataset="circle", config_dict={**SMALL, "learning_rate": 0.125})
     (path,) = Path("saved").glob("NestRec-*.safetensors")
-    config, model, dataset, train, valid, test = load_data_and_model(str(path))
+    config, model, dataset, _, _, test = load_data_and_model(str(path))
     assert (config["learning_rate"], config["hidden_size"]) == (0.125, 16)
     assert type(model).__name__ == "NestRec" and isinstance(dataset, SequenceDataset)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)

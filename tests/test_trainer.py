@@ -79,7 +79,7 @@ def test_schedules(build: Build) -> None:
     factors = [trainer._rate_factor(step) for step in range(111)]
     assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
 def test_weight_decay_spares_norms_biases_and_embeddings(build: Build) -> None:
@@ -96,7 +96,7 @@ def test_stops_early_and_keeps_the_best(build: Build) -> None:
     best, result = trainer.fit(train, valid, verbose=False)
     scores = [record["valid_score"] for record in trainer.history]
     assert best == max(scores) == result["ndcg@10"]
-    assert len(scores) < 50 and scores.index(best) == len(scores) - 1 - 3  # RecBole stops after more than 2 without gain
+    assert len(scores) < 50 and scores.index(best) == len(scores) - 1 - 3  # RecBole stops after the third without gain
     assert trainer.evaluate(valid)["ndcg@10"] == best
 
 

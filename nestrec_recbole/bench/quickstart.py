@@ -10,6 +10,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from nestrec_recbole.bench.curves import plot_curves
 from nestrec_recbole.bench.run import Run, full_histories, popularity, train
 from nestrec_recbole.recommend import Recommender
@@ -77,7 +79,7 @@ def table(runs: list[Run]) -> str:
 def examples(recommender: Recommender, test: Any, n_users: int = 3, k: int = 5) -> str:
     """Three users: the last five items of their history, five recommendations, and what they really took next."""
     titles = recommender.titles()
-    rows = [len(test) * (place + 1) // (n_users + 1) for place in range(n_users)]
+    rows = len(test) * np.arange(1, n_users + 1) // (n_users + 1)
     histories = full_histories(test, rows)
     lines = []
     for row, history, items in zip(rows, histories, recommender.recommend(histories, k=k), strict=True):

@@ -129,7 +129,7 @@ def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None
             if cells.max() > n_columns:
                 place = int(np.argmax(cells > n_columns))
                 line = n_lines + place + 1
-                raise NestRecError(f"{path}: line {line}: {cells[place]} columns, expected {n_columns}; fix or remove it")
+                raise NestRecError(f"{path}: line {line}: {cells[place]} columns, expected {n_columns}; fix it")
             n_lines += len(starts)
 
 

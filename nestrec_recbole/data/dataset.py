@@ -47,6 +47,7 @@ class SequenceDataset(SequentialDataset):
     users: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    _table: Any
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
@@ -363,5 +364,3 @@ def _as_integers(times: np.ndarray) -> np.ndarray:
     """Times as int64 where that loses nothing; float64 holds every whole number of seconds, ms or us exactly."""
     whole = times.astype(np.int64)
     return whole if (whole == times).all() else times
-
-

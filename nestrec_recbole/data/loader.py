@@ -58,11 +58,12 @@ class WindowLoader:
         workers = int(self.config["worker"] or 0)
         batches = _Batches(self, self.plan(self.epoch)[self.first_batch :])
         pin = torch.cuda.is_available() and bool(self.config["use_gpu"])
+        options = {"num_workers": workers, "pin_memory": pin, "collate_fn": Interaction}
         own = torch.Generator()  # or each iteration would draw from the global one, and resuming would not be exact
-        return iter(DataLoader(batches, None, num_workers=workers, pin_memory=pin, collate_fn=Interaction, generator=own))
+        return iter(DataLoader(batches, batch_size=None, generator=own, **options))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch: each (B, 4) int64 of user, start, first target, last target (places in ``items``)."""
+        """The batches of an epoch: each (B, 4) int64, user, start, first target, last target (places in ``items``)."""
         random = np.random.default_rng([int(self.config["seed"]), epoch])
         windows = cut_windows(self._stretches, self.max_length, random)
         if not self.shuffle:

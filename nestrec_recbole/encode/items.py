@@ -30,8 +30,8 @@ def ensure_item_features(config: Any) -> None:
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not path.is_file():
         raise NestRecError(
-            f"{config['model']} needs item fields, but {path} does not exist; write it (item_id:token, title:token_seq, "
-            "...) or use FastSASRec, which needs ids only"
+            f"{config['model']} needs item fields, but {path} does not exist; write it (item_id:token, "
+            "title:token_seq, ...) or use FastSASRec, which needs ids only"
         )
     header = read_header(path, config["field_separator"], config["encoding"])
     if config["item_fields"] is None:

@@ -12,7 +12,9 @@ import torch
 from nestrec_recbole.errors import NestRecError
 
 
-def encode_texts(texts: Sequence[str], encoder: str = "minilm", batch_size: int = 64, progress: bool = True) -> np.ndarray:
+def encode_texts(
+    texts: Sequence[str], encoder: str = "minilm", batch_size: int = 64, progress: bool = True
+) -> np.ndarray:
     """Encode texts; equal texts are encoded once.
 
     Parameters

@@ -26,6 +26,7 @@ class FieldTokens(nn.Module):
 
     features: list[Tensor]
     mask: Tensor
+    modality: Tensor
 
     def __init__(
         self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], modalities: Sequence[str], width: int

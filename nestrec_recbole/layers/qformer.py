@@ -103,9 +103,10 @@ class QFormer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if n_queries == 1:  # one query attends to itself: these have no say
-            for layer in self.layers:
-                layer.self_attention.to_query.requires_grad_(False)
-                layer.self_attention.to_key.requires_grad_(False)
+            for module in self.modules():
+                if isinstance(module, QFormerLayer):
+                    module.self_attention.to_query.requires_grad_(False)
+                    module.self_attention.to_key.requires_grad_(False)
 
     def forward(self, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """Read a memory (B, F, encoder_width) into (B, n_queries, width).

@@ -55,8 +55,9 @@ class ItemQFormer(SequenceModel):
     def _build_state(self, config: Any) -> None:
         """The layers between item tokens and states; each storey above has its own."""
         self.decay = nn.Parameter(torch.tensor(0.0))
-        self.to_state = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, self.width))
-        nn.init.eye_(self.to_state[1].weight)
+        self.norm = nn.LayerNorm(self.width)
+        self.to_state = nn.Linear(self.width, self.width)
+        nn.init.eye_(self.to_state.weight)
 
     def item_tokens(self) -> Tensor:
         """Tokens of every item: (n_items, q, width). Computed once per training step or evaluation."""
@@ -82,4 +83,4 @@ class ItemQFormer(SequenceModel):
         age = torch.arange(vectors.shape[1], device=vectors.device)
         age = age[:, None] - age[None, :]  # (T, T): how many steps before t item s came
         weights = (torch.sigmoid(self.decay) ** age.clamp(min=0)) * (age >= 0)
-        return self.to_state(weights / weights.sum(dim=1, keepdim=True) @ vectors)
+        return self.to_state(self.norm(weights / weights.sum(dim=1, keepdim=True) @ vectors))

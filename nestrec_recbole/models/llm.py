@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from nestrec_recbole.errors import NestRecError
 
 TINY_LAYERS = 2
 
 
-def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> nn.Module:
+def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> Any:
     """Build the causal language model that reads item and user tokens.
 
     Parameters
@@ -26,7 +24,7 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
 
     Returns
     -------
-    torch.nn.Module
+    transformers.PreTrainedModel or peft.PeftModel
         Called with ``inputs_embeds`` (B, S, hidden), returns ``last_hidden_state`` (B, S, hidden).
 
     Raises
@@ -69,7 +67,7 @@ def _load(path: str, model_class: Any) -> Any:
         raise NestRecError(f"llm.path {path!r}: cannot load Qwen3 from this {kind} ({reason})") from None
 
 
-def _with_lora(model: Any, lora: dict[str, Any] | None) -> nn.Module:
+def _with_lora(model: Any, lora: dict[str, Any] | None) -> Any:
     model.requires_grad_(False)
     if not lora:
         return model

@@ -30,7 +30,7 @@ def write_checkpoint(path: str | Path, tensors: dict[str, Tensor], about: dict[s
         draft.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`write_checkpoint` wrote.
 
     Raises
@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> tuple[dict[str, Te
         raise NestRecError(f"{path}: truncated or damaged checkpoint ({error}); use an earlier one") from None
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Load the ``model.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}

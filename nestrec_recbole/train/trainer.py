@@ -36,6 +36,10 @@ class SequenceTrainer(Trainer):
     that resuming needs: weights, optimiser, schedule, random state, epoch and step.
     """
 
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    cur_step: int
+
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.saved_model_file = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
@@ -96,7 +100,8 @@ class SequenceTrainer(Trainer):
             if (place + 1) % accumulate == 0 or place + 1 == self.steps_per_epoch:
                 self._step()
             if place % 20 == 0 and show_progress:
-                bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {n_targets / bar_seconds(bar):,.0f} targets/s")
+                rate = n_targets / bar_seconds(bar)
+                bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {rate:,.0f} targets/s")
             if save_every and (place + 1) % save_every == 0 and place + 1 < (self.steps_per_epoch or 0):
                 self._save_last(epoch_idx, place + 1, (float(total), n_targets))
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
@@ -118,8 +123,8 @@ class SequenceTrainer(Trainer):
             return
         if not torch.isfinite(loss):
             raise NestRecError(
-                f"the training loss is {float(loss.detach())} at epoch {epoch}, batch {place} (step {self.n_steps}); try a lower "
-                "learning_rate, clip_grad_norm: {max_norm: 1.0}, or precision: fp32. Earlier checkpoints are intact"
+                f"the training loss is {float(loss.detach())} at epoch {epoch}, batch {place} (step {self.n_steps}); "
+                "try a lower learning_rate, clip_grad_norm: {max_norm: 1.0} or precision: fp32. Checkpoints are intact"
             )
 
     # -- fit ----------------------------------------------------------------------------------------------------
@@ -194,6 +199,7 @@ class SequenceTrainer(Trainer):
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        assert result is not None  # there is validation data
         return calculate_valid_score(result, self.valid_metric), result
 
     # -- evaluation ---------------------------------------------------------------------------------------------
@@ -336,5 +342,3 @@ def _free_name(stem: Path) -> str:
         number += 1
         path = stem.with_name(f"{stem.name}-{number}.safetensors")
     return str(path)
-
-
