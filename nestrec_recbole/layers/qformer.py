@@ -100,7 +100,7 @@ class QFormer(nn.Module):
         self.layers = nn.ModuleList(QFormerLayer(width, heads, inner_width, m, dropout) for m in memory_widths)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 nn.init.zeros_(module.bias)
         if n_queries == 1:  # one query attends to itself: these have no say
             for module in self.modules():

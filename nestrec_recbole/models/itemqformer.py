@@ -50,11 +50,11 @@ class ItemQFormer(SequenceModel):
                 self.id_embedding.weight[0] = 0
         self.id_dropout = config["id_dropout_prob"]
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.decay = nn.Parameter(torch.tensor(0.0))
         self._build_state(config)
 
     def _build_state(self, config: Any) -> None:
         """The layers between item tokens and states; each storey above has its own."""
-        self.decay = nn.Parameter(torch.tensor(0.0))
         self.norm = nn.LayerNorm(self.width)
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
@@ -80,7 +80,11 @@ class ItemQFormer(SequenceModel):
 
     def encode(self, batch: Any) -> Tensor:
         vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
+        return self.to_state(self.norm(self.recent_mean(vectors)))
+
+    def recent_mean(self, vectors: Tensor) -> Tensor:
+        """At every step the mean of the vectors so far, weighted by a learned decay: (B, T, d) -> (B, T, d)."""
         age = torch.arange(vectors.shape[1], device=vectors.device)
         age = age[:, None] - age[None, :]  # (T, T): how many steps before t item s came
         weights = (torch.sigmoid(self.decay) ** age.clamp(min=0)) * (age >= 0)
-        return self.to_state(self.norm(weights / weights.sum(dim=1, keepdim=True) @ vectors))
+        return weights / weights.sum(dim=1, keepdim=True) @ vectors

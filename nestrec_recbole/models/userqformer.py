@@ -33,7 +33,7 @@ class UserQFormer(ItemQFormer):
             n_queries=config["user_queries"],
             dropout=config["qformer_dropout_prob"],
         )
-        self.now_norm = nn.LayerNorm(self.width)
+        self.norm = nn.LayerNorm(self.width)
         self._build_output(config)
 
     def _build_output(self, config: Any) -> None:
@@ -46,8 +46,8 @@ class UserQFormer(ItemQFormer):
         places = torch.arange(history.shape[1], device=history.device)
         positions = self.position_embedding(places)[:, None]  # (T, 1, d)
         items = self.dropout(self.item_tokens()[history] + positions)
-        now = self.now_norm(items.mean(dim=2, keepdim=True))
-        return items, now + self.user_qformer.forward_causal(items, now)
+        recent = self.norm(self.recent_mean(items.mean(dim=2)))[:, :, None]  # (B, T, 1, d)
+        return items, recent + self.user_qformer.forward_causal(items, recent)
 
     def encode(self, batch: Any) -> Tensor:
         _, users = self.history_tokens(batch)
