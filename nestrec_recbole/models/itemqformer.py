@@ -15,8 +15,10 @@ from nestrec_recbole.models.base import SequenceModel
 class ItemQFormer(SequenceModel):
     """Learned queries read an item's fields into ``q`` item tokens; an item is the mean of its tokens.
 
-    Field embeddings (text, numbers, ...) are frozen features; missing fields are masked. An optional id embedding is
-    added to the tokens and dropped at random in training, so that items without a history still rank by content.
+    Field embeddings (text, numbers, ...) are frozen features; missing fields are masked. A token is what the fields add
+    to a query that has read none, so nothing in it is common to all items, which would drown what tells them apart. An
+    optional id embedding is added and dropped at random in training, so that items without a history still rank by
+    content.
     As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay.
 
     Source: the Item Q-Former of UniRec (arXiv:2601.19423), after BLIP-2's Q-Former (Li et al., 2023).

@@ -46,7 +46,6 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
             num_key_value_heads=heads,
             head_dim=width // heads,
             attention_dropout=0.0,
-            initializer_range=width**-0.5,
         )
         model = Qwen3Model(tiny)
         model.embed_tokens.requires_grad_(False)

@@ -14,7 +14,8 @@ from nestrec_recbole.models.itemqformer import ItemQFormer
 class UserQFormer(ItemQFormer):
     """At every step t, learned queries read the item tokens of steps 1..t into ``u`` user tokens.
 
-    The queries of step t start from the item of that step and its position, so that they know what "now" is. As a
+    The queries of step t start from what the storey below knows of it, the recency-weighted mean of items 1..t, and a
+    user token is that mean plus what the queries read, scaled by 0.1 at first: training goes on from ItemQFormer. As a
     recommender, the state is the mean of the user tokens.
 
     Source: the User Q-Former of UniRec (arXiv:2601.19423), made causal so that one forward trains every position.
@@ -34,6 +35,7 @@ class UserQFormer(ItemQFormer):
             dropout=config["qformer_dropout_prob"],
         )
         self.norm = nn.LayerNorm(self.width)
+        self.user_scale = nn.Parameter(torch.full((self.width,), 0.1))  # LayerScale (Touvron et al. 2021)
         self._build_output(config)
 
     def _build_output(self, config: Any) -> None:
@@ -47,7 +49,7 @@ class UserQFormer(ItemQFormer):
         positions = self.position_embedding(places)[:, None]  # (T, 1, d)
         items = self.dropout(self.item_tokens()[history] + positions)
         recent = self.norm(self.recent_mean(items.mean(dim=2)))[:, :, None]  # (B, T, 1, d)
-        return items, recent + self.user_qformer.forward_causal(items, recent)
+        return items, recent + self.user_scale * self.user_qformer.forward_causal(items, recent)
 
     def encode(self, batch: Any) -> Tensor:
         _, users = self.history_tokens(batch)

@@ -1,0 +1,66 @@
+"""What README says is true: its code runs, its commands exist, its figures are those of the results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_dataset
+
+from nestrec_recbole import plugin, settings
+from nestrec_recbole.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("code", [pytest.param(block, id=block.split()[-3]) for block in blocks("python")])
+def test_python_runs(code: str, tmp_path: Path) -> None:
+    """On a small dataset of the same name's place, so that it takes seconds."""
+    write_dataset(tmp_path / "data", "small", CIRCLE)
+    code = code.replace('dataset="ml-100k"', 'dataset="small"')
+    (tmp_path / "code.py").write_text(code)
+    command = [sys.executable, "code.py", "--data_path=data", "--feature_path=data", "--epochs=1"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make ([a-z-]+)", README.replace("and make, and", ""))) <= targets
+    for verb in set(re.findall(r"nestrec (\w+) [-\w]", README)):
+        with pytest.raises(SystemExit, match="0"):
+            main([verb, "--help"])
+    for path in re.findall(r"python (benchmarks/\S+\.py)", README):
+        assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_settings_are_known(text: str) -> None:
+    settings.check(yaml.safe_load(text), plugin.load_properties("NestRec"))
+
+
+def test_places_and_models_exist() -> None:
+    for place in re.findall(r"`((?:nestrec_recbole|benchmarks|properties)/[\w/.]*)`", README):
+        assert (ROOT / place).exists(), place
+    assert {name for name in plugin.MODELS if f"| `{name}` |" in README} == set(plugin.MODELS)
+
+
+def test_table_is_that_of_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("quickstart_seeds", ROOT / "benchmarks/quickstart_seeds.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.table(json.loads(module.RESULTS.read_text())) in README
