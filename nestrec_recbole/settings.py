@@ -10,6 +10,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.layers.objective import LOSSES, NEGATIVES
 
 # Keys that RecBole reads but lists in none of its files.
 _OF_RECBOLE = {
@@ -21,11 +22,13 @@ _OF_RECBOLE = {
     *("port", "offset", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "device", "single_spec"),
 }
 _CHOICES = {
+    "loss": LOSSES,
+    "negatives": NEGATIVES,
     "precision": ("fp32", "bf16", "fp16"),
     "schedule": ("constant", "cosine", "linear"),
     "learner": ("adam", "adamw", "sgd"),
 }
-_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "accumulation_steps", "hidden_size")
+_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "accumulation_steps", "hidden_size", "n_negatives")
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -97,6 +100,9 @@ def check_values(config: Any) -> None:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
+    if not 0 < config["temperature"] or (config["learn_temperature"] and not 0.01 <= config["temperature"] <= 1):
+        bounds = "from 0.01 to 1, where it is learned" if config["learn_temperature"] else "above 0"
+        raise NestRecError(f"temperature is {config['temperature']}: expected a number {bounds}")
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
             raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")

@@ -160,7 +160,7 @@ def full_softmax(
     return _FullSoftmax.apply(states / temperature, table, targets, pad_id, elements) / len(targets)
 
 
-def _is_among(negatives: Tensor, ids: Tensor) -> Tensor:
+def is_among(negatives: Tensor, ids: Tensor) -> Tensor:
     """Return (P, K): whether negative k of (K,) is one of row p of ids (P, m). Memory P x (K + m), not P x K x m."""
     ordered = negatives.sort().values
     column = torch.searchsorted(ordered, ids).clamp_(max=len(ordered) - 1)  # first of its equals
@@ -210,7 +210,7 @@ def sampled_softmax(
         positive_logits = positive_logits - log_q[targets, None]
         negative_logits = negative_logits - log_q[negatives]
     excluded = targets[:, None] if forbidden is None else torch.cat([targets[:, None], forbidden], dim=1)
-    negative_logits = negative_logits.masked_fill(_is_among(negatives, excluded), -math.inf)
+    negative_logits = negative_logits.masked_fill(is_among(negatives, excluded), -math.inf)
     logits = torch.cat([positive_logits, negative_logits], dim=1)
     return F.cross_entropy(logits.to(_at_least_float32(logits)), torch.zeros_like(targets))
 

@@ -10,8 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.losses import full_softmax
+from nestrec_recbole.layers.objective import Objective
 
 
 class SequenceModel(SequentialRecommender):
@@ -31,9 +30,7 @@ class SequenceModel(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.temperature = float(config["temperature"])
-        if self.temperature <= 0:
-            raise NestRecError(f"temperature is {self.temperature}: expected a number above 0")
+        self.objective = Objective(config, _item_counts(dataset))
         self._remembered: dict[str, Tensor] = {}
         self._version: tuple[int, ...] | None = None
         self._in_step = False
@@ -53,7 +50,7 @@ class SequenceModel(SequentialRecommender):
         raise NotImplementedError
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Mean cross-entropy over the whole catalogue at every position that has a target.
+        """Mean loss, by default the cross-entropy over the whole catalogue, at every position that has a target.
 
         With ``target_list`` (B, T) every position counts; without it (RecBole's own loader) the last one does.
         """
@@ -66,14 +63,18 @@ class SequenceModel(SequentialRecommender):
             self.forget()
 
     def _loss(self, interaction: Any) -> Tensor:
-        states = self.encode(interaction)
+        states, history = self.encode(interaction), interaction[self.ITEM_SEQ]
         if "target_list" in interaction.interaction:
             targets = interaction["target_list"]
             is_target = targets > 0
+            rows = is_target.nonzero()[:, 0]
+            known = torch.cat([history, targets], dim=1)
             states, targets = states[is_target], targets[is_target]
         else:
+            rows, known = slice(None), history
             states, targets = self.last_state(states, interaction), interaction[self.POS_ITEM_ID]
-        return full_softmax(states, self.item_table(), targets, temperature=self.temperature)
+        positives = known[rows] if self.objective.masks_known else None
+        return self.objective(states, self.item_table(), targets, positives)
 
     def last_state(self, states: Tensor, interaction: Any) -> Tensor:
         """The state of the whole history: (B, T, d) -> (B, d)."""
@@ -121,3 +122,10 @@ class SequenceModel(SequentialRecommender):
         """Score of ``item_id`` for each history: (B,)."""
         items = self.remember("item_table", self.item_table)[interaction[self.ITEM_ID]]
         return (self.user_states(interaction) * items).sum(dim=-1)
+
+
+def _item_counts(dataset: Any) -> Tensor:
+    """Interactions of each item in the training data: (n_items,) int64."""
+    if hasattr(dataset, "item_counts"):
+        return torch.from_numpy(dataset.item_counts())
+    return torch.bincount(dataset.inter_feat[dataset.iid_field], minlength=dataset.item_num)

@@ -40,7 +40,7 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
         tiny = Qwen3Config(
             vocab_size=1,  # tokens come as vectors
             hidden_size=width,
-            intermediate_size=inner_width,
+            intermediate_size=2 * inner_width // 3,  # SwiGLU has three matrices (Shazeer 2020)
             num_hidden_layers=TINY_LAYERS,
             num_attention_heads=heads,
             num_key_value_heads=heads,

@@ -1,0 +1,86 @@
+"""The training objective that a config names, over states, item table and targets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestrec_recbole.layers.losses import (
+    LearnableTemperature,
+    NegativeSampler,
+    full_softmax,
+    gbce,
+    in_batch_negatives,
+    info_nce,
+    is_among,
+    sampled_softmax,
+)
+
+LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce")
+NEGATIVES = ("uniform", "popularity", "in_batch")
+
+
+class Objective(nn.Module):
+    """``loss``, ``negatives``, ``n_negatives``, ``temperature``, ... of a config, as one call.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    counts : Tensor (n_items,)
+        Interactions of each item in the training data.
+
+    Attributes
+    ----------
+    masks_known : bool
+        Whether the loss wants to know a user's other items, so as not to take them for negatives.
+    """
+
+    def __init__(self, config: Any, counts: Tensor) -> None:
+        super().__init__()
+        self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
+        self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
+        learns = config["learn_temperature"]
+        self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
+        self.register_buffer("counts", counts, persistent=False)
+        self.sampler = None
+        draws = self.loss in ("sampled_softmax", "gbce")
+        self.masks_known = draws and config["mask_known"]
+        if draws and self.negatives != "in_batch":
+            self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"])
+
+    def forward(self, states: Tensor, table: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Mean loss of a batch's positions.
+
+        Parameters
+        ----------
+        states : Tensor (P, d)
+        table : Tensor (n_items, d)
+            Row 0 is the padding item.
+        targets : Tensor (P,), int64
+        positives : Tensor (P, m), int64, optional
+            Other items of the row's user, which are no negatives; padded with 0.
+        """
+        temperature = self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature
+        if self.loss == "full_softmax":
+            return full_softmax(states, table, targets, temperature=temperature)
+        if self.loss == "info_nce":
+            return info_nce(states, table[targets], targets, temperature=temperature)
+        negatives, log_q = self._draw(targets)
+        if self.loss == "sampled_softmax":
+            log_q = log_q if self.uses_log_q else None
+            return sampled_softmax(
+                states, table, targets, negatives, log_q=log_q, forbidden=positives, temperature=temperature
+            )
+        excluded = targets[:, None] if positives is None else torch.cat([targets[:, None], positives], dim=1)
+        states = states / temperature
+        negative_logits = (states @ table[negatives].T).masked_fill(is_among(negatives, excluded), -math.inf)
+        sampling_rate = min(1.0, len(negatives) / (len(table) - 1))
+        return gbce((states * table[targets]).sum(-1), negative_logits, sampling_rate, self.calibration)
+
+    def _draw(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self.sampler is None:
+            return in_batch_negatives(targets, self.counts)
+        return self.sampler(self.n_negatives), self.sampler.log_q

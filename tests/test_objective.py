@@ -1,0 +1,112 @@
+"""The objective that a config names: each loss by hand, and each one trains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import write_dataset
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.layers.objective import LOSSES, NEGATIVES, Objective
+
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+DEFAULTS = {
+    "loss": "full_softmax",
+    "temperature": 0.5,
+    "learn_temperature": False,
+    "negatives": "uniform",
+    "n_negatives": 50,
+    "popularity_exponent": 0.75,
+    "log_q": True,
+    "mask_known": True,
+    "calibration": 0.75,
+}
+
+
+def batch(n_items: int = 9, n_rows: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    states, table = torch.randn(n_rows, 4), torch.randn(n_items, 4)
+    return states, table, torch.randint(1, n_items, (n_rows,))
+
+
+def test_full_softmax_is_cross_entropy_over_all_but_the_padding() -> None:
+    states, table, targets = batch()
+    loss = Objective(DEFAULTS, torch.ones(9))(states, table, targets)
+    logits = states @ table.T / 0.5
+    logits[:, 0] = -math.inf
+    assert loss == pytest.approx(F.cross_entropy(logits, targets).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+def test_items_of_the_user_are_no_negatives(loss: str) -> None:
+    states, table, targets = batch()
+    objective = Objective({**DEFAULTS, "loss": loss, "negatives": "in_batch"}, torch.ones(9))
+    everything = torch.arange(9).repeat(len(targets), 1)
+    alone = objective(states, table, targets, everything)
+    positive = (states * table[targets]).sum(-1) / 0.5
+    if loss == "sampled_softmax":
+        assert alone == 0
+    else:
+        rate = len(targets.unique()) / 8
+        n_logits = len(targets) * (1 + len(targets.unique()))
+        assert alone == pytest.approx(((1 - 0.75 * (1 - rate)) * F.softplus(-positive).sum() / n_logits).item())
+
+
+def test_sampled_softmax_tends_to_the_full_one() -> None:
+    states, table, targets = batch(n_items=40, n_rows=200)
+    full = Objective(DEFAULTS, torch.ones(40))(states, table, targets).item()
+    for negatives in ("uniform", "popularity"):
+        chosen = {**DEFAULTS, "loss": "sampled_softmax", "negatives": negatives, "n_negatives": 20_000}
+        objective = Objective(chosen, torch.arange(40) ** 2)
+        # logQ makes sums over K draws stand for sums over the catalogue, up to the factor K on the negatives' side.
+        objective.sampler.log_q = objective.sampler.log_q + math.log(20_000)  # type: ignore[union-attr, operator]
+        hot = F.one_hot(targets, 40).bool()
+        expected = torch.logsumexp((states @ table.T / 0.5).masked_fill(hot, -math.inf)[:, 1:], 1)
+        positive = (states * table[targets]).sum(-1) / 0.5 - objective.sampler.log_q[targets]  # type: ignore[index]
+        reference = F.softplus(expected - positive).mean().item()
+        assert objective(states, table, targets).item() == pytest.approx(reference, rel=0.05)
+    assert full > 0
+
+
+def test_learned_temperature_is_trained() -> None:
+    states, table, targets = batch()
+    objective = Objective({**DEFAULTS, "learn_temperature": True}, torch.ones(9))
+    objective(states, table, targets).backward()
+    (parameter,) = objective.parameters()
+    assert parameter.grad is not None and parameter.grad != 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "negatives"),
+    [*((loss, "uniform") for loss in LOSSES), *(("sampled_softmax", kind) for kind in NEGATIVES if kind != "uniform")],
+)
+def test_every_loss_learns_the_circle(loss: str, negatives: str, tmp_path: Any, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    settings = {"loss": loss, "negatives": negatives, "n_negatives": 8, "epochs": 120, "eval_step": 40}
+    settings |= {"hidden_size": 32, "inner_size": 64, "learning_rate": 0.01, "hidden_dropout_prob": 0.0}
+    config = make_config("FastSASRec", "circle", **settings)
+    init_seed(1, True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    trainer = get_trainer(config["MODEL_TYPE"], "FastSASRec")(config, get_model("FastSASRec")(config, train.dataset))
+    trainer.fit(train, valid, verbose=False)
+    assert trainer.evaluate(test)["ndcg@10"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"loss": "softmax"}, "'loss' is 'softmax'; expected one of full_softmax"),
+        ({"negatives": "hard"}, "'negatives' is 'hard'; expected one of uniform"),
+        ({"n_negatives": 0}, "'n_negatives' is 0"),
+        ({"temperature": 2.0, "learn_temperature": True}, "expected a number from 0.01 to 1"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], words: str, make_config: Any) -> None:
+    with pytest.raises(NestRecError, match=words):
+        make_config("FastSASRec", "ml-100k", **settings)
