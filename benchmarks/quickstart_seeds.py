@@ -6,21 +6,15 @@ Writes ``benchmarks/results/quickstart.json``; README's table is made from it (`
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from readme import put_table, read_results, write_results
 
 from nestrec_recbole.bench.quickstart import quickstart
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "quickstart.json"
-README = HERE.parent / "README.md"
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10", "mrr@10_f", "coverage@10")
 
 
@@ -33,7 +27,6 @@ def run(seeds: list[int]) -> dict[str, Any]:
             runs += quickstart(Path(folder) / str(seed), seed=seed)
     return {
         "command": f"python benchmarks/quickstart_seeds.py --seeds {' '.join(map(str, seeds))}",
-        "machine": f"{platform.machine()}, 2 threads, Python {platform.python_version()}, torch {torch.__version__}",
         "runs": [{"model": r.model, "seed": r.seed, "metrics": r.metrics, "seconds": r.seconds} for r in runs],
     }
 
@@ -52,25 +45,15 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(results: dict[str, Any]) -> None:
-    """Put the table between the two comments that mark its place."""
-    text = README.read_text(encoding="utf-8")
-    place = r"(<!-- quickstart table -->\n).*?(<!-- end -->)"
-    README.write_text(re.sub(place, lambda m: f"{m[1]}{table(results)}\n{m[2]}", text, flags=re.S), encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--readme", action="store_true", help="only write README's table anew, from the results")
     options = parser.parse_args()
     if not options.readme:
-        os.environ.setdefault("OMP_NUM_THREADS", "2")
-        results = run(options.seeds)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    write_readme(json.loads(RESULTS.read_text()))
-    print(table(json.loads(RESULTS.read_text())))
+        write_results("quickstart", run(options.seeds))
+    put_table("quickstart table", table(read_results("quickstart")))
+    print(table(read_results("quickstart")))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,
     "precision": ("fp32", "bf16", "fp16"),
-    "schedule": ("constant", "cosine", "linear"),
+    "schedule": ("constant", "cosine", "linear", "step", "plateau"),
+    "activation": ("gelu", "swiglu"),
+    "residual": ("plain", "gated"),
     "learner": ("adam", "adamw", "sgd"),
 }
 _POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "accumulation_steps", "hidden_size", "n_negatives")
@@ -86,11 +88,24 @@ def _fits(value: Any, default: Any) -> bool:
 def check_values(config: Any) -> None:
     """Refuse settings that are of the right type and still make no sense."""
     for key, choices in _CHOICES.items():
-        if config[key] not in choices:
+        if key in config and config[key] not in choices:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected one of {', '.join(choices)}")
     for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
+    _check_metrics(config)
+    if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
+        raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
+    temperature, learned = config["temperature"], config["learn_temperature"]
+    if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
+        bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
+        raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
+
+
+def _check_metrics(config: Any) -> None:
     names = [name.lower() for name in config["metrics"]]
     metric, _, k = str(config["valid_metric"]).lower().partition("@")
     if metric not in names:
@@ -98,11 +113,3 @@ def check_values(config: Any) -> None:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
     if k.removesuffix("_f") not in {"", *map(str, config["topk"])}:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
-    if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
-        raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
-    if not 0 < config["temperature"] or (config["learn_temperature"] and not 0.01 <= config["temperature"] <= 1):
-        bounds = "from 0.01 to 1, where it is learned" if config["learn_temperature"] else "above 0"
-        raise NestRecError(f"temperature is {config['temperature']}: expected a number {bounds}")
-    for key in ("save_dataset", "save_dataloaders"):
-        if config[key]:
-            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")

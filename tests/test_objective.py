@@ -88,7 +88,13 @@ def test_learned_temperature_is_trained() -> None:
 )
 def test_every_loss_learns_the_circle(loss: str, negatives: str, tmp_path: Any, make_config: Any) -> None:
     write_dataset(tmp_path / "data", "circle", CIRCLE)
-    settings = {"loss": loss, "negatives": negatives, "n_negatives": 8, "epochs": 400 if loss == "gbce" else 120, "eval_step": 40}
+    settings = {
+        "loss": loss,
+        "negatives": negatives,
+        "n_negatives": 8,
+        "epochs": 400 if loss == "gbce" else 120,
+        "eval_step": 40,
+    }
     settings |= {"hidden_size": 32, "inner_size": 64, "learning_rate": 0.01, "hidden_dropout_prob": 0.0}
     config = make_config("FastSASRec", "circle", **settings)
     init_seed(1, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -58,9 +58,8 @@ def test_places_and_models_exist() -> None:
     assert {name for name in plugin.MODELS if f"| `{name}` |" in README} == set(plugin.MODELS)
 
 
-def test_table_is_that_of_the_results() -> None:
-    spec = importlib.util.spec_from_file_location("quickstart_seeds", ROOT / "benchmarks/quickstart_seeds.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.table(json.loads(module.RESULTS.read_text())) in README
+@pytest.mark.parametrize(("script", "results"), [("quickstart_seeds", "quickstart"), ("speed", "speed")])
+def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    table = importlib.import_module(script).table
+    assert table(json.loads((ROOT / f"benchmarks/results/{results}.json").read_text())) in README

@@ -39,7 +39,7 @@ def weights(trainer: SequenceTrainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.model.parameters()]
 
 
-@pytest.mark.parametrize("settings", [{}, {"checkpoint_steps": 3}, {"schedule": "cosine"}])
+@pytest.mark.parametrize("settings", [{}, {"checkpoint_steps": 3, "ema_decay": 0.9}, {"schedule": "cosine"}])
 @pytest.mark.parametrize("model", ["FastSASRec", "NestRec"])
 def test_resuming_equals_never_stopping(model: str, settings: dict[str, Any], build: Build) -> None:
     whole, train, valid = build(model, **settings)
@@ -80,6 +80,38 @@ def test_schedules(build: Build) -> None:
     assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_steps_down_and_plateaus(build: Build) -> None:
+    trainer, *_ = build(schedule="step", schedule_factor=0.1, schedule_patience=2)
+    trainer.steps_per_epoch = 10
+    assert [trainer._rate_factor(step) for step in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    trainer, train, valid = build(schedule="plateau", schedule_patience=1, learning_rate=0.0, epochs=4)
+    trainer.fit(train, valid, verbose=False, saved=False)  # nothing is learned: three validations without a gain
+    assert trainer._rate_factor(0) == 0.5**3
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(build: Build) -> None:
+    trainer, train, valid = build(ema_decay=0.5, epochs=1, accumulation_steps=1)
+    seen = [weights(trainer)]
+    step = trainer._step
+
+    def watch() -> None:
+        step()
+        seen.append(weights(trainer))
+
+    trainer._step = watch  # type: ignore[method-assign]
+    trainer.fit(train, valid, verbose=False)
+    average = seen[0]
+    for n, now in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = [decay * a + (1 - decay) * b for a, b in zip(average, now, strict=True)]
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(trainer), seen[-1], strict=True)
+    )  # training goes on with its own
+    trainer.evaluate(valid)  # loads what was kept
+    for a, b in zip(weights(trainer), average, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_weight_decay_spares_norms_biases_and_embeddings(build: Build) -> None:

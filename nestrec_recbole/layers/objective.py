@@ -38,6 +38,8 @@ class Objective(nn.Module):
         Whether the loss wants to know a user's other items, so as not to take them for negatives.
     """
 
+    counts: Tensor
+
     def __init__(self, config: Any, counts: Tensor) -> None:
         super().__init__()
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
@@ -70,9 +72,9 @@ class Objective(nn.Module):
             return info_nce(states, table[targets], targets, temperature=temperature)
         negatives, log_q = self._draw(targets)
         if self.loss == "sampled_softmax":
-            log_q = log_q if self.uses_log_q else None
+            corrected = {"log_q": log_q} if self.uses_log_q else {}
             return sampled_softmax(
-                states, table, targets, negatives, log_q=log_q, forbidden=positives, temperature=temperature
+                states, table, targets, negatives, forbidden=positives, temperature=temperature, **corrected
             )
         excluded = targets[:, None] if positives is None else torch.cat([targets[:, None], positives], dim=1)
         states = states / temperature

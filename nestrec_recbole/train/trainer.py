@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, write_checkpoint
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +50,10 @@ class SequenceTrainer(Trainer):
         self.steps_per_epoch: int | None = None  # known once there is training data
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_factor)
         self.n_steps = 0
+        self.plateau_factor = 1.0
+        self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
+        if config["compile"]:
+            model.encode = torch.compile(model.encode, dynamic=True)
         self.first_batch = 0
         self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
         self.ranks: Ranks | None = None
@@ -68,15 +74,20 @@ class SequenceTrainer(Trainer):
         return kinds[self.learner]([group for group in groups if group["params"]], lr=self.learning_rate)
 
     def _rate_factor(self, step: int) -> float:
-        """Linear warm-up, then constant, or a cosine or line down to zero at the last epoch."""
-        warm_up = int(self.config["warmup_steps"])
+        """Linear warm-up, then constant, a cosine or line down to zero at the last epoch, or steps down."""
+        warm_up, schedule = int(self.config["warmup_steps"]), self.config["schedule"]
         if step < warm_up:
             return (step + 1) / warm_up
-        if self.config["schedule"] == "constant" or not self.steps_per_epoch:
+        if schedule == "plateau":
+            return self.plateau_factor
+        if schedule == "constant" or not self.steps_per_epoch:
             return 1.0
+        if schedule == "step":
+            epoch = step // self.steps_per_epoch
+            return self.config["schedule_factor"] ** (epoch // self.config["schedule_patience"])
         total = max(1, self.epochs * self.steps_per_epoch - warm_up)
         done = min(1.0, (step - warm_up) / total)
-        return 0.5 * (1 + math.cos(math.pi * done)) if self.config["schedule"] == "cosine" else 1 - done
+        return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1 - done
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
@@ -113,6 +124,8 @@ class SequenceTrainer(Trainer):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.n_steps += 1
@@ -157,10 +170,11 @@ class SequenceTrainer(Trainer):
             self._add_train_loss_to_tensorboard(epoch, loss)
             self.wandblogger.log_metrics({"epoch": epoch, "train_loss": loss, "train_step": epoch}, head="train")
             stop = False
-            if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
-                stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress, callback_fn)
-            elif saved and not valid_data:
-                self._save_checkpoint(epoch, verbose=verbose)
+            with self.average.applied() if self.average is not None else nullcontext():
+                if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+                    stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress, callback_fn)
+                elif saved and not valid_data:
+                    self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
             if saved and self.config["checkpoint_last"]:
                 self._save_last(epoch + 1)
@@ -185,6 +199,8 @@ class SequenceTrainer(Trainer):
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
             score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
         )
+        if self.cur_step and self.cur_step % self.config["schedule_patience"] == 0:
+            self.plateau_factor *= self.config["schedule_factor"]
         if verbose:
             self.logger.info("epoch %d validation: %s", epoch, dict2str(result))
         self.tensorboard.add_scalar("Valid_score", score, epoch)
@@ -268,6 +284,8 @@ class SequenceTrainer(Trainer):
         state = self.optimizer.state_dict()
         for index, values in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.averages.items()}
         tensors["random.torch"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -276,6 +294,8 @@ class SequenceTrainer(Trainer):
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
             "scaler": self.scaler.state_dict(),
             "loss_so_far": loss_so_far,
+            "plateau_factor": self.plateau_factor,
+            "n_averaged": self.average.n_updates if self.average is not None else 0,
         }
         write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
 
@@ -306,7 +326,11 @@ class SequenceTrainer(Trainer):
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
-        self.loss_so_far = tuple(about["loss_so_far"])
+        self.loss_so_far, self.plateau_factor = tuple(about["loss_so_far"]), about["plateau_factor"]
+        if self.average is not None and about["n_averaged"]:
+            self.average.n_updates = about["n_averaged"]
+            for name, average in self.average.averages.items():
+                average.copy_(tensors[f"average.{name}"])
         self.n_steps, self.cur_step = about["n_steps"], about["cur_step"]
         self.best_valid_score, self.best_valid_result = about["best_valid_score"], about["best_valid_result"]
         self.saved_model_file, self.history = about["saved_model_file"], about["history"]

@@ -1,0 +1,40 @@
+"""Tables of results go into README between a comment that names them and ``<!-- end -->``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+
+
+def put_table(name: str, table: str) -> None:
+    """Replace the table called ``name`` in README."""
+    text = README.read_text(encoding="utf-8")
+    place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    if not re.search(place, text, flags=re.S):
+        raise SystemExit(f"README.md: no place for the table {name!r}: <!-- {name} --> ... <!-- end -->")
+    README.write_text(re.sub(place, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S), "utf-8")
+
+
+def write_results(name: str, results: dict[str, Any]) -> None:
+    """Write ``results/<name>.json`` with the machine, whole or not at all."""
+    import torch
+
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps({"machine": machine, "versions": versions, **results}, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """Read what :func:`write_results` wrote."""
+    return json.loads((HERE / "results" / f"{name}.json").read_text())
