@@ -1,6 +1,6 @@
 """How much faster than RecBole, both sides in one run: ``python benchmarks/speed.py [--beauty FOLDER]``.
 
-Two threads; RecBole's own classes at the same width, layers, history length and loss. RecBole's training is timed on its
+Two threads; RecBole's own classes at the same width, layers, history length and loss. Its training is timed on the
 first batches and scaled to the epoch. ``FOLDER`` holds ``beauty/beauty.inter``, Amazon Beauty (2014, 5-core) as an
 atomic file; without it what needs it is left out. Writes ``results/speed.json`` and README's table.
 """
@@ -59,7 +59,7 @@ def seconds_per_epoch(model: str, dataset: str, limit: float | None = None, **se
         net.calculate_loss(batch).backward()
         optimizer.step()
 
-    for place, batch in zip(range(2), train, strict=False):  # warm up
+    for _, batch in zip(range(2), train, strict=False):  # warm up
         step(batch)
     n_batches, began = 0, perf_counter()
     for place, batch in enumerate(train, start=1):

@@ -25,6 +25,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.processes import Processes, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
@@ -103,7 +104,12 @@ class _FeatureDataset(SequenceDataset):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        processes = Processes.current()
+        if not processes.is_first:
+            processes.wait()  # until the first has encoded what is missing
         ensure_item_features(config)
+        if processes.is_first:
+            processes.wait()
 
 
 def _hook_names() -> None:
@@ -154,6 +160,9 @@ def _hook_config() -> None:
         build(self, *args, **kwargs)
         if self["model"] in _registered:
             settings.check_values(self)
+            device = join_torchrun()
+            if device is not None:
+                self["device"] = device
 
     Config._load_internal_config_dict = load_with_ours
     Config.__init__ = build_checked

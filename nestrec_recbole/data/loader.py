@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from torch.utils.data import DataLoader, Dataset
 
 from nestrec_recbole.data.dataset import SequenceDataset, gather
+from nestrec_recbole.processes import Processes
 
 
 class WindowLoader:
@@ -31,7 +32,8 @@ class WindowLoader:
     Notes
     -----
     A batch is an ``Interaction`` with ``item_id_list`` (B, T) int64, ``item_length`` (B,), ``user_id`` (B,),
-    ``target_list`` (B, T), zero where there is nothing to predict, and the other ``*_list`` columns.
+    ``target_list`` (B, T), zero where there is nothing to predict, and the other ``*_list`` columns. Under ``torchrun``
+    every process gets its part of each batch.
     """
 
     def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any = None, shuffle: bool = True) -> None:
@@ -40,7 +42,9 @@ class WindowLoader:
         self.budget = int(config["train_batch_size"])
         self.epoch = 0
         self.first_batch = 0
+        self.processes = Processes.current()
         self._stretches = find_stretches(dataset.users, dataset.starts, dataset.ends)
+        self._planned: tuple[int, list[np.ndarray]] | None = None
 
     @property
     def dataset(self) -> SequenceDataset:
@@ -52,11 +56,27 @@ class WindowLoader:
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        return len(self.plan(self.epoch))
+        return len(self._current_plan())
+
+    def n_targets(self, place: int) -> tuple[int, int]:
+        """Targets of a batch: those given out here, and those of all processes."""
+        windows = self._current_plan()[place]
+        sizes = windows[:, 3] - windows[:, 2] + 1
+        return int(self.processes.part_of(sizes).sum()), int(sizes.sum())
+
+    def _current_plan(self) -> list[np.ndarray]:
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = self.epoch, self.plan(self.epoch)
+        return self._planned[1]
+
+    def _own(self, windows: np.ndarray) -> np.ndarray:
+        """The windows of this process; where there are too few for all, one that :meth:`n_targets` counts as none."""
+        own = self.processes.part_of(windows)
+        return own if len(own) else windows[:1]
 
     def __iter__(self) -> Iterator[Interaction]:
         workers = int(self.config["worker"] or 0)
-        batches = _Batches(self, self.plan(self.epoch)[self.first_batch :])
+        batches = _Batches(self, [self._own(windows) for windows in self._current_plan()[self.first_batch :]])
         pin = torch.cuda.is_available() and bool(self.config["use_gpu"])
         options = {"num_workers": workers, "pin_memory": pin, "collate_fn": Interaction}
         own = torch.Generator()  # or each iteration would draw from the global one, and resuming would not be exact

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.processes import Processes
 
 SCORE_BLOCK = 1 << 26  # scores held at once: 256 MiB of float32
 
@@ -52,7 +53,7 @@ def rank_targets(
     batch_size: int = 4096,
     device: torch.device | str = "cpu",
 ) -> Ranks:
-    """Rank the target of every row against the whole catalogue.
+    """Rank the target of every row against the whole catalogue; under ``torchrun`` the processes share the work.
 
     Parameters
     ----------
@@ -75,13 +76,13 @@ def rank_targets(
     NestRecError
         When a score is NaN: it would compare as neither better nor worse, and rank first.
     """
-    n_rows, n_items = len(dataset), dataset.item_num
+    n_rows, n_items, processes = len(dataset), dataset.item_num, Processes.current()
     k = min(k, n_items - 1)
-    shape = (n_rows,)
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    rank, rank_unseen = np.empty(shape, np.int64), np.empty(shape, np.int64)
-    top, top_unseen = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.int32)
-    for rows in _by_length(dataset, min(batch_size, max(1, SCORE_BLOCK // n_items))):
+    rank, rank_unseen = np.zeros((2, n_rows), np.int64)
+    top, top_unseen = np.zeros((2, n_rows, k), np.int32)
+    batches = list(_by_length(dataset, min(batch_size, max(1, SCORE_BLOCK // n_items))))
+    for rows in processes.part_of(batches):
         scores = score(dataset.histories(rows).to(device)).reshape(len(rows), n_items).float()
         if scores.isnan().any():
             raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
@@ -94,6 +95,9 @@ def rank_targets(
         scores[row[~is_target], item[~is_target]] = -torch.inf
         rank_unseen[rows] = count_rank(scores, target)
         top_unseen[rows] = scores.topk(k).indices.cpu()
+    # Rows of other processes are 0 here, and a row is nobody else's: the sum is the whole.
+    parts = zip(*processes.gather((rank, rank_unseen, top, top_unseen)), strict=True)
+    rank, rank_unseen, top, top_unseen = (np.sum(part, axis=0) for part in parts)
     return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items)
 
 

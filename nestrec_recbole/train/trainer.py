@@ -22,6 +22,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, write_checkpoint
 
@@ -44,13 +45,15 @@ class SequenceTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
-        self.saved_model_file = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
+        self.processes = Processes.current()
+        name = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
+        self.saved_model_file = self.processes.gather(name)[0]  # one name for all
         self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
+        self.plateau_factor = 1.0
         self.steps_per_epoch: int | None = None  # known once there is training data
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_factor)
         self.n_steps = 0
-        self.plateau_factor = 1.0
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
             model.encode = torch.compile(model.encode, dynamic=True)
@@ -96,29 +99,33 @@ class SequenceTrainer(Trainer):
         self.model.train()
         train_data.set_epoch(epoch_idx, self.first_batch)
         total, n_targets = torch.tensor(self.loss_so_far[0], device=self.device), self.loss_so_far[1]
-        bar = tqdm(train_data, total=self.steps_per_epoch, initial=self.first_batch, disable=not show_progress)
+        n_batches = len(train_data)  # not the same in every epoch: the cuts are drawn anew
+        show_progress = show_progress and self.processes.is_first
+        bar = tqdm(train_data, total=n_batches, initial=self.first_batch, disable=not show_progress)
         bar.set_description(f"Train {epoch_idx:>4}")
         accumulate = int(self.config["accumulation_steps"])
         save_every = int(self.config["checkpoint_steps"] or 0)
         for place, batch in enumerate(bar, start=self.first_batch):
-            size = int((batch["target_list"] > 0).sum())  # counted before the move: no device sync
+            own, of_all = train_data.n_targets(place)
             batch = batch.to(self.device)
             with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
                 loss = self.model.calculate_loss(batch)
             self._check_finite(loss, epoch_idx, place)
-            self.scaler.scale(loss / accumulate).backward()
-            total, n_targets = total + loss.detach() * size, n_targets + size
-            if (place + 1) % accumulate == 0 or place + 1 == self.steps_per_epoch:
+            self.scaler.scale(loss * (own * self.processes.size / of_all / accumulate)).backward()
+            total, n_targets = total + loss.detach() * own, n_targets + own
+            if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()
             if place % 20 == 0 and show_progress:
                 rate = n_targets / bar_seconds(bar)
                 bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {rate:,.0f} targets/s")
-            if save_every and (place + 1) % save_every == 0 and place + 1 < (self.steps_per_epoch or 0):
+            if save_every and (place + 1) % save_every == 0 and place + 1 < n_batches:
                 self._save_last(epoch_idx, place + 1, (float(total), n_targets))
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
-        return float(total) / max(1, n_targets)
+        both = self.processes.sum(torch.stack([total.double(), torch.tensor(n_targets, device=self.device)]))
+        return float(both[0] / both[1].clamp(min=1))
 
     def _step(self) -> None:
+        self.processes.average_gradients(self.model.parameters())
         self.scaler.unscale_(self.optimizer)
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
@@ -276,10 +283,14 @@ class SequenceTrainer(Trainer):
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Keep the best weights."""
         path = kwargs.get("saved_model_file", self.saved_model_file)
-        write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
+        if self.processes.is_first:
+            write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
+        self.processes.wait()
 
     def _save_last(self, epoch: int, first_batch: int = 0, loss_so_far: tuple[float, int] = (0.0, 0)) -> None:
         """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
+        if not self.processes.is_first:
+            return
         tensors = _model_tensors(self.model)
         state = self.optimizer.state_dict()
         for index, values in state["state"].items():

@@ -1,0 +1,60 @@
+"""Two processes train and evaluate as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+SEQUENCES = [[(7 * start + step * step) % 23 for step in range(5 + start % 9)] for start in range(61)]
+SCRIPT = """
+import json, os, sys
+import nestrec_recbole
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+settings = {
+    "data_path": "data", "feature_path": "data", "hidden_size": 16, "inner_size": 32, "train_batch_size": 64,
+    "epochs": 3, "hidden_dropout_prob": 0.0, "show_progress": False, "state": "ERROR", "eval_batch_size": 8,
+    "clip_grad_norm": {"max_norm": 1.0}, **json.loads(sys.argv.pop(2)),
+}
+model = sys.argv.pop(1)
+config = Config(model=model, dataset="small", config_dict=settings)
+init_seed(config["seed"], True)
+train, valid, test = data_preparation(config, create_dataset(config))
+trainer = get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset))
+trainer.fit(train, valid, verbose=False)
+result = trainer.evaluate(test)
+if os.environ.get("RANK", "0") == "0":
+    losses = [record["train_loss"] for record in trainer.history]
+    json.dump({"losses": losses, "test": result, "rank": trainer.ranks.rank.tolist()}, open("result.json", "w"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("FastSASRec", {}), ("FastSASRec", {"accumulation_steps": 3}), ("NestRec", {"id_dropout_prob": 0.0, "epochs": 2})],
+)
+def test_two_processes_equal_one(model: str, settings: dict[str, float], tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    found = []
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]):
+        command = [sys.executable, *launcher, "script.py", model, json.dumps(settings)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / "result.json").read_text()))
+        (tmp_path / "result.json").unlink()
+    one, two = found
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["test"] == pytest.approx(one["test"], abs=1e-3)
+    assert len(two["rank"]) == len(one["rank"]) and min(two["rank"]) >= 1
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 2  # one a run
