@@ -40,7 +40,10 @@ if os.environ.get("RANK", "0") == "0":
 
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [("FastSASRec", {}), ("FastSASRec", {"accumulation_steps": 3}), ("NestRec", {"id_dropout_prob": 0.0, "epochs": 2})],
+    [
+        ("FastSASRec", {"accumulation_steps": 3}),
+        pytest.param("NestRec", {"id_dropout_prob": 0.0, "epochs": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_equal_one(model: str, settings: dict[str, float], tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", "small", SEQUENCES)

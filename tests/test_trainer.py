@@ -86,9 +86,11 @@ def test_steps_down_and_plateaus(build: Build) -> None:
     trainer, *_ = build(schedule="step", schedule_factor=0.1, schedule_patience=2)
     trainer.steps_per_epoch = 10
     assert [trainer._rate_factor(step) for step in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
-    trainer, train, valid = build(schedule="plateau", schedule_patience=1, learning_rate=0.0, epochs=4)
-    trainer.fit(train, valid, verbose=False, saved=False)  # nothing is learned: three validations without a gain
-    assert trainer._rate_factor(0) == 0.5**3
+    trainer, train, valid = build(schedule="plateau", schedule_patience=2, epochs=7)
+    scores = iter([0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.3])  # four times without a gain, then one
+    trainer._valid_epoch = lambda *args, **kwargs: (next(scores), {})  # type: ignore[method-assign]
+    trainer.fit(train, valid, verbose=False, saved=False)
+    assert trainer._rate_factor(0) == 0.5**2
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(build: Build) -> None:
