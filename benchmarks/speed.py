@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,19 +88,20 @@ def epoch(dataset: str, folder: dict[str, Any], negatives: int | None = None) ->
 
 
 def evaluation(folder: dict[str, Any]) -> dict[str, Any]:
-    """Rank every test target of Beauty with one model of RecBole's, by its evaluator and by ours."""
+    """Rank every test target of Beauty with one model, by RecBole's trainer, loader and evaluator, and by ours."""
     from recbole.trainer import Trainer
 
     metrics = {"metrics": ["NDCG", "Recall"], "topk": [10], "valid_metric": "NDCG@10"}
-    config, net, (_, _, test) = prepare("SASRec", "beauty", eval_batch_size=1024, **metrics, **folder)
+    config, _, (_, _, test) = prepare("SASRec", "beauty", eval_batch_size=1024, **metrics, **folder)
+    _, net, (_, _, split) = prepare("FastSASRec", "beauty", **folder)
     net.eval()
     trainer = Trainer(config, net)
     began = perf_counter()
     theirs = trainer.evaluate(test, load_best_model=False)
     recbole = perf_counter() - began
-    _, _, (_, _, split) = prepare("FastSASRec", "beauty", **folder)
+    net.forget()
     began = perf_counter()
-    ranks = rank_targets(net.full_sort_predict, split.dataset)
+    ranks = rank_targets(net.full_sort_predict, split.dataset, k=0, batch_size=1024)
     seconds = perf_counter() - began
     values = evaluate_ranks(ranks, ["ndcg", "recall"], [10])
     return {
@@ -114,12 +114,17 @@ def evaluation(folder: dict[str, Any]) -> dict[str, Any]:
 
 def read_synthetic(model: str, folder: str) -> dict[str, float]:
     """Seconds and peak memory of reading and preparing the synthetic file, less those of a process that only starts."""
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    idle = peak_memory()
     began = perf_counter()
     _, _, (train, _, _) = prepare(model, "synthetic", data_path=folder)
     seconds = perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "MiB": peak - idle, "bytes per row": bytes_per_row(train.dataset)}
+    return {"seconds": seconds, "MiB": peak_memory() - idle, "bytes per row": bytes_per_row(train.dataset)}
+
+
+def peak_memory() -> float:
+    """MiB that this process has held at most; getrusage's figure would be the parent's at the start."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def bytes_per_row(split: Any) -> float:
@@ -164,10 +169,10 @@ def loss_memory(n_items: int = 1_000_000, n_positions: int = 4096, width: int = 
     table = torch.randn(n_items, width, requires_grad=True)
     states.grad, table.grad = torch.zeros_like(states), torch.zeros_like(table)
     other = torch.zeros_like(table)  # the gradient that is on its way to table.grad
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     del other
     full_softmax(states, table, torch.randint(1, n_items, (n_positions,))).backward()
-    ours = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    ours = peak_memory() - before
     plain = 2 * n_positions * n_items * 4 / 2**20  # logits and their gradient, computed
     return {"MiB": ours, "plain MiB, computed": plain, "ratio": plain / max(ours, 1.0)}
 
@@ -214,6 +219,7 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beauty", metavar="FOLDER", help="holds beauty/beauty.inter")
+    parser.add_argument("--only", nargs="+", help="parts to time anew; the others stay as they were")
     parser.add_argument("--interactions", type=int, default=5_000_000, help="synthetic, to read")
     parser.add_argument("--call", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -231,8 +237,10 @@ def main() -> None:
         tasks["evaluation of Beauty"] = lambda: evaluation(folder)
     tasks["reading"] = lambda: reading(options.interactions)
     tasks["loss"] = lambda: in_own_process("loss_memory")
-    results: dict[str, Any] = {}
+    results = read_results("speed") if options.only else {}
     for name, task in tasks.items():
+        if options.only and name not in options.only:
+            continue
         results[name] = task()
         print(name, json.dumps(results[name]), flush=True)
     write_results("speed", {"command": "python benchmarks/speed.py", **results})

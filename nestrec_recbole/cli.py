@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--model", required=True)
     run.add_argument("--dataset", required=True)
     run.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file of settings")
+    resume = verbs.add_parser("resume", help="go on with a training that was cut off")
+    resume.add_argument("checkpoint", help="saved/...-last.safetensors, kept with --checkpoint_last=True")
     top = verbs.add_parser("recommend", help="top-k for a history of item ids")
     top.add_argument("checkpoint")
     top.add_argument("items", nargs="+", help="item ids, oldest first")
@@ -47,6 +49,16 @@ def _run(options: Any) -> int:
     from nestrec_recbole import run_recbole
 
     result = run_recbole(options.model, options.dataset, options.config or None)
+    return _print_metrics(result)
+
+
+def _resume(options: Any) -> int:
+    from nestrec_recbole.train.resume import resume
+
+    return _print_metrics(resume(options.checkpoint))
+
+
+def _print_metrics(result: dict[str, Any]) -> int:
     for name, value in result["test_result"].items():
         print(f"{name}\t{value}")
     return 0
@@ -62,7 +74,7 @@ def _recommend(options: Any) -> int:
     return 0
 
 
-_VERBS = {"quickstart": _quickstart, "run": _run, "recommend": _recommend}
+_VERBS = {"quickstart": _quickstart, "run": _run, "resume": _resume, "recommend": _recommend}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -64,6 +64,7 @@ def apply() -> None:
     read_checkpoints_safely()
     read_datasets_safely()
     count_flops_in_place()
+    let_metrics_count()
 
 
 def restore_numpy_names() -> None:
@@ -129,6 +130,25 @@ def keep_ksr_in_float32() -> None:
 
     if not hasattr(build, "__wrapped__"):
         KSR.__init__ = build_in_float32
+
+
+def let_metrics_count() -> None:
+    """Metrics of coverage, popularity and the like stop: numbers and counters are moved to the CPU as if tensors."""
+    from recbole.evaluator.collector import Collector
+
+    move = Collector.get_data_struct
+
+    @functools.wraps(move)
+    def get_data_struct(self: Collector) -> Any:
+        held = self.data_struct._data_dict
+        counts = {name: held.pop(name) for name in list(held) if not hasattr(held[name], "cpu")}
+        struct = move(self)
+        held.update(counts)
+        struct._data_dict.update(counts)
+        return struct
+
+    if not hasattr(move, "__wrapped__"):
+        Collector.get_data_struct = get_data_struct
 
 
 def restore_dok_update() -> None:

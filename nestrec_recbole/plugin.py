@@ -19,12 +19,14 @@ import recbole.trainer
 import recbole.utils
 import yaml
 from recbole.config import Config
+from recbole.evaluator import register as metric_tables
 
 from nestrec_recbole import compat, settings
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.evaluate.beyond import METRICS
 from nestrec_recbole.processes import Processes, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
@@ -94,6 +96,7 @@ def register() -> None:
         module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
         register_model(getattr(module, name), _PROPERTIES / "model" / f"{name}.yaml")
     _hook_names()
+    _hook_metrics()
     _hook_config()
     _hook_loaders()
     compat.checkpoint_readers[".safetensors"] = _read_for_recbole
@@ -128,6 +131,15 @@ def _hook_names() -> None:
 
     for name in ("utils", "utils.utils", "config.configurator", "quick_start.quick_start"):
         sys.modules[f"recbole.{name}"].get_model = get_model  # type: ignore[attr-defined]
+
+
+def _hook_metrics() -> None:
+    """RecBole's evaluator finds metrics in four tables."""
+    for metric in METRICS:
+        name = metric.__name__.lower()
+        metric_tables.metrics_dict[name] = metric
+        metric_tables.metric_information[name] = metric.metric_need
+        metric_tables.metric_types[name] = metric.metric_type
 
 
 def _recbole_models() -> list[str]:

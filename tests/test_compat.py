@@ -470,3 +470,12 @@ def test_repairs_twice_are_repairs_once() -> None:
     before = repaired()
     compat.apply()
     assert repaired() == before
+
+
+def test_metrics_that_count_items(tmp_path: Path) -> None:
+    write_slice(tmp_path, n_users=20)
+    names = ["ItemCoverage", "AveragePopularity", "GiniIndex", "ShannonEntropy", "TailPercentage"]
+    settings = {**SMALL, "data_path": str(tmp_path), "metrics": names, "valid_metric": "ItemCoverage@10", "topk": [10]}
+    result = run_recbole("BPR", "slice", config_dict=settings, saved=False)["test_result"]
+    assert {f"{name.lower()}@10" for name in names} == set(result)
+    assert 0 < result["itemcoverage@10"] <= 1

@@ -15,10 +15,11 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator import Collector, Evaluator
 
-from nestrec_recbole import NestRecError
+from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.evaluate.beyond import diversity, novelty, serendipity
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, coverage, evaluate_ranks, row_values
-from nestrec_recbole.evaluate.ranking import Ranks, count_rank, rank_targets, seen_items
+from nestrec_recbole.evaluate.ranking import Ranks, count_before, rank_targets, seen_items
 
 SEQUENCES = [[(5 * start + step * step) % 31 for step in range(3 + start % 11)] for start in range(50)]
 
@@ -47,8 +48,12 @@ def ranks_of(rows: SequenceDataset, table: torch.Tensor, **options: Any) -> Rank
 def test_rank_is_the_place_in_a_stable_sort(scores: np.ndarray, target: int) -> None:
     order = np.argsort(-scores, axis=1, kind="stable")
     expected = (order == target).argmax(axis=1) + 1
-    ours = count_rank(torch.from_numpy(scores), torch.full((4,), target))
-    assert (ours == expected).all()
+    chosen = torch.arange(9).repeat(4), torch.arange(4).repeat_interleave(9)
+    item, row = (x[chosen[0] % 2 == 0] for x in chosen)  # all items of an even id
+    before, even = count_before(torch.from_numpy(scores), torch.full((4,), target), row, item)
+    assert (1 + before.numpy() == expected).all()
+    ahead = [[i for i in line[: place - 1] if i % 2 == 0] for line, place in zip(order, expected, strict=True)]
+    assert even.tolist() == [len(line) for line in ahead]
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -135,3 +140,33 @@ def test_seen_items_are_the_whole_history(tmp_path: Any, make_config: Any) -> No
     row, items = seen_items(rows, np.array([1, 0]))
     assert np.bincount(row).tolist() == [39, 39]
     assert set(items[row == 0]) == set(rows.items[rows.starts[1] : rows.ends[1]])
+
+
+def test_novelty_by_hand() -> None:
+    counts = np.array([0, 4, 2, 1, 0, 1])  # 8 interactions: 1, 2, 3, 3 and 3 bits
+    values = novelty(np.array([[1, 2], [3, 4]]), counts)
+    assert values.tolist() == [[1, 1.5], [3, 3]]
+
+
+def test_serendipity_by_hand() -> None:
+    counts = np.array([0, 4, 2, 1, 3])  # by popularity: 1, 4, 2, 3
+    values = serendipity(np.array([[3, 1], [1, 3]]), np.array([[True, False], [False, True]]), counts)
+    # Item 3 is fourth of four by popularity: first in the list it is 3/4 ahead, second 2/4. Item 1 is never ahead.
+    assert values.tolist() == [[0.75, 0.375], [0, 0.25]]
+
+
+def test_diversity_by_hand() -> None:
+    features = np.array([[0, 0], [2, 0], [0, 3], [-1, 0], [1, 0]])
+    found = diversity(np.array([[1, 4], [1, 2], [1, 3]]), features)
+    assert found == pytest.approx([0, 1, 2])
+    assert diversity(np.array([[1, 2, 3]]), features) == pytest.approx([(1 + 2 + 1) / 3])
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "BPR"])
+def test_metrics_beyond_accuracy_are_settings(model: str, tmp_path: Any) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    names = ["NDCG", "Novelty", "Serendipity"]
+    settings = {"data_path": "data", "metrics": names, "epochs": 1, "state": "ERROR", "show_progress": False}
+    settings |= {"valid_metric": "NDCG@10", "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    result = run_recbole(model, "small", config_dict=settings, saved=False)["test_result"]
+    assert 1 < result["novelty@10"] < 10 and 0 <= result["serendipity@10"] < 1

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,10 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
+from nestrec_recbole.train.resume import resume
 from nestrec_recbole.train.trainer import SequenceTrainer, last_checkpoint
 
+ROOT = Path(__file__).resolve().parent.parent
 SEQUENCES = [[(7 * start + step * step) % 23 for step in range(5 + start % 9)] for start in range(60)]
 SMALL = {"hidden_size": 16, "inner_size": 32, "train_batch_size": 64, "epochs": 4}
 Build = Callable[..., tuple[SequenceTrainer, Any, Any]]
@@ -185,3 +192,32 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     tensors, about = read_checkpoint(path)
     assert tensors["model.w"].sum() == 3 and about["epoch"] == 1
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.safetensors"]
+
+
+def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build: Build) -> None:
+    settings = {**SMALL, "epochs": 12, "checkpoint_steps": 2, "checkpoint_last": True, "data_path": "data"}
+    script = (
+        "import json, sys; from nestrec_recbole import run_recbole;"
+        "run_recbole('FastSASRec', 'small', config_dict=json.loads(sys.argv.pop()))"
+    )
+    whole, train, valid = build(epochs=12)
+    whole.fit(train, valid, verbose=False, saved=False)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, json.dumps({**settings, "show_progress": False, "state": "ERROR"})]
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not list(Path("saved").glob("*-last.safetensors")):
+        time.sleep(0.01)
+    time.sleep(0.2)  # some steps on, wherever that is
+    running.kill()
+    running.wait()
+    (last,) = Path("saved").glob("*-last.safetensors")
+    about = read_checkpoint(last)[1]
+    assert (about["epoch"], about["first_batch"]) < (12, 0), "killed too late to test anything"
+
+    result = resume(last)
+    tensors, about = read_checkpoint(last)
+    assert about["epoch"] == 12
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(tensors[f"model.{name}"], parameter), name
+    assert result["best_valid_score"] == whole.best_valid_score

@@ -44,7 +44,8 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     test : SequenceDataset
         The test split.
     """
-    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    lists = {"metrics": ["NDCG", "Recall", "MRR", "Hit", "ItemCoverage"]}  # so that recommended lists are made
+    config = Config(model=model, dataset=dataset, config_dict={**lists, **settings})
     init_seed(config["seed"], config["reproducibility"])
     splits = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])

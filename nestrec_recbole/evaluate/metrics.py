@@ -71,6 +71,8 @@ def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, flo
         return {}
     struct = DataStruct()
     struct.set("rec.items", torch.from_numpy(ranks.top.astype(np.int64)))
+    hits = ranks.top == ranks.targets[:, None]
+    struct.set("rec.topk", torch.from_numpy(np.column_stack([hits, np.ones(len(hits), dtype=bool)]).astype(np.int64)))
     ones = torch.ones(len(ranks.rank), 1, dtype=torch.float64)
     length = ones * (ranks.n_items - 1)
     struct.set("rec.meanrank", torch.cat([torch.from_numpy(ranks.rank)[:, None].double(), length, ones], dim=1))

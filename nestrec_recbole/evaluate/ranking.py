@@ -14,7 +14,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.processes import Processes
 
-SCORE_BLOCK = 1 << 26  # scores held at once: 256 MiB of float32
+CPU_SCORES, GPU_SCORES = 1 << 22, 1 << 26  # held at once; on a CPU a block much larger than its cache takes longer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ranks:
     rank_unseen : numpy.ndarray of shape (n_rows,), int64
         The same with the items of the user's history left out (protocol F, what most papers report).
     top, top_unseen : numpy.ndarray of shape (n_rows, k), int32
-        The recommended items under each protocol.
+        The recommended items under each protocol; k is 0 where no lists were asked for.
     n_items : int
         Size of the catalogue, the padding item included.
     """
@@ -62,7 +62,7 @@ def rank_targets(
     dataset : SequenceDataset
         The split to evaluate.
     k : int
-        Length of the recommended lists.
+        Length of the recommended lists; they take longer than the ranks. 0: none.
     batch_size : int
         Rows at most per forward; fewer where the catalogue is large.
 
@@ -81,41 +81,69 @@ def rank_targets(
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
     rank, rank_unseen = np.zeros((2, n_rows), np.int64)
     top, top_unseen = np.zeros((2, n_rows, k), np.int32)
-    batches = list(_by_length(dataset, min(batch_size, max(1, SCORE_BLOCK // n_items))))
+    n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
+    batches = list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items))))
     for rows in processes.part_of(batches):
         scores = score(dataset.histories(rows).to(device)).reshape(len(rows), n_items).float()
-        if scores.isnan().any():
+        scores[:, 0] = 0.0
+        if scores.sum().isnan():
             raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
         scores[:, 0] = -torch.inf
         target = torch.from_numpy(targets[rows]).to(scores.device)
-        rank[rows] = count_rank(scores, target)
-        top[rows] = scores.topk(k).indices.cpu()
         row, item = (torch.from_numpy(x).to(scores.device) for x in seen_items(dataset, rows))
-        is_target = item == target[row]
-        scores[row[~is_target], item[~is_target]] = -torch.inf
-        rank_unseen[rows] = count_rank(scores, target)
-        top_unseen[rows] = scores.topk(k).indices.cpu()
+        row, item = row[item != target[row]], item[item != target[row]]
+        before, seen_before = count_before(scores, target, row, item)
+        rank[rows], rank_unseen[rows] = 1 + before.cpu().numpy(), 1 + (before - seen_before).cpu().numpy()
+        if k:
+            top[rows] = scores.topk(k).indices.cpu()
+            scores[row, item] = -torch.inf
+            top_unseen[rows] = scores.topk(k).indices.cpu()
     # Rows of other processes are 0 here, and a row is nobody else's: the sum is the whole.
     parts = zip(*processes.gather((rank, rank_unseen, top, top_unseen)), strict=True)
     rank, rank_unseen, top, top_unseen = (np.sum(part, axis=0) for part in parts)
     return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items)
 
 
-def count_rank(scores: Tensor, target: Tensor) -> np.ndarray:
-    """Rank of ``target`` (B,) in each row of ``scores`` (B, n_items): 1 + better items + ties with a smaller id."""
+def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """Count the items that rank before the target: better ones, and those that tie with it and have a smaller id.
+
+    Parameters
+    ----------
+    scores : Tensor (B, n_items)
+    target : Tensor (B,)
+    row, item : Tensor (n,)
+        Pairs whose items are also counted apart, each pair once.
+
+    Returns
+    -------
+    before, of_pairs : Tensor (B,), int64
+        Of all items, and of those in the pairs.
+    """
     own = scores.gather(1, target[:, None])
-    ties = scores == own
-    ties &= torch.arange(scores.shape[1], device=scores.device) < target[:, None]
-    return (1 + (scores > own).sum(dim=1) + ties.sum(dim=1)).cpu().numpy()
+    exact = (
+        torch.float32 if scores.shape[1] < 2**24 else torch.float64
+    )  # floats, as they are compared and summed fastest
+    mark = torch.empty_like(scores)
+    before = torch.gt(scores, own, out=mark).sum(dim=1, dtype=exact).long()
+    n_ties = torch.eq(scores, own, out=mark).sum(dim=1, dtype=exact)
+    tied = (n_ties > 1).nonzero()[:, 0]
+    if len(tied):
+        smaller = torch.arange(scores.shape[1], device=scores.device) < target[tied, None]
+        before[tied] += ((scores[tied] == own[tied]) & smaller).sum(dim=1)
+    its, own_its = scores[row, item], own[row, 0]
+    is_before = (its > own_its) | ((its == own_its) & (item < target[row]))
+    return before, torch.zeros_like(before).index_add_(0, row, is_before.long())
 
 
 def seen_items(dataset: SequenceDataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The whole histories of rows, not just their last L items, as (place in ``rows``, item) pairs."""
+    """The whole histories of rows, not just their last L items: (place in ``rows``, item) pairs, each once."""
     starts, ends = dataset.starts[rows].astype(np.int64), dataset.ends[rows].astype(np.int64)
     lengths = ends - starts
     offset = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
     row = np.repeat(np.arange(len(rows)), lengths)
-    return row, dataset.items[offset + np.arange(len(offset))].astype(np.int64)
+    item = dataset.items[offset + np.arange(len(offset))].astype(np.int64)
+    pair = np.unique(row * dataset.item_num + item)
+    return np.divmod(pair, dataset.item_num)
 
 
 def _by_length(dataset: SequenceDataset, size: int) -> Iterator[np.ndarray]:

@@ -33,6 +33,7 @@ class FastSASRec(SequenceModel):
             config["n_heads"],
             config["inner_size"],
             config["hidden_dropout_prob"] if config["layer_dropout_prob"] is None else config["layer_dropout_prob"],
+            config["attn_dropout_prob"],
             config["activation"],
             config["residual"],
         )

@@ -245,15 +245,15 @@ class SequenceTrainer(Trainer):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         self.model.eval()
         dataset: SequenceDataset = eval_data.dataset
-        topk = self.config["topk"]
+        topk, wanted = self.config["topk"], [metric.lower() for metric in self.config["metrics"]]
+        needs_lists = not set(wanted) <= set(RANK_METRICS)
         self.ranks = rank_targets(
             self.model.full_sort_predict,
             dataset,
-            k=max(topk),
+            k=max(topk) if needs_lists else 0,
             batch_size=self.config["eval_batch_size"],
             device=self.device,
         )
-        wanted = [metric.lower() for metric in self.config["metrics"]]
         result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
         if self.train_data is not None:
             result |= recbole_metrics(self.ranks, self.config, self.train_data)

@@ -1,0 +1,128 @@
+"""Metrics beyond accuracy that RecBole lacks, as RecBole metrics: any model can be evaluated with them.
+
+Name them in ``metrics`` as any other: ``metrics: [NDCG, Novelty, Serendipity]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from recbole.evaluator.base_metric import AbstractMetric
+from recbole.utils import EvaluatorType
+
+
+def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    r"""Mean self-information of the first items of each list, in bits (Zhou et al. 2010; Vargas & Castells 2011).
+
+    .. math:: \frac{1}{k} \sum_{i \in R_u^k} -\log_2 \frac{\max(n_i, 1)}{\sum_j n_j}
+
+    Parameters
+    ----------
+    top : numpy.ndarray of shape (n_rows, K)
+        Recommended items, best first.
+    counts : numpy.ndarray of shape (n_items,)
+        Interactions of each item in the training data.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_rows, K)
+        Column k - 1 is the novelty at k.
+    """
+    information = np.log2(counts.sum()) - np.log2(np.maximum(counts, 1))
+    return _means_so_far(information[top])
+
+
+def serendipity(top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    r"""How much higher the list has its hits than popularity has them (Kaminskas & Bridge 2016, as in RecTools).
+
+    .. math:: \frac{1}{k} \sum_{i \in R_u^k} \max(p_u(i) - p_{pop}(i), 0) \, rel_u(i), \quad
+              p(i) = \frac{N + 1 - rank(i)}{N}
+
+    Parameters
+    ----------
+    top, is_hit : numpy.ndarray of shape (n_rows, K)
+        Recommended items, and whether each is what the user took.
+    counts : numpy.ndarray of shape (n_items,)
+        Entry 0, the padding item, is left out; items as popular as each other rank by id.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_rows, K)
+    """
+    n_items = len(counts) - 1
+    popularity_rank = np.empty(len(counts))
+    popularity_rank[1 + np.argsort(-counts[1:], kind="stable")] = np.arange(1, n_items + 1)
+    ahead = (popularity_rank[top] - np.arange(1, top.shape[1] + 1)) / n_items
+    return _means_so_far(np.maximum(ahead, 0) * is_hit)
+
+
+def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
+    r"""Mean distance between the items of a list, 1 - cosine of their features (Ziegler et al. 2005).
+
+    .. math:: \frac{2}{k (k - 1)} \sum_{i < j \in R_u^k} (1 - \cos(x_i, x_j))
+
+    Parameters
+    ----------
+    top : numpy.ndarray of shape (n_rows, k)
+        With k at least 2.
+    features : numpy.ndarray of shape (n_items, d)
+        An item without features is at distance 1 from all others.
+
+    Returns
+    -------
+    numpy.ndarray of shape (n_rows,)
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(lengths > 0, lengths, 1)
+    lists = unit[top]  # (n_rows, k, d)
+    k = top.shape[1]
+    together = (lists.sum(axis=1) ** 2).sum(axis=1)  # |sum x|^2 = sum |x|^2 + 2 sum over pairs
+    return 1 - (together - (lists**2).sum(axis=(1, 2))) / (k * (k - 1))
+
+
+def _means_so_far(values: np.ndarray) -> np.ndarray:
+    return values.cumsum(axis=1) / np.arange(1, values.shape[1] + 1)
+
+
+class _Beyond(AbstractMetric):
+    """A metric of lists that RecBole's collector has gathered."""
+
+    metric_type = EvaluatorType.RANKING
+    metric_need: ClassVar[list[str]] = ["rec.items", "rec.topk", "data.count_items", "data.num_items"]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.topk = config["topk"]
+
+    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Values (n_rows, K) of lists (n_rows, K)."""
+        raise NotImplementedError
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """RecBole's interface: ``{"novelty@10": ..., ...}``."""
+        counts = np.zeros(dataobject.get("data.num_items"))
+        for item, count in dict(dataobject.get("data.count_items")).items():
+            counts[item] = count
+        top = dataobject.get("rec.items").numpy()
+        is_hit = dataobject.get("rec.topk")[:, : top.shape[1]].numpy().astype(bool)
+        means = self.rows(top, is_hit, counts).mean(axis=0)
+        name = type(self).__name__.lower()
+        return {f"{name}@{k}": round(float(means[min(k, len(means)) - 1]), self.decimal_place) for k in self.topk}
+
+
+class Novelty(_Beyond):
+    """:func:`novelty` as a RecBole metric."""
+
+    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return novelty(top, counts)
+
+
+class Serendipity(_Beyond):
+    """:func:`serendipity` as a RecBole metric."""
+
+    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return serendipity(top, is_hit, counts)
+
+
+METRICS = (Novelty, Serendipity)
