@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.dropout import Dropout
+
 
 class AddNorm(nn.Module):
     """End of a post-norm sublayer, `norm(x + W inner)`: x (B, n, width), inner (B, n, inner_width)."""
@@ -11,7 +13,7 @@ class AddNorm(nn.Module):
     def __init__(self, inner_width: int, width: int, dropout: float):
         super().__init__()
         self.to_out = nn.Linear(inner_width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Tensor, inner: Tensor, seeing: Tensor | None = None) -> Tensor:
@@ -95,7 +97,7 @@ class QFormer(nn.Module):
             raise ValueError(f"heads {heads} does not divide width {width}")
         self.queries = nn.Parameter(torch.empty(n_queries, width).normal_(std=0.02))
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         memory_widths = [None if i % cross_attention_frequency else encoder_width for i in range(depth)]
         self.layers = nn.ModuleList(QFormerLayer(width, heads, inner_width, m, dropout) for m in memory_widths)
         for module in self.modules():

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.dropout import Dropout
+
 
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which step t sees steps 1..t, (B, T, width) -> (B, T, width)."""
@@ -34,7 +36,7 @@ class FeedForward(nn.Module):
         self.is_gated = activation == "swiglu"
         self.to_inner = nn.Linear(width, inner_width * (2 if self.is_gated else 1))
         self.to_out = nn.Linear(inner_width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_gated:
@@ -50,7 +52,7 @@ class Residual(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.sublayer = sublayer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gate = nn.Linear(width, width) if residual == "gated" else None
 
     def forward(self, x: Tensor) -> Tensor:

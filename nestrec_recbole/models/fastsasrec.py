@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.models.base import SequenceModel
 
@@ -26,7 +27,7 @@ class FastSASRec(SequenceModel):
         width = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, width, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, width) if config["use_positions"] else None
-        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.dropout = Dropout(config["hidden_dropout_prob"])
         self.transformer = CausalTransformer(
             width,
             config["n_layers"],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.models.base import SequenceModel
@@ -51,7 +52,7 @@ class ItemQFormer(SequenceModel):
             with torch.no_grad():
                 self.id_embedding.weight[0] = 0
         self.id_dropout = config["id_dropout_prob"]
-        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.dropout = Dropout(config["hidden_dropout_prob"])
         self.decay = nn.Parameter(torch.tensor(0.0))
         self._build_state(config)
 
