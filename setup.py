@@ -11,7 +11,7 @@ NEEDED_BY_RECBOLE = [
     "colorlog==4.7.2",
     "plotly>=4",
     "psutil>=5.9",
-    "ray[tune]>=2.40",  # not only for tuning: recbole.quick_start imports ray.tune
+    "ray[tune]>=2.40",
     "scikit-learn>=1.3",
     "setuptools",  # thop imports distutils, which Python 3.12 no longer has
     "tabulate>=0.8.10",

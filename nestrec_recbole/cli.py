@@ -48,8 +48,24 @@ def _quickstart(options: Any) -> int:
 def _run(options: Any) -> int:
     from nestrec_recbole import run_recbole
 
-    result = run_recbole(options.model, options.dataset, options.config or None)
-    return _print_metrics(result)
+    for path in options.config:
+        _check_yaml(path)
+    return _print_metrics(run_recbole(options.model, options.dataset, options.config or None))
+
+
+def _check_yaml(path: str) -> None:
+    import yaml
+
+    from nestrec_recbole.errors import NestRecError
+    from nestrec_recbole.settings import yaml_loader
+
+    with open(path, encoding="utf-8") as file:
+        try:
+            found = yaml.load(file, Loader=yaml_loader())
+        except yaml.YAMLError as error:
+            raise NestRecError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(found, dict):
+        raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
 
 
 def _resume(options: Any) -> int:
@@ -59,8 +75,11 @@ def _resume(options: Any) -> int:
 
 
 def _print_metrics(result: dict[str, Any]) -> int:
-    for name, value in result["test_result"].items():
-        print(f"{name}\t{value}")
+    from nestrec_recbole.processes import Processes
+
+    if Processes.current().is_first:
+        for name, value in (result["test_result"] or result["best_valid_result"] or {}).items():
+            print(f"{name}\t{value}")
     return 0
 
 

@@ -27,7 +27,8 @@ from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.beyond import METRICS
-from nestrec_recbole.processes import Processes, join_torchrun
+from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
@@ -52,7 +53,7 @@ def load_properties(model: str) -> dict[str, Any]:
     return defaults | (_read_yaml(path) if path else {})
 
 
-def register_model(model_class: type, properties: str | Path | None = None) -> type:
+def register_model(model_class: Any = None, *, properties: str | Path | None = None) -> Any:
     """Make a model known to RecBole by its class name; usable as a decorator.
 
     Parameters
@@ -60,12 +61,17 @@ def register_model(model_class: type, properties: str | Path | None = None) -> t
     model_class : type
         A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
     properties : str or Path, optional
-        A YAML file of its defaults.
+        A YAML file of its defaults; settings of its own must be there.
 
     Returns
     -------
     type
         The class itself.
+
+    Raises
+    ------
+    NestRecError
+        When it is no :class:`SequenceModel`, or RecBole has a model of that name.
 
     Examples
     --------
@@ -73,7 +79,13 @@ def register_model(model_class: type, properties: str | Path | None = None) -> t
     ... class MyModel(SequenceModel): ...
     >>> run_recbole(model="MyModel", dataset="ml-100k")  # doctest: +SKIP
     """
+    if model_class is None:
+        return functools.partial(register_model, properties=properties)
     name = model_class.__name__
+    if not issubclass(model_class, SequenceModel):
+        raise NestRecError(f"model {name!r} is no subclass of nestrec_recbole.models.base.SequenceModel")
+    if name.lower() in (known.lower() for known in _recbole_models()):
+        raise NestRecError(f"model {name!r}: RecBole has a model of that name; choose another")
     alias = f"recbole.model.sequential_recommender.{name.lower()}"
     module = sys.modules[model_class.__module__]
     if getattr(module, "__spec__", None) is None:  # a script or a notebook: RecBole asks modules for their spec
@@ -94,7 +106,7 @@ def register() -> None:
         return
     for name in MODELS:
         module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
-        register_model(getattr(module, name), _PROPERTIES / "model" / f"{name}.yaml")
+        register_model(getattr(module, name), properties=_PROPERTIES / "model" / f"{name}.yaml")
     _hook_names()
     _hook_metrics()
     _hook_config()
@@ -134,7 +146,7 @@ def _hook_names() -> None:
 
 
 def _hook_metrics() -> None:
-    """RecBole's evaluator finds metrics in four tables."""
+    """RecBole's evaluator finds metrics in three tables."""
     for metric in METRICS:
         name = metric.__name__.lower()
         metric_tables.metrics_dict[name] = metric
@@ -151,7 +163,7 @@ def _recbole_models() -> list[str]:
 
 def _hook_config() -> None:
     """Slip our YAML defaults in between RecBole's own and the user's, and check what the user says against them."""
-    load_internal, build = Config._load_internal_config_dict, Config.__init__
+    load_internal, build, init_device = Config._load_internal_config_dict, Config.__init__, Config._init_device
 
     @functools.wraps(load_internal)
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
@@ -171,12 +183,19 @@ def _hook_config() -> None:
     def build_checked(self: Config, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if self["model"] in _registered:
-            settings.check_values(self)
+            settings.check_values(self, self.internal_config_dict)
             device = join_torchrun()
             if device is not None:
                 self["device"] = device
 
+    @functools.wraps(init_device)
+    def init_own_device(self: Config) -> None:
+        if self.final_config_dict["model"] in _registered:
+            self.final_config_dict["gpu_id"] = choose_gpu(str(self.final_config_dict["gpu_id"]).strip("()"))
+        init_device(self)
+
     Config._load_internal_config_dict = load_with_ours
+    Config._init_device = init_own_device
     Config.__init__ = build_checked
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -24,12 +25,18 @@ def join_torchrun() -> torch.device | None:
         return None
     has_gpu = torch.cuda.is_available()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if has_gpu else "gloo")
-    if not has_gpu:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    return device
+        # Long, as the others wait while the first encodes what is missing.
+        dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(hours=12))
+    return torch.device("cuda" if has_gpu else "cpu")
+
+
+def choose_gpu(given: str) -> str:
+    """Of the GPUs in ``gpu_id`` (``"2,3"``) the one of this process; where it names too few, the one of its number."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not given:
+        return given
+    named = given.split(",")
+    return named[rank] if rank < len(named) else str(rank)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ _OF_RECBOLE = {
     *("model", "dataset", "config_files", "config_file_list", "encoding", "eval_type", "nproc", "world_size", "ip"),
     *("port", "offset", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "device", "single_spec"),
 }
+_ANY_TYPE = ("item_fields", "eval_args", "gpu_id")
 _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,
@@ -30,7 +32,15 @@ _CHOICES = {
     "residual": ("plain", "gated"),
     "learner": ("adam", "adamw", "sgd"),
 }
-_POSITIVE = ("epochs", "train_batch_size", "eval_batch_size", "accumulation_steps", "hidden_size", "n_negatives")
+_POSITIVE = (
+    "epochs",
+    "train_batch_size",
+    "eval_batch_size",
+    "accumulation_steps",
+    "hidden_size",
+    "n_negatives",
+    "schedule_patience",
+)
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -59,20 +69,35 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
                 raise NestRecError(unknown("config key", name, [f"{inside}{k}" for k in defaults]))
             continue
         default = defaults[key]
-        if value is None or default is None or key in ("item_fields", "eval_args", "gpu_id"):
-            continue
-        if not _fits(value, default):
+        if not _fits(value, default) and key not in _ANY_TYPE:
             expected = f"list of {type(default[0]).__name__}" if isinstance(default, list) else type(default).__name__
             raise NestRecError(f"config key {name!r} is {value!r} ({type(value).__name__}); expected {expected}")
-        if key == "metrics":
-            for metric in [value] if isinstance(value, str) else value:
-                if metric.lower() not in metric_types:
-                    raise NestRecError(unknown("metric", metric, metric_types))
+        _check_inside(key, value)
         if key == "llm":
             check(value, default, f"{name}.")
 
 
+def _check_inside(key: str, value: Any) -> None:
+    """Compare the keys inside settings that are read one by one, so that a wrong one would be passed over."""
+    if key == "item_fields" and isinstance(value, dict):
+        for field, how in value.items():
+            _check_known(f"{key}.{field}", how, ("modality", "encoder"))
+    if key == "eval_args":
+        _check_known(key, value, ("split", "group_by", "order", "mode"))
+    for metric in ([value] if isinstance(value, str) else value) if key == "metrics" else ():
+        if metric.lower() not in metric_types:
+            raise NestRecError(unknown("metric", metric, metric_types))
+
+
+def _check_known(name: str, group: Any, known: tuple[str, ...]) -> None:
+    for inner in group if isinstance(group, dict) else ():
+        if inner not in known:
+            raise NestRecError(unknown("config key", f"{name}.{inner}", [f"{name}.{one}" for one in known]))
+
+
 def _fits(value: Any, default: Any) -> bool:
+    if default is None or (value is None and not isinstance(default, (int, float))):
+        return True
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, float):
@@ -82,27 +107,40 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, list):  # one value stands for a list of it, as in RecBole
         values = value if isinstance(value, (list, tuple)) else [value]
         return not default or (bool(values) and all(_fits(one, default[0]) for one in values))
+    if isinstance(default, str):
+        return isinstance(value, (str, os.PathLike))
     return isinstance(value, type(default))
 
 
-def check_values(config: Any) -> None:
-    """Refuse settings that are of the right type and still make no sense."""
+def check_values(config: Any, defaults: dict[str, Any]) -> None:
+    """Refuse settings that are of the right type and still make no sense, or have no effect."""
     for key, choices in _CHOICES.items():
-        if key in config and config[key] not in choices:
+        given = config[key].lower() if key == "learner" else config[key]
+        if defaults.get(key) in choices and given not in choices:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected one of {', '.join(choices)}")
     for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     _check_metrics(config)
+    _check_ranges(config)
+    given = config["train_neg_sample_args"] or {}
+    if str(given.get("distribution", "none")).lower() != "none":
+        raise NestRecError("config key 'train_neg_sample_args' has no effect here; use `loss` and `negatives`")
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
+
+
+def _check_ranges(config: Any) -> None:
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
     temperature, learned = config["temperature"], config["learn_temperature"]
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    for key in ("save_dataset", "save_dataloaders"):
-        if config[key]:
-            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
+    for key, top in {"ema_decay": 1.0, "calibration": 1.0}.items():
+        if not 0 <= config[key] <= top:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
 
 
 def _check_metrics(config: Any) -> None:
@@ -111,5 +149,5 @@ def _check_metrics(config: Any) -> None:
     if metric not in names:
         computed = ", ".join(config["metrics"])
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
-    if k.removesuffix("_f") not in {"", *map(str, config["topk"])}:
+    if k.removesuffix("_f") not in set(map(str, config["topk"])):
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")

@@ -38,6 +38,16 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--metrics=['Precison']", "unknown metric 'Precison'; did you mean 'precision'?"),
         ("--valid_metric=NDCG@20", "valid_metric is 'NDCG@20', but topk is [10]"),
         ("--valid_metric=GAUC", "valid_metric is 'GAUC', but metrics are NDCG, Recall, MRR, Hit"),
+        ("--valid_metric=NDCG", "valid_metric is 'NDCG', but topk is [10]"),
+        ("--schedule_patience=0", "config key 'schedule_patience' is 0"),
+        ("--ema_decay=1.5", "config key 'ema_decay' is 1.5; expected a number from 0 to 1"),
+        ("--eval_args={'spilt':{'LS':'valid_and_test'}}", "'eval_args.spilt'; did you mean 'eval_args.split'?"),
+        (
+            "--item_fields={'title':{'encodr':'x'}}",
+            "'item_fields.title.encodr'; did you mean 'item_fields.title.encoder'?",
+        ),
+        ("--item_fields=['title']", "item_fields is ['title']: expected"),
+        ("--train_neg_sample_args={'distribution':'uniform'}", "'train_neg_sample_args' has no effect here"),
         ("--temperature=0.0", "temperature is 0.0: expected a number above 0"),
         ("--save_dataset=True", "config key 'save_dataset': RecBole would write a pickle"),
         ("--llm={'pth':'x'}", "unknown config key 'llm.pth'; did you mean 'llm.path'?"),
@@ -135,3 +145,9 @@ def test_short_histories_train_and_evaluate(sequences: list[list[int]], tmp_path
     write_dataset(tmp_path / "data", "short", sequences)
     given = ["--data_path=data", "--feature_path=data", "--epochs=1", "--show_progress=False"]
     assert main(["run", "--model", "NestRec", "--dataset", "short", *given]) == 0
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "not valid YAML"), ("", "found NoneType"), ("- a", "found list")])
+def test_setting_files(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(text)
+    assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "ml-100k", "--config", "mine.yaml")

@@ -11,8 +11,9 @@ import pytest
 from conftest import write_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recbole.data import create_dataset
+from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import SequentialDataset
+from recbole.utils import get_model, get_trainer
 
 import nestrec_recbole
 from nestrec_recbole.data.loader import WindowLoader, cut_windows
@@ -163,3 +164,17 @@ def test_ties_keep_file_order_unless_shuffled(tmp_path: Any, make_config: Any, s
     dataset = create_dataset(make_config("FastSASRec", "d", shuffle_ties=shuffle))
     dataset.build()
     assert (dataset.items.tolist() == sorted(dataset.items.tolist())) is not shuffle
+
+
+def test_columns_may_have_other_names(tmp_path: Any, make_config: Any) -> None:
+    place = write_dataset(tmp_path / "data", "named", [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]])
+    for kind in ("inter", "item"):
+        file = place / f"named.{kind}"
+        file.write_text(file.read_text().replace("item_id:", "movie_id:").replace("timestamp:", "when:"))
+    names = {"ITEM_ID_FIELD": "movie_id", "TIME_FIELD": "when", "load_col": {"inter": ["user_id", "movie_id", "when"]}}
+    for model in ("FastSASRec", "NestRec"):
+        config = make_config(model, "named", epochs=1, **names)
+        train, valid, test = data_preparation(config, create_dataset(config))
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, get_model(model)(config, train.dataset))
+        trainer.fit(train, valid, verbose=False, saved=False)
+        assert 0 <= trainer.evaluate(test, load_best_model=False)["ndcg@10"] <= 1

@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 import nestrec_recbole  # noqa: F401
 from nestrec_recbole.plugin import MODELS
 
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
 SMALL = {"hidden_size": 32, "n_heads": 2, "inner_size": 64}
 TINY_TEXT = {"title": {"modality": "text"}, "year": {"modality": "number"}}
 
@@ -20,8 +21,7 @@ TINY_TEXT = {"title": {"modality": "text"}, "year": {"modality": "number"}}
 @pytest.fixture(params=MODELS)
 def built(request: Any, tmp_path: Any, make_config: Any) -> Any:
     """A model on a dataset where every user walks round a circle of 12 items: the next item is always known."""
-    sequences = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
-    write_dataset(tmp_path / "data", "circle", sequences)
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
     return build(make_config, request.param)
 
 
@@ -118,3 +118,25 @@ def test_trains_from_recboles_own_loader(built: Any) -> None:
     config, model, (train, _, _) = built
     batch = next(iter(TrainDataLoader(config, train.dataset, None)))
     assert torch.isfinite(model.calculate_loss(batch))
+
+
+def test_pretrained_qwen3_with_lora(tmp_path: Any, make_config: Any) -> None:
+    """A folder saved in bfloat16, as Qwen3 is published: only the adapters are trained, and the model learns."""
+    from recbole.utils import get_trainer
+    from transformers import Qwen3Config, Qwen3Model
+
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = Qwen3Config(vocab_size=10, num_key_value_heads=1, head_dim=24, **shape)
+    Qwen3Model(small).to(torch.bfloat16).save_pretrained(tmp_path / "qwen3")
+    lora = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    llm = {"path": str(tmp_path / "qwen3"), "lora": lora}
+    config, model, (train, valid, test) = build(make_config, "NestRec", llm=llm, epochs=6, learning_rate=0.003)
+    trained = {name for name, p in model.llm.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    frozen = {name: p.clone() for name, p in model.llm.named_parameters() if not p.requires_grad}
+    trainer = get_trainer(config["MODEL_TYPE"], "NestRec")(config, model)
+    trainer.fit(train, valid, verbose=False)
+    assert trainer.history[-1]["train_loss"] < trainer.history[0]["train_loss"]
+    assert 0 <= trainer.evaluate(test)["ndcg@10"] <= 1
+    assert all(torch.equal(p, frozen[name]) for name, p in model.llm.named_parameters() if name in frozen)

@@ -108,11 +108,13 @@ def test_recboles_own_models_get_recboles_own_parts(tmp_path: Path) -> None:
 
 
 def test_register_model_of_ones_own() -> None:
+    Path("mine.yaml").write_text((ROOT / "properties/model/FastSASRec.yaml").read_text() + "my_key: 7\n")
+
+    @register_model(properties="mine.yaml")
     class MyModel(FastSASRec):
         pass
 
-    Path("mine.yaml").write_text((ROOT / "properties/model/FastSASRec.yaml").read_text() + "my_key: 7\n")
-    assert register_model(MyModel, properties="mine.yaml") is MyModel
+    assert get_model("MyModel") is MyModel
     assert load_properties("MyModel")["my_key"] == 7
     result = run_recbole(model="MyModel", dataset="circle", config_dict={**SMALL, "my_key": 8})
     assert result["test_result"]["ndcg@10"] >= 0
@@ -142,3 +144,10 @@ def test_two_lines_outside_the_repository(model: str, tmp_path: Path) -> None:
 
 def test_modules_see_one_get_model() -> None:
     assert recbole.quick_start.quick_start.get_model is recbole.utils.get_model
+
+
+def test_models_of_others_names_are_not_registered() -> None:
+    with pytest.raises(NestRecError, match="RecBole has a model of that name"):
+        register_model(type("BPR", (FastSASRec,), {}))
+    with pytest.raises(NestRecError, match="no subclass of"):
+        register_model(dict)

@@ -46,11 +46,17 @@ def weights(trainer: SequenceTrainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.model.parameters()]
 
 
-@pytest.mark.parametrize("settings", [{}, {"checkpoint_steps": 3, "ema_decay": 0.9}, {"schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"checkpoint_steps": 3, "ema_decay": 0.9},
+        {"schedule": "cosine", "checkpoint_steps": 2, "accumulation_steps": 3},
+    ],
+)
 @pytest.mark.parametrize("model", ["FastSASRec", "NestRec"])
 def test_resuming_equals_never_stopping(model: str, settings: dict[str, Any], build: Build) -> None:
     whole, train, valid = build(model, **settings)
-    whole.fit(train, valid, verbose=False, saved=False)
+    whole.fit(train, valid, verbose=False)
 
     class PowerCut(Exception):
         pass
@@ -221,3 +227,35 @@ def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build:
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(tensors[f"model.{name}"], parameter), name
     assert result["best_valid_score"] == whole.best_valid_score
+
+
+def test_schedules_end_with_the_last_step_of_accumulated_batches(build: Build) -> None:
+    trainer, train, valid = build(schedule="linear", accumulation_steps=3, epochs=2)
+    trainer.fit(train, valid, verbose=False, saved=False)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_training_that_stopped_early_is_not_resumed(build: Build) -> None:
+    settings = {"stopping_step": 1, "learning_rate": 0.05, "checkpoint_last": True, "epochs": 50}
+    trainer, train, valid = build(**settings)
+    trainer.fit(train, valid, verbose=False)
+    again, train, valid = build(**settings)
+    again.resume_checkpoint(last_checkpoint(trainer.saved_model_file))
+    assert again.fit(train, valid, verbose=False) == (trainer.best_valid_score, trainer.best_valid_result)
+    assert len(again.history) == len(trainer.history) < 50
+
+
+def test_checkpoints_may_be_moved(build: Build, tmp_path: Path) -> None:
+    trainer, train, valid = build(checkpoint_last=True, epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    Path("saved").rename(tmp_path / "elsewhere")
+    again, train, valid = build(epochs=2)
+    again.resume_checkpoint(tmp_path / "elsewhere" / Path(last_checkpoint(trainer.saved_model_file)).name)
+    again.fit(train, valid, verbose=False)
+    assert again.evaluate(valid) and not list(Path("saved").glob("*"))
+
+
+def test_weights_are_kept_where_nothing_is_validated(build: Build) -> None:
+    trainer, train, valid = build(eval_step=0, epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    assert trainer.evaluate(valid)

@@ -17,6 +17,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
 
@@ -44,8 +45,7 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     test : SequenceDataset
         The test split.
     """
-    lists = {"metrics": ["NDCG", "Recall", "MRR", "Hit", "ItemCoverage"]}  # so that recommended lists are made
-    config = Config(model=model, dataset=dataset, config_dict={**lists, **settings})
+    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
     init_seed(config["seed"], config["reproducibility"])
     splits = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
@@ -54,11 +54,13 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     began = perf_counter()
     trainer.fit(splits[0], splits[1], verbose=False, show_progress=config["show_progress"])
     seconds = perf_counter() - began
-    trainer.evaluate(splits[2])
+    load_weights(trained, read_checkpoint(trainer.saved_model_file)[0], trainer.saved_model_file)
+    test = splits[2].dataset
+    ranks = rank_targets(trained.eval().full_sort_predict, test, k=max(TOPK), device=trainer.device)
     if checkpoint is not None:
         shutil.move(trainer.saved_model_file, checkpoint)
-    run = Run(model, config["seed"], test_metrics(trainer.ranks), seconds, trainer.history, str(checkpoint or ""))
-    return run, trained, splits[2].dataset
+    run = Run(model, config["seed"], test_metrics(ranks), seconds, trainer.history, str(checkpoint or ""))
+    return run, trained, test
 
 
 def popularity(dataset: str, settings: dict[str, Any]) -> Run:

@@ -82,7 +82,7 @@ def read_columns(
     Raises
     ------
     NestRecError
-        On a missing column, a ragged line, or a value that does not parse: file, line and field are named.
+        On a missing column, a line of too many cells, or a value that does not parse: file, line and field are named.
     """
     fields = read_header(path, separator, encoding)
     wanted = list(fields) if columns is None else list(columns)
@@ -118,6 +118,8 @@ def read_columns(
 
 def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None:
     """Name the first line with more cells than the header: given the columns wanted, pandas drops the others unsaid."""
+    if len(separator.encode()) != 1:
+        return
     with open(path, "rb") as file:
         file.readline()
         n_lines = 1

@@ -258,7 +258,9 @@ class SequenceDataset(SequentialDataset):
             self.uid_field: torch.from_numpy(users.astype(np.int64)),
             self.iid_field: torch.from_numpy(self.items[ends].astype(np.int64)),
             self.item_list_length_field: torch.from_numpy(ends - starts),
-            self.item_id_list_field: torch.from_numpy(gather(self.items, starts, ends, width).astype(np.int64)),
+            self.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(
+                gather(self.items, starts, ends, width).astype(np.int64)
+            ),
         }
         for name, column in self.columns.items():
             fields[name] = column[torch.from_numpy(ends)]
@@ -327,11 +329,17 @@ class SequenceDataset(SequentialDataset):
         Raises
         ------
         NestRecError
-            When a feature has not been encoded, or belongs to other texts or another dataset.
+            When a feature has not been encoded, was by another encoder, or belongs to another dataset.
         """
         tokens = self.field2id_token[self.iid_field]
         folder = feature_folder(self.config)
-        return [FeatureStore.open(folder / name).align(tokens) for name in self.config["item_fields"]]
+        stores = {name: FeatureStore.open(folder / name) for name in self.config["item_fields"]}
+        for name, store in stores.items():
+            how = self.config["item_fields"][name]
+            wanted = how.get("encoder", "minilm") if how["modality"] == "text" else store.manifest.encoder
+            if (store.manifest.modality, store.manifest.encoder) != (how["modality"], wanted):
+                raise NestRecError(f"{store.path}: encoded by {store.manifest.encoder}, not {wanted}; run again")
+        return [store.align(tokens) for store in stores.values()]
 
 
 def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:

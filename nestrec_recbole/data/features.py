@@ -16,8 +16,6 @@ import numpy as np
 
 from nestrec_recbole.errors import NestRecError
 
-MODALITIES = ("text", "image", "number", "category")
-
 
 @dataclass(frozen=True)
 class ItemField:

@@ -77,10 +77,8 @@ class WindowLoader:
     def __iter__(self) -> Iterator[Interaction]:
         workers = int(self.config["worker"] or 0)
         batches = _Batches(self, [self._own(windows) for windows in self._current_plan()[self.first_batch :]])
-        pin = torch.cuda.is_available() and bool(self.config["use_gpu"])
-        options = {"num_workers": workers, "pin_memory": pin, "collate_fn": Interaction}
         own = torch.Generator()  # or each iteration would draw from the global one, and resuming would not be exact
-        return iter(DataLoader(batches, batch_size=None, generator=own, **options))
+        return iter(DataLoader(batches, None, num_workers=workers, collate_fn=Interaction, generator=own))
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch: each (B, 4) int64, user, start, first target, last target (places in ``items``)."""
@@ -103,7 +101,7 @@ class WindowLoader:
         fields = {
             data.uid_field: torch.from_numpy(users),
             data.item_list_length_field: torch.from_numpy(last - starts),
-            data.item_id_list_field: torch.from_numpy(inputs),
+            data.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(inputs),
             "target_list": torch.from_numpy(targets),
         }
         for name, column in data.columns.items():

@@ -36,6 +36,10 @@ def ensure_item_features(config: Any) -> None:
     header = read_header(path, config["field_separator"], config["encoding"])
     if config["item_fields"] is None:
         config["item_fields"] = _fields_from_header(path, header, config)
+    if not isinstance(config["item_fields"], dict) or not config["item_fields"]:
+        raise NestRecError(
+            f"item_fields is {config['item_fields']!r}: expected {{column: {{modality: text or number}}}}"
+        )
     for field, how in config["item_fields"].items():
         if field not in header:
             raise NestRecError(f"item_fields: {path} has no column {field!r}; it has {', '.join(header)}")

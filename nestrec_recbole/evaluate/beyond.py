@@ -22,7 +22,7 @@ def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
     top : numpy.ndarray of shape (n_rows, K)
         Recommended items, best first.
     counts : numpy.ndarray of shape (n_items,)
-        Interactions of each item in the training data.
+        How often each item was a training target (RecBole counts no other interactions).
 
     Returns
     -------

@@ -66,8 +66,8 @@ class QFormerLayer(nn.Module):
 class QFormer(nn.Module):
     """Querying transformer of BLIP-2 (Li et al. 2023, arXiv:2301.12597), with a causal form for histories.
 
-    BERT's post-norm layers; layers 0, f, 2f, ... (f = `cross_attention_frequency`) also attend to the memory. Weights
-    and queries start as N(0, 0.02^2), biases as zero.
+    BERT's post-norm layers; layers 0, f, 2f, ... (f = `cross_attention_frequency`) also attend to the memory. Queries
+    start as N(0, 0.02^2), weights as N(0, 1 / fan-in), biases as zero.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ class ItemQFormer(SequenceModel):
     """Learned queries read an item's fields into ``q`` item tokens; an item is the mean of its tokens.
 
     Field embeddings (text, numbers, ...) are frozen features; missing fields are masked. A token is what the fields add
-    to a query that has read none, so nothing in it is common to all items, which would drown what tells them apart. An
+    to a query that has read none: what is common to all items would drown what tells them apart. An
     optional id embedding is added and dropped at random in training, so that items without a history still rank by
     content.
     As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nestrec_recbole.errors import NestRecError
 
 TINY_LAYERS = 2
@@ -60,7 +62,7 @@ def _load(path: str, model_class: Any) -> Any:
         config = AutoConfig.from_pretrained(path)
         if config.model_type != "qwen3":
             raise NestRecError(f"llm.path {path!r} is a {config.model_type}, not a qwen3")
-        return model_class.from_pretrained(path)
+        return model_class.from_pretrained(path, dtype=torch.float32)  # whatever it was saved in
     except OSError as error:
         reason = str(error).splitlines()[0]
         kind = "folder" if Path(path).exists() else "hub id"

@@ -102,8 +102,9 @@ class Recommender:
         path = Path(config["data_path"]) / f"{config['dataset']}.item"
         if not path.is_file():
             return {}
-        named = field or next((name for name in read_header(path) if "title" in name or name == "name"), None)
+        how = {"separator": config["field_separator"], "encoding": config["encoding"]}
+        named = field or next((name for name in read_header(path, **how) if "title" in name or name == "name"), None)
         if named is None:
             return {}
-        table = read_columns(path, [self.dataset.iid_field, named]).dropna()
+        table = read_columns(path, [self.dataset.iid_field, named], **how).dropna()
         return dict(zip(table[self.dataset.iid_field], table[named], strict=True))

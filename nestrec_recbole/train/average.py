@@ -43,6 +43,10 @@ class WeightAverage:
         finally:
             self._set(own)
 
+    def keep(self) -> None:
+        """Give the model the averaged weights for good."""
+        self._set(self.averages)
+
     @torch.no_grad()
     def _set(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():

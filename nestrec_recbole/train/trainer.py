@@ -46,6 +46,8 @@ class SequenceTrainer(Trainer):
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.processes = Processes.current()
+        if self.processes.size > 1:  # dropout and negatives are drawn anew in each
+            torch.manual_seed(config["seed"] + self.processes.rank)
         name = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
         self.saved_model_file = self.processes.gather(name)[0]  # one name for all
         self.precision = PRECISIONS[config["precision"]]
@@ -58,6 +60,7 @@ class SequenceTrainer(Trainer):
         if config["compile"]:
             model.encode = torch.compile(model.encode, dynamic=True)
         self.first_batch = 0
+        self.finished = False  # what was resumed had stopped early
         self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
         self.ranks: Ranks | None = None
         self.history: list[dict[str, float]] = []
@@ -68,13 +71,13 @@ class SequenceTrainer(Trainer):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """Adam, AdamW or SGD; weight decay spares biases, norms and embeddings."""
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        if self.learner not in kinds:
+        if self.learner.lower() not in kinds:
             raise NestRecError(f"learner is {self.learner!r}: expected one of {', '.join(kinds)}")
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
         spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        return kinds[self.learner]([group for group in groups if group["params"]], lr=self.learning_rate)
+        return kinds[self.learner.lower()]([group for group in groups if group["params"]], lr=self.learning_rate)
 
     def _rate_factor(self, step: int) -> float:
         """Linear warm-up, then constant, a cosine or line down to zero at the last epoch, or steps down."""
@@ -104,22 +107,24 @@ class SequenceTrainer(Trainer):
         bar = tqdm(train_data, total=n_batches, initial=self.first_batch, disable=not show_progress)
         bar.set_description(f"Train {epoch_idx:>4}")
         accumulate = int(self.config["accumulation_steps"])
-        save_every = int(self.config["checkpoint_steps"] or 0)
+        save_every, due = int(self.config["checkpoint_steps"] or 0), False
         for place, batch in enumerate(bar, start=self.first_batch):
             own, of_all = train_data.n_targets(place)
             batch = batch.to(self.device)
             with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
                 loss = self.model.calculate_loss(batch)
             self._check_finite(loss, epoch_idx, place)
+            due = due or bool(save_every and (place + 1) % save_every == 0)
             self.scaler.scale(loss * (own * self.processes.size / of_all / accumulate)).backward()
             total, n_targets = total + loss.detach() * own, n_targets + own
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()
+                if due and place + 1 < n_batches:
+                    self._save_last(epoch_idx, place + 1, (float(total), n_targets))
+                    due = False
             if place % 20 == 0 and show_progress:
                 rate = n_targets / bar_seconds(bar)
                 bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {rate:,.0f} targets/s")
-            if save_every and (place + 1) % save_every == 0 and place + 1 < n_batches:
-                self._save_last(epoch_idx, place + 1, (float(total), n_targets))
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
         both = self.processes.sum(torch.stack([total.double(), torch.tensor(n_targets, device=self.device)]))
         return float(both[0] / both[1].clamp(min=1))
@@ -166,7 +171,10 @@ class SequenceTrainer(Trainer):
         best_valid_result : dict or None
         """
         self.train_data = train_data
-        self.steps_per_epoch = len(train_data)
+        self.steps_per_epoch = -(-len(train_data) // int(self.config["accumulation_steps"]))
+        self.eval_collector.data_collect(train_data)
+        if self.finished:
+            return self.best_valid_score, self.best_valid_result
         for epoch in range(self.start_epoch, self.epochs):
             began = perf_counter()
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
@@ -180,13 +188,15 @@ class SequenceTrainer(Trainer):
             with self.average.applied() if self.average is not None else nullcontext():
                 if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
                     stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress, callback_fn)
-                elif saved and not valid_data:
+                elif saved and (not valid_data or self.eval_step <= 0):
                     self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
             if saved and self.config["checkpoint_last"]:
-                self._save_last(epoch + 1)
+                self._save_last(epoch + 1, finished=stop)
             if stop:
                 break
+        if self.average is not None and not saved:
+            self.average.keep()
         return (self.best_valid_score, self.best_valid_result) if valid_data else (-1, None)
 
     def _validate(
@@ -255,7 +265,11 @@ class SequenceTrainer(Trainer):
             device=self.device,
         )
         result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
-        if self.train_data is not None:
+        if needs_lists and self.train_data is None:
+            raise NestRecError(
+                f"metrics {', '.join(self.config['metrics'])} need the training data; set trainer.train_data"
+            )
+        if needs_lists:
             result |= recbole_metrics(self.ranks, self.config, self.train_data)
         places = self.config["metric_decimal_place"]
         rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
@@ -276,7 +290,6 @@ class SequenceTrainer(Trainer):
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,
             "best_valid_result": self.best_valid_result,
-            "saved_model_file": str(self.saved_model_file),
             "history": self.history,
         }
 
@@ -287,7 +300,9 @@ class SequenceTrainer(Trainer):
             write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
         self.processes.wait()
 
-    def _save_last(self, epoch: int, first_batch: int = 0, loss_so_far: tuple[float, int] = (0.0, 0)) -> None:
+    def _save_last(
+        self, epoch: int, first_batch: int = 0, loss_so_far: tuple[float, int] = (0.0, 0), finished: bool = False
+    ) -> None:
         """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
         if not self.processes.is_first:
             return
@@ -305,13 +320,14 @@ class SequenceTrainer(Trainer):
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
             "scaler": self.scaler.state_dict(),
             "loss_so_far": loss_so_far,
+            "finished": finished,
             "plateau_factor": self.plateau_factor,
             "n_averaged": self.average.n_updates if self.average is not None else 0,
         }
         write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
-        """Go on where a ``...-last.safetensors`` checkpoint left off, as if never stopped.
+        """Go on where a ``...-last.safetensors`` checkpoint left off, as if never stopped: exactly, in one process.
 
         Raises
         ------
@@ -325,26 +341,25 @@ class SequenceTrainer(Trainer):
         if "groups" not in about:
             raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
         load_weights(self.model, tensors, resume_file)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": about["groups"]})
+        self.optimizer.load_state_dict({"state": _optimizer_state(tensors), "param_groups": about["groups"]})
         self.schedule.load_state_dict(about["schedule"])
         self.scaler.load_state_dict(about["scaler"])
-        torch.set_rng_state(tensors["random.torch"])
-        if "random.cuda" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        if self.processes.is_first:
+            self.loss_so_far = tuple(about["loss_so_far"])
+            torch.set_rng_state(tensors["random.torch"])
+            if "random.cuda" in tensors and self.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
-        self.loss_so_far, self.plateau_factor = tuple(about["loss_so_far"]), about["plateau_factor"]
+        self.finished, self.plateau_factor = about["finished"], about["plateau_factor"]
         if self.average is not None and about["n_averaged"]:
             self.average.n_updates = about["n_averaged"]
             for name, average in self.average.averages.items():
                 average.copy_(tensors[f"average.{name}"])
         self.n_steps, self.cur_step = about["n_steps"], about["cur_step"]
         self.best_valid_score, self.best_valid_result = about["best_valid_score"], about["best_valid_result"]
-        self.saved_model_file, self.history = about["saved_model_file"], about["history"]
+        last = Path(resume_file)
+        self.saved_model_file = str(last.with_name(last.name.replace("-last.", ".")))
+        self.history = about["history"]
 
 
 def last_checkpoint(best: str | os.PathLike[str]) -> str:
@@ -358,6 +373,16 @@ def bar_seconds(bar: tqdm) -> float:
     return max(1e-9, bar.format_dict["elapsed"])
 
 
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """What the tensors ``optimizer.<parameter>.<name>`` of a checkpoint say, as the optimiser wants it."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    return state
+
+
 def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
@@ -365,7 +390,7 @@ def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
