@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator import Collector, Evaluator
+from recbole.utils import init_seed
 
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.data.dataset import SequenceDataset
@@ -170,3 +171,26 @@ def test_metrics_beyond_accuracy_are_settings(model: str, tmp_path: Any) -> None
     settings |= {"valid_metric": "NDCG@10", "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
     result = run_recbole(model, "small", config_dict=settings, saved=False)["test_result"]
     assert 1 < result["novelty@10"] < 10 and 0 <= result["serendipity@10"] < 1
+
+
+@pytest.mark.parametrize("mode", ["uni20", "pop20"])
+def test_sampled_protocols_are_recboles(mode: str, tmp_path: Any, make_config: Any) -> None:
+    """Ranks among 20 drawn items: no lower than among all, and all models are ranked by the same draw."""
+    from recbole.utils import get_model, get_trainer
+
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    settings = {"epochs": 3, "hidden_size": 16, "metrics": ["NDCG", "Recall", "Novelty"]}
+    found = {}
+    for kind in ("full", mode):
+        config = make_config("FastSASRec", "small", eval_args={**args, "mode": kind}, **settings)
+        init_seed(1, True)
+        train, valid, test = data_preparation(config, create_dataset(config))
+        init_seed(1, True)
+        trainer = get_trainer(config["MODEL_TYPE"], "FastSASRec")(
+            config, get_model("FastSASRec")(config, train.dataset)
+        )
+        trainer.fit(train, valid, verbose=False)
+        found[kind] = trainer.evaluate(test)
+    assert found[mode]["recall@10"] >= found["full"]["recall@10"]
+    assert 0 < found[mode]["ndcg@10"] <= 1 and found[mode]["novelty@10"] > 0

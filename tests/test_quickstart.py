@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from nestrec_recbole.bench.quickstart import quickstart
@@ -42,6 +44,11 @@ def test_quickstart_writes_table_examples_results_and_curves(
     assert said.count("last saw: ") == 3 and said.count("  5. ") == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"results.json", "curves.png", "NestRec.safetensors", "FastSASRec.safetensors"} <= names
+    ranks = pd.read_parquet(tmp_path / "out/NestRec.parquet")
+    assert len(ranks) == 943 and ranks.user.is_unique
+    hits = ranks["rank"] <= 10
+    assert (hits / np.log2(1 + ranks["rank"])).mean() == pytest.approx(runs[2].metrics["ndcg@10"])
+    assert (ranks.rank_unseen <= ranks["rank"]).all()
     assert not any(name.startswith(".") or name.endswith(".part") for name in names)
     assert (tmp_path / "out/curves.png").read_bytes()[:4] == b"\x89PNG"
     saved = json.loads((tmp_path / "out/results.json").read_text())

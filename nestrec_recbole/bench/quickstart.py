@@ -31,7 +31,7 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     """Train two models on the ml-100k that ships inside RecBole and compare them with popularity.
 
     Prints a table and, for three users, their last items and five recommendations. Writes ``results.json``,
-    ``curves.png`` and the checkpoints to ``folder``.
+    ``curves.png``, the checkpoints and every user's ranks (``.parquet``) to ``folder``.
 
     Parameters
     ----------

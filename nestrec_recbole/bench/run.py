@@ -16,7 +16,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
-from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
@@ -36,6 +36,8 @@ class Run:
 
 def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
     """Train, choose the epoch on validation data, and evaluate the test data once.
+
+    With a ``checkpoint`` path, the weights are moved there and every user's ranks are written beside, as ``.parquet``.
 
     Returns
     -------
@@ -58,6 +60,7 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     test = splits[2].dataset
     ranks = rank_targets(trained.eval().full_sort_predict, test, k=max(TOPK), device=trainer.device)
     if checkpoint is not None:
+        write_ranks(ranks, test, checkpoint.with_suffix(".parquet"))
         shutil.move(trainer.saved_model_file, checkpoint)
     run = Run(model, config["seed"], test_metrics(ranks), seconds, trainer.history, str(checkpoint or ""))
     return run, trained, test

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -102,6 +104,23 @@ def rank_targets(
     parts = zip(*processes.gather((rank, rank_unseen, top, top_unseen)), strict=True)
     rank, rank_unseen, top, top_unseen = (np.sum(part, axis=0) for part in parts)
     return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items)
+
+
+def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path) -> None:
+    """Write the ranks of every row to a Parquet file, whole or not at all.
+
+    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U) and ``rank_unseen`` (F); the order is the split's.
+    """
+    path = Path(path)
+    users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
+    columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
+    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen})
+    draft = path.with_name(f".{path.name}")
+    try:
+        table.to_parquet(draft, index=False)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
