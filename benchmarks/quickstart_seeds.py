@@ -46,6 +46,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run the seeds, unless only README is asked for, and write the results and README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--readme", action="store_true", help="only write README's table anew, from the results")

@@ -221,6 +221,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Time what is asked for, and write the results and README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beauty", metavar="FOLDER", help="holds beauty/beauty.inter")
     parser.add_argument("--only", nargs="+", help="parts to time anew; the others stay as they were")
@@ -247,7 +248,8 @@ def main() -> None:
             continue
         results[name] = task()
         print(name, json.dumps(results[name]), flush=True)
-    write_results("speed", {"command": "python benchmarks/speed.py", **results})
+    command = "python benchmarks/speed.py" + (" --beauty FOLDER" if options.beauty else "")
+    write_results("speed", {**results, "command": command})
     put_table("speed table", table(read_results("speed")))
 
 

@@ -101,6 +101,14 @@ def test_interactions(inter: str, words: str, capsys: pytest.CaptureFixture[str]
     assert words in complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data")
 
 
+@pytest.mark.parametrize("text", [HEAD.encode() + b"u\xff\ti\t1\n", b"user_id:token\xff\n"])
+def test_text_that_is_not_utf_8(text: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/bad").mkdir(parents=True)
+    Path("data/bad/bad.inter").write_bytes(text)
+    line = complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data")
+    assert "bad.inter: not valid UTF-8 text" in line and "set `encoding`" in line
+
+
 @pytest.mark.parametrize(
     ("item", "words"),
     [

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_quickstart_in_three_minutes(tmp_path: Path) -> None:
-    """The whole of it, twice: NestRec beats Pop at least twofold; the second call encodes nothing."""
+    """The whole of it, embedding included: NestRec beats Pop at least twofold."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     began = perf_counter()
     command = [sys.executable, "-m", "nestrec_recbole.cli", "quickstart"]

@@ -139,9 +139,8 @@ def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> t
         Of all items, and of those in the pairs.
     """
     own = scores.gather(1, target[:, None])
-    exact = (
-        torch.float32 if scores.shape[1] < 2**24 else torch.float64
-    )  # floats, as they are compared and summed fastest
+    # Floats, as they are compared and summed fastest; float32 counts to 2^24.
+    exact = torch.float32 if scores.shape[1] < 2**24 else torch.float64
     mark = torch.empty_like(scores)
     before = torch.gt(scores, own, out=mark).sum(dim=1, dtype=exact).long()
     n_ties = torch.eq(scores, own, out=mark).sum(dim=1, dtype=exact)

@@ -14,7 +14,7 @@ from nestrec_recbole.compat import load_checkpoint
 def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Go on from a ``...-last.safetensors`` checkpoint (``checkpoint_last`` or ``checkpoint_steps``) to the end.
 
-    On a CPU the result is bit by bit that of a training that was never cut off.
+    On a CPU, in one process, the result is bit by bit that of a training that was never cut off.
 
     Returns
     -------
