@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 from pathlib import Path
@@ -26,13 +25,12 @@ def write_results(name: str, results: dict[str, Any]) -> None:
     """Write ``results/<name>.json`` with the machine, whole or not at all."""
     import torch
 
+    from nestrec_recbole.files import written_whole
+
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    path = HERE / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps({"machine": machine, "versions": versions, **results}, indent=1) + "\n")
-    os.replace(draft, path)
+    with written_whole(HERE / "results" / f"{name}.json") as draft:
+        draft.write_text(json.dumps({"machine": machine, "versions": versions, **results}, indent=1) + "\n")
 
 
 def read_results(name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from readme import put_table, read_results, write_results
 import nestrec_recbole  # noqa: F401  # the repairs come first
 from nestrec_recbole.evaluate.metrics import evaluate_ranks
 from nestrec_recbole.evaluate.ranking import rank_targets
-from nestrec_recbole.layers.losses import full_softmax
+from nestrec_recbole.layers.full_softmax import full_softmax
 
 THREADS = 2
 SECONDS = 45  # of RecBole's training that are timed

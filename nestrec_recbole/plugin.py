@@ -92,9 +92,9 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
         module.__spec__ = importlib.machinery.ModuleSpec(alias, None)
     sys.modules[alias] = module
     setattr(module, name, model_class)
-    base = _FeatureDataset if getattr(model_class, "needs_item_fields", False) else SequenceDataset
-    dataset_name = f"{name}Dataset"
-    setattr(recbole.data.dataset, dataset_name, type(dataset_name, (base,), {"__module__": __name__}))
+    dataset_name, needs = f"{name}Dataset", getattr(model_class, "needs_item_fields", False)
+    about = {"__module__": __name__, "needs_item_fields": needs}
+    setattr(recbole.data.dataset, dataset_name, type(dataset_name, (_FeatureDataset,), about))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), {"__module__": __name__}))
     _registered[name] = Path(properties) if properties else None
     return model_class
@@ -115,10 +115,15 @@ def register() -> None:
 
 
 class _FeatureDataset(SequenceDataset):
-    """A dataset whose item fields are encoded where they are missing."""
+    """A dataset whose item fields, if anything looks at them, are encoded where they are missing."""
+
+    needs_item_fields: bool
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        is_measured = "diversity" in (metric.lower() for metric in config["metrics"])
+        if not (self.needs_item_fields or config["mask_near_duplicates"] or is_measured):
+            return
         processes = Processes.current()
         if not processes.is_first:
             processes.wait()  # until the first has encoded what is missing

@@ -138,7 +138,7 @@ def _check_ranges(config: Any) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    for key, top in {"ema_decay": 1.0, "calibration": 1.0}.items():
+    for key, top in {"ema_decay": 1.0, "calibration": 1.0, "mask_near_duplicates": 1.0}.items():
         if not 0 <= config[key] <= top:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
 

@@ -159,8 +159,9 @@ def test_serendipity_by_hand() -> None:
 def test_diversity_by_hand() -> None:
     features = np.array([[0, 0], [2, 0], [0, 3], [-1, 0], [1, 0]])
     found = diversity(np.array([[1, 4], [1, 2], [1, 3]]), features)
-    assert found == pytest.approx([0, 1, 2])
-    assert diversity(np.array([[1, 2, 3]]), features) == pytest.approx([(1 + 2 + 1) / 3])
+    assert found.tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert diversity(np.array([[1, 2, 3]]), features)[0] == pytest.approx([0, 1, (1 + 2 + 1) / 3])
+    assert diversity(np.array([[0, 0, 1]]), features)[0] == pytest.approx([0, 1, 1])  # nothing is known of item 0
 
 
 @pytest.mark.parametrize("model", ["FastSASRec", "BPR"])
@@ -173,7 +174,15 @@ def test_metrics_beyond_accuracy_are_settings(model: str, tmp_path: Any) -> None
     assert 1 < result["novelty@10"] < 10 and 0 <= result["serendipity@10"] < 1
 
 
-@pytest.mark.parametrize("mode", ["uni20", "pop20"])
+def test_diversity_is_a_setting(tmp_path: Any) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    settings = {"data_path": "data", "feature_path": "data", "metrics": ["NDCG", "Diversity"], "topk": [1, 5, 10]}
+    settings |= {"epochs": 1, "state": "ERROR", "show_progress": False}
+    result = run_recbole("FastSASRec", "small", config_dict=settings, saved=False)["test_result"]
+    assert result["diversity@1"] == 0 and 0 < result["diversity@5"] < 1
+
+
+@pytest.mark.parametrize("mode", ["uni20", "pop20", "uni100", "pop100", "uni999"])
 def test_sampled_protocols_are_recboles(mode: str, tmp_path: Any, make_config: Any) -> None:
     """Ranks among 20 drawn items: no lower than among all, and all models are ranked by the same draw."""
     from recbole.utils import get_model, get_trainer

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nestrec_recbole.layers import losses
-from nestrec_recbole.layers.losses import (
-    LearnableTemperature,
-    NegativeSampler,
-    full_softmax,
-    gbce,
-    in_batch_negatives,
-    info_nce,
-    sampled_softmax,
-)
+from nestrec_recbole.layers import full_softmax as full_softmax_module
+from nestrec_recbole.layers.full_softmax import full_softmax
+from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax
+from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, near_duplicates
 
 
 def draw(n_positions: int, n_items: int, width: int, dtype=torch.float64, seed=0) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +56,7 @@ def test_full_softmax_equals_plain(
     inputs = [states] if frozen_table else [states, table]
     table.requires_grad_(not frozen_table)
     expected = value_and_gradients(plain_softmax(states, table, targets, pad_id, temperature), *inputs)
-    with patch.object(losses, "MIN_ROWS", min_rows):
+    with patch.object(full_softmax_module, "MIN_ROWS", min_rows):
         loss = full_softmax(
             states, table, targets, pad_id=pad_id, temperature=temperature, chunk_elements=chunk_elements
         )
@@ -106,6 +100,21 @@ def test_full_softmax_of_bf16_tensors_gives_bf16_gradients():
     loss = full_softmax(states, table, targets)
     assert loss.dtype == torch.float32
     assert {grad.dtype for grad in torch.autograd.grad(loss, [states, table])} == {torch.bfloat16}
+
+
+def test_full_softmax_in_fp16_does_not_lose_small_probabilities():
+    """Over 50,000 items many probabilities are near or below the smallest number of float16, 6e-8."""
+    states, table, targets = draw(8, 50_000, 8, torch.float32)
+    with torch.no_grad():
+        states.mul_(3)
+    plain = value_and_gradients(plain_softmax(states, table, targets), states, table)
+    with torch.autocast("cpu", dtype=torch.float16):
+        ours = value_and_gradients(full_softmax(states, table, targets), states, table)
+    for one, other in zip(ours, plain, strict=True):
+        assert (one - other).norm() < 0.01 * other.norm()
+    unseen = torch.ones(len(table), dtype=torch.bool)
+    unseen[0], unseen[targets] = False, False
+    assert (ours[2][unseen] - plain[2][unseen]).norm() < 0.01 * plain[2][unseen].norm()
 
 
 def test_full_softmax_temperature_gradient():
@@ -283,6 +292,26 @@ def test_info_nce_ignores_rows_of_the_same_item():
     assert loss.item() == pytest.approx(expected)
     loss.backward()
     assert states.grad is not None and states.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_info_nce_leaves_forbidden_items_out(symmetric):
+    states, positives, items = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([2, 3, 4, 5])
+    forbidden = torch.tensor([[4, 0], [0, 0], [5, 2], [0, 9]])
+    logits = states @ positives.T
+    for row, item in ((0, 2), (2, 3), (2, 0)):
+        logits[row, item] = -math.inf
+    expected = F.cross_entropy(logits, torch.arange(4))
+    if symmetric:
+        expected = (expected + F.cross_entropy(logits.T, torch.arange(4))) / 2
+    torch.testing.assert_close(info_nce(states, positives, items, forbidden=forbidden, symmetric=symmetric), expected)
+
+
+@pytest.mark.parametrize("chunk_elements", [2**24, 7])
+def test_near_duplicates_by_hand(chunk_elements):
+    features = torch.tensor([[1.0, 0], [1, 0], [2, 0.2], [0, 1], [0, 0], [1, 0.4], [0, 0]])
+    found = near_duplicates(features, 0.9, most=2, chunk_elements=chunk_elements)
+    assert found.tolist() == [[0, 0], [2, 5], [1, 5], [0, 0], [0, 0], [2, 1], [0, 0]]
 
 
 def test_temperature_stays_in_bounds_and_comes_back():

@@ -25,6 +25,7 @@ DEFAULTS = {
     "popularity_exponent": 0.75,
     "log_q": True,
     "mask_known": True,
+    "mask_near_duplicates": 0.9,
     "calibration": 0.75,
 }
 
@@ -41,6 +42,17 @@ def test_full_softmax_is_cross_entropy_over_all_but_the_padding() -> None:
     logits = states @ table.T / 0.5
     logits[:, 0] = -math.inf
     assert loss == pytest.approx(F.cross_entropy(logits, targets).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce"])
+def test_near_duplicates_are_no_negatives(loss: str) -> None:
+    """If all items are alike, no target has a negative, and the loss is that of the positives alone."""
+    states, table, targets = batch()
+    objective = Objective({**DEFAULTS, "loss": loss, "negatives": "in_batch"}, torch.ones(9), torch.ones(9, 3))
+    everything = torch.arange(9).repeat(len(targets), 1)
+    without = Objective({**DEFAULTS, "loss": loss, "negatives": "in_batch"}, torch.ones(9))
+    assert objective(states, table, targets) == without(states, table, targets, everything)
+    assert objective(states, table, targets) < without(states, table, targets)
 
 
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
@@ -116,3 +128,17 @@ def test_every_loss_learns_the_circle(loss: str, negatives: str, tmp_path: Any, 
 def test_bad_settings(settings: dict[str, Any], words: str, make_config: Any) -> None:
     with pytest.raises(NestRecError, match=words):
         make_config("FastSASRec", "ml-100k", **settings)
+
+
+def test_near_duplicates_come_from_item_fields(tmp_path: Any, make_config: Any) -> None:
+    place = write_dataset(tmp_path / "data", "twins", CIRCLE)
+    titles = {f"i{item}": f"a tale of the number {item // 2}" for item in range(12)}  # two of each
+    rows = "".join(f"{item}\t{title}\n" for item, title in titles.items())
+    (place / "twins.item").write_text("item_id:token\ttitle:token_seq\n" + rows)
+    given = {"loss": "sampled_softmax", "mask_near_duplicates": 0.999, "feature_path": "data"}
+    config = make_config("FastSASRec", "twins", **given)
+    dataset = create_dataset(config)
+    model = get_model("FastSASRec")(config, dataset.build()[0])
+    for token, twin in ((f"i{2 * k}", f"i{2 * k + 1}") for k in range(6)):
+        own, other = (dataset.token2id("item_id", one) for one in (token, twin))
+        assert model.objective.duplicates[own].tolist()[:2] == [other, 0]

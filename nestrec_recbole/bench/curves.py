@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nestrec_recbole.bench.run import Run
+from nestrec_recbole.files import written_whole
 
 
 def plot_curves(runs: list[Run], path: Path) -> None:
@@ -21,6 +22,5 @@ def plot_curves(runs: list[Run], path: Path) -> None:
     loss.set(xlabel="epoch", ylabel="training loss")
     score.set(xlabel="epoch", ylabel="validation NDCG@10 (U)")
     score.legend()
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=120, format="png")
-    draft.replace(path)
+    with written_whole(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")

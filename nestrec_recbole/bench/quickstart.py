@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +12,7 @@ import numpy as np
 
 from nestrec_recbole.bench.curves import plot_curves
 from nestrec_recbole.bench.run import Run, full_histories, popularity, train
+from nestrec_recbole.files import written_whole
 from nestrec_recbole.recommend import Recommender
 
 DATASET = "ml-100k"
@@ -63,7 +62,8 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
         runs.append(run)
     print("\n" + table(runs) + "\n")
     print(examples(Recommender(trained, test), test))
-    _write(folder / "results.json", json.dumps([asdict(run) for run in runs], indent=1))
+    with written_whole(folder / "results.json") as draft:
+        draft.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
     plot_curves(runs[1:], folder / "curves.png")
     print(f"{perf_counter() - began:.0f} s in all. Results, curves and checkpoints: {folder}/")
     return runs
@@ -93,9 +93,3 @@ def examples(recommender: Recommender, test: Any, n_users: int = 3, k: int = 5) 
             mark = "  <- taken next" if token == target else ""
             lines.append(f"  {place}. {titles.get(token, token)} ({score:.2f}){mark}")
     return "\n".join(lines)
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".part") as file:
-        file.write(text + "\n")
-    os.replace(file.name, path)

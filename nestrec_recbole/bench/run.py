@@ -17,6 +17,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
+from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
@@ -61,7 +62,8 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     ranks = rank_targets(trained.eval().full_sort_predict, test, k=max(TOPK), device=trainer.device)
     if checkpoint is not None:
         write_ranks(ranks, test, checkpoint.with_suffix(".parquet"))
-        shutil.move(trainer.saved_model_file, checkpoint)
+        with written_whole(checkpoint) as draft:
+            shutil.move(trainer.saved_model_file, draft)
     run = Run(model, config["seed"], test_metrics(ranks), seconds, trainer.history, str(checkpoint or ""))
     return run, trained, test
 

@@ -64,21 +64,27 @@ def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    top : numpy.ndarray of shape (n_rows, k)
-        With k at least 2.
+    top : numpy.ndarray of shape (n_rows, K)
+        Recommended items, best first.
     features : numpy.ndarray of shape (n_items, d)
         An item without features is at distance 1 from all others.
 
     Returns
     -------
-    numpy.ndarray of shape (n_rows,)
+    numpy.ndarray of shape (n_rows, K)
+        Column k - 1 is the diversity at k; that of one item is 0.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.where(lengths > 0, lengths, 1)
-    lists = unit[top]  # (n_rows, k, d)
-    k = top.shape[1]
-    together = (lists.sum(axis=1) ** 2).sum(axis=1)  # |sum x|^2 = sum |x|^2 + 2 sum over pairs
-    return 1 - (together - (lists**2).sum(axis=(1, 2))) / (k * (k - 1))
+    is_known = (lengths[:, 0] > 0).astype(np.float64)
+    together, n_known = np.zeros((len(top), features.shape[1])), np.zeros(len(top))
+    values = np.zeros(top.shape)
+    for place, items in enumerate(top.T):  # list by list would hold n_rows x K x d
+        together += unit[items]
+        n_known += is_known[items]
+        if place:  # |sum x|^2 = sum |x|^2 + 2 sum over pairs of x_i x_j
+            values[:, place] = 1 - ((together**2).sum(axis=1) - n_known) / ((place + 1) * place)
+    return values
 
 
 def _means_so_far(values: np.ndarray) -> np.ndarray:
@@ -89,24 +95,18 @@ class _Beyond(AbstractMetric):
     """A metric of lists that RecBole's collector has gathered."""
 
     metric_type = EvaluatorType.RANKING
-    metric_need: ClassVar[list[str]] = ["rec.items", "rec.topk", "data.count_items", "data.num_items"]
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.topk = config["topk"]
 
-    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Values (n_rows, K) of lists (n_rows, K)."""
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        """Means over all lists (n_rows, K) when they are cut after 1..K items: (K,)."""
         raise NotImplementedError
 
     def calculate_metric(self, dataobject: Any) -> dict[str, float]:
         """RecBole's interface: ``{"novelty@10": ..., ...}``."""
-        counts = np.zeros(dataobject.get("data.num_items"))
-        for item, count in dict(dataobject.get("data.count_items")).items():
-            counts[item] = count
-        top = dataobject.get("rec.items").numpy()
-        is_hit = dataobject.get("rec.topk")[:, : top.shape[1]].numpy().astype(bool)
-        means = self.rows(top, is_hit, counts).mean(axis=0)
+        means = self.means(dataobject.get("rec.items").numpy(), dataobject)
         name = type(self).__name__.lower()
         return {f"{name}@{k}": round(float(means[min(k, len(means)) - 1]), self.decimal_place) for k in self.topk}
 
@@ -114,15 +114,36 @@ class _Beyond(AbstractMetric):
 class Novelty(_Beyond):
     """:func:`novelty` as a RecBole metric."""
 
-    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return novelty(top, counts)
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.count_items", "data.num_items"]
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        return novelty(top, _counts(dataobject)).mean(axis=0)
 
 
 class Serendipity(_Beyond):
     """:func:`serendipity` as a RecBole metric."""
 
-    def rows(self, top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return serendipity(top, is_hit, counts)
+    metric_need: ClassVar[list[str]] = ["rec.items", "rec.topk", "data.count_items", "data.num_items"]
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        is_hit = dataobject.get("rec.topk")[:, : top.shape[1]].numpy().astype(bool)
+        return serendipity(top, is_hit, _counts(dataobject)).mean(axis=0)
 
 
-METRICS = (Novelty, Serendipity)
+class Diversity(_Beyond):
+    """:func:`diversity` of text and image features as a RecBole metric; it needs ``item_fields``."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.item_content"]
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        return diversity(top, dataobject.get("data.item_content")).mean(axis=0)
+
+
+def _counts(dataobject: Any) -> np.ndarray:
+    counts = np.zeros(dataobject.get("data.num_items"))
+    for item, count in dict(dataobject.get("data.count_items")).items():
+        counts[item] = count
+    return counts
+
+
+METRICS = (Novelty, Serendipity, Diversity)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import written_whole
 from nestrec_recbole.processes import Processes
 
 CPU_SCORES, GPU_SCORES = 1 << 22, 1 << 26  # held at once; on a CPU a block much larger than its cache takes longer
@@ -111,16 +112,11 @@ def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path) -> Non
 
     Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U) and ``rank_unseen`` (F); the order is the split's.
     """
-    path = Path(path)
     users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
     columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
     table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen})
-    draft = path.with_name(f".{path.name}")
-    try:
+    with written_whole(path) as draft:
         table.to_parquet(draft, index=False)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestrec_recbole.layers.losses import (
-    LearnableTemperature,
-    NegativeSampler,
-    full_softmax,
-    gbce,
-    in_batch_negatives,
-    info_nce,
-    is_among,
-    sampled_softmax,
-)
+from nestrec_recbole.layers.full_softmax import full_softmax
+from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax
+from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce")
 NEGATIVES = ("uniform", "popularity", "in_batch")
@@ -31,6 +24,8 @@ class Objective(nn.Module):
     config : recbole.config.Config
     counts : Tensor (n_items,)
         Interactions of each item in the training data.
+    content : Tensor (n_items, d), optional
+        Item features, needed where ``mask_near_duplicates`` is set.
 
     Attributes
     ----------
@@ -39,8 +34,9 @@ class Objective(nn.Module):
     """
 
     counts: Tensor
+    duplicates: Tensor | None
 
-    def __init__(self, config: Any, counts: Tensor) -> None:
+    def __init__(self, config: Any, counts: Tensor, content: Tensor | None = None) -> None:
         super().__init__()
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
         self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
@@ -49,7 +45,9 @@ class Objective(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
         self.sampler = None
         draws = self.loss in ("sampled_softmax", "gbce")
-        self.masks_known = draws and config["mask_known"]
+        self.masks_known = self.loss != "full_softmax" and config["mask_known"]
+        duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
+        self.register_buffer("duplicates", duplicates, persistent=False)
         if draws and self.negatives != "in_batch":
             self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"])
 
@@ -68,8 +66,9 @@ class Objective(nn.Module):
         temperature = self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature
         if self.loss == "full_softmax":
             return full_softmax(states, table, targets, temperature=temperature)
+        positives = self._with_duplicates(targets, positives)
         if self.loss == "info_nce":
-            return info_nce(states, table[targets], targets, temperature=temperature)
+            return info_nce(states, table[targets], targets, forbidden=positives, temperature=temperature)
         negatives, log_q = self._draw(targets)
         if self.loss == "sampled_softmax":
             corrected = {"log_q": log_q} if self.uses_log_q else {}
@@ -81,6 +80,13 @@ class Objective(nn.Module):
         negative_logits = (states @ table[negatives].T).masked_fill(is_among(negatives, excluded), -math.inf)
         sampling_rate = min(1.0, len(negatives) / (len(table) - 1))
         return gbce((states * table[targets]).sum(-1), negative_logits, sampling_rate, self.calibration)
+
+    def _with_duplicates(self, targets: Tensor, positives: Tensor | None) -> Tensor | None:
+        """Add the near-duplicates of the targets to what is no negative."""
+        if self.duplicates is None:
+            return positives
+        duplicates = self.duplicates[targets]
+        return duplicates if positives is None else torch.cat([positives, duplicates], dim=1)
 
     def _draw(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         if self.sampler is None:

@@ -10,6 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from nestrec_recbole.data.content import item_content
 from nestrec_recbole.layers.objective import Objective
 
 
@@ -30,7 +31,9 @@ class SequenceModel(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.objective = Objective(config, _item_counts(dataset))
+        masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
+        content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
+        self.objective = Objective(config, _item_counts(dataset), content)
         self._remembered: dict[str, Tensor] = {}
         self._version: tuple[int, ...] | None = None
         self._in_step = False

@@ -13,21 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import written_whole
 
 FORMAT = "nestrec-1"
 
 
 def write_checkpoint(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write named tensors and a JSON-able description, to a temporary name first."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Write named tensors and a JSON-able description, whole or not at all."""
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with written_whole(path) as draft:
         save_file(contiguous, draft, metadata={"format": FORMAT, "about": json.dumps(about, default=str)})
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

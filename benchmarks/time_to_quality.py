@@ -1,0 +1,131 @@
+"""Time to the best validation NDCG@10 of RecBole's SASRec, ml-100k: ``python benchmarks/time_to_quality.py``.
+
+Both sides train to their own early stop, once per seed: RecBole's SASRec with RecBole's defaults and full
+cross-entropy, our FastSASRec with the same width, layers and history length. What counts is the number of epochs until
+ours reaches RecBole's best; the seconds of an epoch, validation included, are timed apart, one side after the other
+with two threads, because RecBole's training takes hours. What is in ``results/time_to_quality.json`` already is not run
+again unless it is named with ``--again``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import torch
+from readme import HERE, put_table, read_results, write_results
+from speed import LEAVE_ONE_OUT, SHAPE
+
+import nestrec_recbole  # noqa: F401  # the repairs come first
+
+THEIRS = {"train_neg_sample_args": None, "loss_type": "CE", "normalize_all": False}
+OURS = {"learning_rate": 0.002, "epochs": 60}
+COMMON = {
+    **SHAPE,
+    **LEAVE_ONE_OUT,
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "metrics": ["NDCG", "Recall"],
+    "topk": [10],
+    "valid_metric": "NDCG@10",
+    "state": "ERROR",
+    "show_progress": False,
+}
+
+
+def train(model: str, seed: int, **settings: Any) -> dict[str, Any]:
+    """Train to the early stop; the validation score of every epoch, and the test scores of the best one."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    side = THEIRS if model == "SASRec" else OURS
+    with tempfile.TemporaryDirectory() as folder:
+        given = {**COMMON, **side, "seed": seed, "checkpoint_dir": folder, **settings}
+        config = Config(model=model, dataset="ml-100k", config_dict=given)
+        init_seed(seed, True)
+        train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+        net = get_model(model)(config, train_data.dataset)
+        trainer = get_trainer(config["MODEL_TYPE"], model)(config, net)
+        curve: list[float] = []
+        ends: list[float] = [perf_counter()]
+
+        def note(epoch: int, score: float) -> None:
+            curve.append(round(float(score), 4))
+            ends.append(perf_counter())
+            print(model, seed, epoch, score, f"{ends[-1] - ends[-2]:.1f} s", flush=True)
+
+        trainer.fit(train_data, valid_data, verbose=False, callback_fn=note)
+        test = trainer.evaluate(test_data)
+    seconds = [after - before for before, after in pairwise(ends)]
+    return {"curve": curve, "test": {k: float(v) for k, v in test.items()}, "seconds": seconds}
+
+
+def time_epochs() -> dict[str, float]:
+    """Seconds of an epoch and its validation: RecBole's first one, and the mean of nine of ours after the first."""
+    torch.set_num_threads(2)
+    theirs = train("SASRec", 1, epochs=1)["seconds"][0]
+    ours = train("FastSASRec", 1, epochs=10)["seconds"][1:]
+    return {"recbole": theirs, "ours": sum(ours) / len(ours)}
+
+
+def epochs_until(curve: list[float], score: float) -> int | None:
+    """How many epochs until a curve reaches a score."""
+    return next((number for number, value in enumerate(curve, start=1) if value >= score), None)
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown, a line per seed."""
+    seconds = results["seconds per epoch"]
+    lines = [
+        "| seed | RecBole's best validation NDCG@10 | RecBole: epochs, seconds | FastSASRec: epochs, seconds | ratio "
+        "| test NDCG@10, RecBole | FastSASRec |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for seed, theirs in results["SASRec"].items():
+        ours, best = results["FastSASRec"][seed], max(theirs["curve"])
+        n_theirs, n_ours = epochs_until(theirs["curve"], best), epochs_until(ours["curve"], best)
+        if n_theirs is None or n_ours is None:
+            lines.append(f"| {seed} | {best:.4f} | {n_theirs} | not reached | | | |")
+            continue
+        took, took_ours = n_theirs * seconds["recbole"], n_ours * seconds["ours"]
+        lines.append(
+            f"| {seed} | {best:.4f} | {n_theirs}, {took:.0f} | {n_ours}, {took_ours:.0f} | {took / took_ours:.0f} x "
+            f"| {theirs['test']['ndcg@10']:.4f} | {ours['test']['ndcg@10']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, and write the results and README's table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["SASRec", "FastSASRec", "timing"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--again", nargs="+", choices=parts, default=[], help="run anew what is there already")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=2, help="of the training to the early stop")
+    options = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    path = HERE / "results" / "time_to_quality.json"
+    results = read_results("time_to_quality") if path.is_file() else {}
+    for model in parts[:2]:
+        runs = results.setdefault(model, {})
+        for seed in options.seeds if model in options.parts else ():
+            if model in options.again or str(seed) not in runs:
+                torch.set_num_threads(options.threads)
+                run = train(model, seed)
+                runs[str(seed)] = {"curve": run["curve"], "test": run["test"]}
+                write_results("time_to_quality", results)
+    if "timing" in options.parts and ("timing" in options.again or "seconds per epoch" not in results):
+        results["seconds per epoch"] = time_epochs()
+    write_results("time_to_quality", {**results, "command": "python benchmarks/time_to_quality.py"})
+    if options.parts == parts:
+        put_table("time to quality table", table(results))
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()
