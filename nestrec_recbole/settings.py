@@ -22,7 +22,8 @@ _OF_RECBOLE = {
     *("model", "dataset", "config_files", "config_file_list", "encoding", "eval_type", "nproc", "world_size", "ip"),
     *("port", "offset", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "device", "single_spec"),
 }
-_ANY_TYPE = ("item_fields", "eval_args", "gpu_id")
+# RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
+_ANY_TYPE = ("item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
 _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,
@@ -126,6 +127,10 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
         raise NestRecError("config key 'train_neg_sample_args' has no effect here; use `loss` and `negatives`")
+    if config["enable_amp"]:
+        raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
+    if config["transform"]:
+        raise NestRecError(f"config key 'transform' is {config['transform']!r}: models of this package take none")
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
             raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")

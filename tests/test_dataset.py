@@ -19,7 +19,7 @@ import nestrec_recbole
 from nestrec_recbole.data.loader import WindowLoader, cut_windows
 
 ANYTIME = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -51,8 +51,21 @@ splits = st.sampled_from(
         {"split": {"LS": "test_only"}},
         {"split": {"RS": [0.6, 0.2, 0.2]}},
         {"split": {"RS": [8, 1, 1]}, "group_by": "none"},
+        {"split": {"RS": [0.5, 0.5, 0.0]}},
         {"split": {"TS": [0.7, 0.1, 0.2]}},
     ]
+)
+
+
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "user_inter_num_interval": st.sampled_from(["[2,inf)", "[3,8]"]),
+        "item_inter_num_interval": st.sampled_from(["[2,inf)", "(0,5)"]),
+        "val_interval": st.sampled_from([{"timestamp": "[5,inf)"}, {"timestamp": "(3,30]"}]),
+        "rm_dup_inter": st.sampled_from(["first", "last"]),
+        "filter_inter_by_user_or_item": st.booleans(),
+    },
 )
 
 
@@ -61,11 +74,11 @@ splits = st.sampled_from(
     data=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=2, max_size=8),
     split=splits,
     length=st.sampled_from([1, 3, 50]),
-    core=st.sampled_from(["[0,inf)", "[2,inf)"]),
+    filtering=filters,
     seed=st.integers(0, 99),
 )
 def test_rows_are_recboles_on_a_sorted_file(
-    tmp_path_factory: Any, data: Any, split: Any, length: int, core: str, seed: int
+    tmp_path_factory: Any, data: Any, split: Any, length: int, filtering: dict[str, Any], seed: int
 ) -> None:
     from recbole.config import Config
 
@@ -81,7 +94,7 @@ def test_rows_are_recboles_on_a_sorted_file(
     config_dict = {
         "data_path": str(folder),
         "MAX_ITEM_LIST_LENGTH": length,
-        "user_inter_num_interval": core,
+        **filtering,
         "eval_args": {"order": "TO", "mode": "full", "group_by": "user", **split},
         "state": "ERROR",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
@@ -98,6 +111,34 @@ def test_rows_are_recboles_on_a_sorted_file(
     for mine, reference in zip(ours, theirs, strict=True):
         assert rows(mine) == rows(reference)
         assert len(mine) == len(reference)
+
+
+row = st.tuples(st.integers(0, 4), st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(0, 9))
+
+
+@ANYTIME
+@given(parts=st.lists(st.lists(row, min_size=1, max_size=6), min_size=3, max_size=3))
+def test_rows_of_benchmark_files_are_recboles(tmp_path_factory: Any, parts: Any) -> None:
+    from recbole.config import Config
+
+    place = tmp_path_factory.mktemp("data") / "d"
+    place.mkdir()
+    for name, lines in zip(("train", "valid", "test"), parts, strict=True):
+        text = "".join(f"u{user}\t{' '.join(f'i{i}' for i in items)}\ti{item}\n" for user, items, item in lines)
+        (place / f"d.{name}.inter").write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n" + text)
+    config_dict = {
+        "data_path": str(place.parent),
+        "benchmark_filename": ["train", "valid", "test"],
+        "alias_of_item_id": ["item_id_list"],
+        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+        "state": "ERROR",
+    }
+    ours = create_dataset(Config(model="FastSASRec", dataset="d", config_dict=dict(config_dict))).build()
+    config_dict["train_neg_sample_args"] = None
+    theirs = SequentialDataset(Config(model="SASRec", dataset="d", config_dict=config_dict)).build()
+    for mine, reference, lines in zip(ours, theirs, parts, strict=True):
+        assert rows(mine) == rows(reference)
+        assert len(mine) == len(reference) == len(lines)
 
 
 @ANYTIME

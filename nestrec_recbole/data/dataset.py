@@ -174,7 +174,11 @@ class SequenceDataset(SequentialDataset):
         self.items = table[self.iid_field].to_numpy(dtype=np.int32)
         self.times = times[order]
         self._exact_times = None
-        extra = table.drop(columns=[self.uid_field, self.iid_field])
+        unused = (self.config["unused_col"] or {}).get("inter", [])
+        for field in unused:
+            if field not in table:
+                raise NestRecError(unknown("column in unused_col.inter", field, table.columns))
+        extra = table.drop(columns={self.uid_field, self.iid_field, *unused})
         self.columns = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
         index_type = np.int32 if len(users) < 2**31 else np.int64
         first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
@@ -231,8 +235,9 @@ class SequenceDataset(SequentialDataset):
         return len(self.ends) if self._indexed else len(self._table)
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        rows = np.arange(len(self))[np.asarray(index) if not isinstance(index, slice) else index]
-        batch = self.histories(np.atleast_1d(rows))
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        batch = self.histories(np.atleast_1d(np.asarray(index)))
         return self.join(batch) if join else batch
 
     def histories(self, rows: np.ndarray, width: int | None = None) -> Interaction:

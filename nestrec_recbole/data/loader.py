@@ -75,10 +75,15 @@ class WindowLoader:
         return own if len(own) else windows[:1]
 
     def __iter__(self) -> Iterator[Interaction]:
-        workers = int(self.config["worker"] or 0)
         batches = _Batches(self, [self._own(windows) for windows in self._current_plan()[self.first_batch :]])
-        own = torch.Generator()  # or each iteration would draw from the global one, and resuming would not be exact
-        return iter(DataLoader(batches, None, num_workers=workers, collate_fn=Interaction, generator=own))
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=int(self.config["worker"] or 0),
+            pin_memory=torch.device(self.config["device"]).type == "cuda",
+            generator=torch.Generator(),  # or each iteration would draw from the global one, and resuming would differ
+        )
+        return map(Interaction, loader)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch: each (B, 4) int64, user, start, first target, last target (places in ``items``)."""

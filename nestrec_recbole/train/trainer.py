@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_local_time
 from torch import Tensor
@@ -110,7 +111,7 @@ class SequenceTrainer(Trainer):
         save_every, due = int(self.config["checkpoint_steps"] or 0), False
         for place, batch in enumerate(bar, start=self.first_batch):
             own, of_all = train_data.n_targets(place)
-            batch = batch.to(self.device)
+            batch = _moved(batch, self.device)
             with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
                 loss = self.model.calculate_loss(batch)
             self._check_finite(loss, epoch_idx, place)
@@ -360,6 +361,11 @@ class SequenceTrainer(Trainer):
         last = Path(resume_file)
         self.saved_model_file = str(last.with_name(last.name.replace("-last.", ".")))
         self.history = about["history"]
+
+
+def _moved(batch: Interaction, device: torch.device) -> Interaction:
+    """Move a batch; from pinned memory to a GPU, without waiting for it."""
+    return Interaction({name: column.to(device, non_blocking=True) for name, column in batch.interaction.items()})
 
 
 def last_checkpoint(best: str | os.PathLike[str]) -> str:
