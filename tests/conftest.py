@@ -17,7 +17,7 @@ import torch
 
 import nestrec_recbole  # noqa: F401  # before any test takes a function of RecBole's by name
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(autouse=True)

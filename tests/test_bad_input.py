@@ -150,10 +150,30 @@ def test_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "nestrec: error" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("sequences", [[[0, 1, 2, 3, 4]] * 3 + [[5]], [[0, 1], [1, 2], [2, 3, 4]]])
-def test_short_histories_train_and_evaluate(sequences: list[list[int]], tmp_path: Path) -> None:
-    """Users of one or two items are no error: they are trained on as far as they go."""
-    write_dataset(tmp_path / "data", "short", sequences)
+@pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax", "gbce", "info_nce"])
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [[0, 1, 2, 3, 4]] * 3 + [[5]],  # a user of one item
+        [[0, 1], [1, 2], [2, 3, 4]],  # of two
+        [[0, 1, 0, 1, 0, 1]] * 2,  # of every item, and again
+        [[0, 0, 0, 0]] * 2,  # of nothing but one item
+        [[0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 5]],  # of an item that is only in the test data
+    ],
+)
+def test_odd_histories_train_and_evaluate(
+    sequences: list[list[int]], loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are no error: they are trained on as far as they go, and every metric is a number."""
+    write_dataset(tmp_path / "data", "odd", sequences)
+    given = ["--data_path=data", "--epochs=2", "--show_progress=False", f"--loss={loss}", "--mask_known=True"]
+    assert main(["run", "--model", "FastSASRec", "--dataset", "odd", *given]) == 0
+    values = [float(line.split("\t")[1]) for line in capsys.readouterr().out.splitlines() if "@10\t" in line]
+    assert values and all(0 <= value <= 1 for value in values)
+
+
+def test_nestrec_trains_on_short_histories(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", "short", [[0, 1], [1, 2], [2, 3, 4], [5]])
     given = ["--data_path=data", "--feature_path=data", "--epochs=1", "--show_progress=False"]
     assert main(["run", "--model", "NestRec", "--dataset", "short", *given]) == 0
 

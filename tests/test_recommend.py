@@ -37,6 +37,15 @@ def test_recommends_the_next_item(checkpoint: str, capsys: pytest.CaptureFixture
     assert (token, title) == ("i5", "thing number 5\n") and float(score) > 0
 
 
+def test_many_histories_are_scored_some_at_a_time(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = Recommender.load(checkpoint)
+    histories = [[f"i{start}", f"i{(start + 1) % 12}"] for start in range(12)]
+    together = recommender.recommend(histories, k=3)
+    monkeypatch.setattr("nestrec_recbole.recommend.topk.CPU_SCORES", 30)
+    in_pairs = recommender.recommend(histories, k=3)
+    assert [[token for token, _ in found] for found in in_pairs] == [[token for token, _ in f] for f in together]
+
+
 def test_seen_items_are_left_out_unless_wanted(checkpoint: str) -> None:
     recommender = Recommender.load(checkpoint)
     history = [f"i{(step + 7) % 12}" for step in range(11)]  # all but i6, which comes next

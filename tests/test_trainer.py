@@ -209,7 +209,8 @@ def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build:
     whole, train, valid = build(epochs=12)
     whole.fit(train, valid, verbose=False, saved=False)
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    threads = str(torch.get_num_threads())  # sums in another number of threads are not bit by bit the same
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-c", script, json.dumps({**settings, "show_progress": False, "state": "ERROR"})]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     while running.poll() is None and not list(Path("saved").glob("*-last.safetensors")):

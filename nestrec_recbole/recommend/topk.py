@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 
 from nestrec_recbole.data.atomic import read_columns, read_header
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.evaluate.ranking import CPU_SCORES
 
 
 class Recommender:
@@ -71,22 +72,27 @@ class Recommender:
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
         rows = [self._ids(number, history) for number, history in enumerate(histories)]
-        if not rows:
-            return []
+        at_once = max(1, CPU_SCORES // len(self.tokens))
+        lists: list[list[tuple[str, float]]] = []
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            scores = self._scores(some)
+            if exclude_seen:
+                for row_scores, ids in zip(scores, some, strict=True):
+                    row_scores[ids] = -torch.inf
+            values, items = (found.tolist() for found in scores.topk(min(k, scores.shape[1] - 1)))
+            for ids, vs in zip(items, values, strict=True):
+                lists.append([(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf])
+        return lists
+
+    def _scores(self, rows: list[list[int]]) -> torch.Tensor:
+        """Scores (B, n_items) of histories of item ids, on the CPU."""
         lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in rows])
         padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for row, ids, length in zip(padded, rows, lengths.tolist(), strict=True):
             row[:length] = torch.tensor(ids[-length:])
         batch = Interaction({self.model.ITEM_SEQ: padded, self.model.ITEM_SEQ_LEN: lengths})
-        scores = self.model.full_sort_predict(batch.to(self.model.device)).float().cpu()
-        if exclude_seen:
-            for row_scores, ids in zip(scores, rows, strict=True):
-                row_scores[ids] = -torch.inf
-        values, items = scores.topk(min(k, scores.shape[1] - 1))
-        return [
-            [(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf]
-            for ids, vs in zip(items.tolist(), values.tolist(), strict=True)
-        ]
+        return self.model.full_sort_predict(batch.to(self.model.device)).float().cpu()
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
         if not len(history):
