@@ -12,6 +12,7 @@ from recbole.utils import dataset_arguments, evaluation_arguments, general_argum
 
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.objective import LOSSES, NEGATIVES
+from nestrec_recbole.train.optimisation import OPTIMIZERS
 
 # Keys that RecBole reads but lists in none of its files.
 _OF_RECBOLE = {
@@ -31,7 +32,7 @@ _CHOICES = {
     "schedule": ("constant", "cosine", "linear", "step", "plateau"),
     "activation": ("gelu", "swiglu"),
     "residual": ("plain", "gated"),
-    "learner": ("adam", "adamw", "sgd"),
+    "learner": tuple(OPTIMIZERS),
 }
 _POSITIVE = (
     "epochs",

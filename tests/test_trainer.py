@@ -88,8 +88,8 @@ def test_accumulated_steps_are_fewer(build: Build) -> None:
 
 def test_schedules(build: Build) -> None:
     trainer, *_ = build(warmup_steps=10, schedule="cosine", epochs=2)
-    trainer.steps_per_epoch = 55
-    factors = [trainer._rate_factor(step) for step in range(111)]
+    trainer.rate_factor.steps_per_epoch = 55
+    factors = [trainer.rate_factor(step) for step in range(111)]
     assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert factors[10:] == sorted(factors[10:], reverse=True)
@@ -97,13 +97,13 @@ def test_schedules(build: Build) -> None:
 
 def test_steps_down_and_plateaus(build: Build) -> None:
     trainer, *_ = build(schedule="step", schedule_factor=0.1, schedule_patience=2)
-    trainer.steps_per_epoch = 10
-    assert [trainer._rate_factor(step) for step in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    trainer.rate_factor.steps_per_epoch = 10
+    assert [trainer.rate_factor(step) for step in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
     trainer, train, valid = build(schedule="plateau", schedule_patience=2, epochs=7)
     scores = iter([0.1, 0.2, 0.1, 0.1, 0.1, 0.1, 0.3])  # four times without a gain, then one
     trainer._valid_epoch = lambda *args, **kwargs: (next(scores), {})  # type: ignore[method-assign]
     trainer.fit(train, valid, verbose=False, saved=False)
-    assert trainer._rate_factor(0) == 0.5**2
+    assert trainer.rate_factor(0) == 0.5**2
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(build: Build) -> None:

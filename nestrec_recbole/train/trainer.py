@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,9 +53,8 @@ class SequenceTrainer(Trainer):
         self.saved_model_file = self.processes.gather(name)[0]  # one name for all
         self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
-        self.plateau_factor = 1.0
-        self.steps_per_epoch: int | None = None  # known once there is training data
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_factor)
+        self.rate_factor = RateFactor(config)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.n_steps = 0
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
@@ -70,31 +69,7 @@ class SequenceTrainer(Trainer):
     # -- optimisation -------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """Adam, AdamW or SGD; weight decay spares biases, norms and embeddings."""
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        if self.learner.lower() not in kinds:
-            raise NestRecError(f"learner is {self.learner!r}: expected one of {', '.join(kinds)}")
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
-        spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        return kinds[self.learner.lower()]([group for group in groups if group["params"]], lr=self.learning_rate)
-
-    def _rate_factor(self, step: int) -> float:
-        """Linear warm-up, then constant, a cosine or line down to zero at the last epoch, or steps down."""
-        warm_up, schedule = int(self.config["warmup_steps"]), self.config["schedule"]
-        if step < warm_up:
-            return (step + 1) / warm_up
-        if schedule == "plateau":
-            return self.plateau_factor
-        if schedule == "constant" or not self.steps_per_epoch:
-            return 1.0
-        if schedule == "step":
-            epoch = step // self.steps_per_epoch
-            return self.config["schedule_factor"] ** (epoch // self.config["schedule_patience"])
-        total = max(1, self.epochs * self.steps_per_epoch - warm_up)
-        done = min(1.0, (step - warm_up) / total)
-        return 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1 - done
+        return build_optimizer(self.model, self.config)
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
@@ -172,7 +147,7 @@ class SequenceTrainer(Trainer):
         best_valid_result : dict or None
         """
         self.train_data = train_data
-        self.steps_per_epoch = -(-len(train_data) // int(self.config["accumulation_steps"]))
+        self.rate_factor.steps_per_epoch = -(-len(train_data) // int(self.config["accumulation_steps"]))
         self.eval_collector.data_collect(train_data)
         if self.finished:
             return self.best_valid_score, self.best_valid_result
@@ -217,8 +192,7 @@ class SequenceTrainer(Trainer):
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
             score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
         )
-        if self.cur_step and self.cur_step % self.config["schedule_patience"] == 0:
-            self.plateau_factor *= self.config["schedule_factor"]
+        self.rate_factor.note_validations_without_gain(self.cur_step)
         if verbose:
             self.logger.info("epoch %d validation: %s", epoch, dict2str(result))
         self.tensorboard.add_scalar("Valid_score", score, epoch)
@@ -318,11 +292,12 @@ class SequenceTrainer(Trainer):
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         about = self._about(epoch, first_batch) | {
             "groups": state["param_groups"],
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
+            # The rate follows the config that goes on, which may say more epochs: its function is not kept.
+            "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)} | {"lr_lambdas": [None]},
             "scaler": self.scaler.state_dict(),
             "loss_so_far": loss_so_far,
             "finished": finished,
-            "plateau_factor": self.plateau_factor,
+            "plateau_factor": self.rate_factor.plateau,
             "n_averaged": self.average.n_updates if self.average is not None else 0,
         }
         write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
@@ -351,7 +326,7 @@ class SequenceTrainer(Trainer):
             if "random.cuda" in tensors and self.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
-        self.finished, self.plateau_factor = about["finished"], about["plateau_factor"]
+        self.finished, self.rate_factor.plateau = about["finished"], about["plateau_factor"]
         if self.average is not None and about["n_averaged"]:
             self.average.n_updates = about["n_averaged"]
             for name, average in self.average.averages.items():

@@ -1,0 +1,60 @@
+"""The optimiser that a config names, and how its learning rate goes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over what is trained; weight decay spares biases, norms and embeddings."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
+    spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
+    groups = [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": spared, "weight_decay": 0.0}]
+    kind = OPTIMIZERS[config["learner"].lower()]
+    return kind([group for group in groups if group["params"]], lr=config["learning_rate"])
+
+
+class RateFactor:
+    """What the learning rate is multiplied by at each optimiser step.
+
+    Linear warm-up, then constant, a cosine or a line down to zero at the last epoch, or steps down.
+
+    Attributes
+    ----------
+    steps_per_epoch : int or None
+        Known once there is training data; until then the rate is constant.
+    plateau : float
+        Goes down while validation scores do not go up.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.schedule, self.warm_up, self.epochs = config["schedule"], int(config["warmup_steps"]), config["epochs"]
+        self.down, self.patience = config["schedule_factor"], config["schedule_patience"]
+        self.steps_per_epoch: int | None = None
+        self.plateau = 1.0
+
+    def __call__(self, step: int) -> float:
+        """Return the factor at an optimiser step, from 0."""
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        if self.schedule == "plateau":
+            return self.plateau
+        if self.schedule == "constant" or not self.steps_per_epoch:
+            return 1.0
+        if self.schedule == "step":
+            return self.down ** (step // self.steps_per_epoch // self.patience)
+        total = max(1, self.epochs * self.steps_per_epoch - self.warm_up)
+        done = min(1.0, (step - self.warm_up) / total)
+        return 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
+
+    def note_validations_without_gain(self, number: int) -> None:
+        """Step down when there have been ``patience`` of them, and again after as many more."""
+        if number and number % self.patience == 0:
+            self.plateau *= self.down
