@@ -20,9 +20,12 @@ NEEDED_BY_RECBOLE = [
     "thop>=0.1.1.post2207130030",
 ]
 
+VERSION: dict[str, str] = {}
+exec(Path("nestrec_recbole/version.py").read_text(encoding="utf-8"), VERSION)
+
 setup(
     name="nestrec_recbole",
-    version="0.1.0",
+    version=VERSION["__version__"],
     description="Multimodal and LLM sequential recommenders as RecBole models",
     long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").is_file() else "",
     long_description_content_type="text/markdown",

@@ -17,8 +17,8 @@ from recbole.quick_start import run_recbole  # noqa: E402  # the repairs come fi
 from nestrec_recbole import plugin  # noqa: E402
 from nestrec_recbole.errors import NestRecError  # noqa: E402
 from nestrec_recbole.plugin import register_model  # noqa: E402
+from nestrec_recbole.version import __version__  # noqa: E402
 
 plugin.register()
 
-__version__ = "0.1.0"
 __all__ = ["NestRecError", "__version__", "register_model", "run_recbole"]

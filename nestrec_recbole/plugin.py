@@ -32,14 +32,14 @@ from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-MODELS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec")
+MODELS = ("FastSASRec", "ItemQFormer", "ItemPretraining", "UserQFormer", "UserPretraining", "NestRec")
 _HERE = Path(__file__).resolve().parent
 _PROPERTIES = next((p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir()), _HERE / "properties")
-_registered: dict[str, Path | None] = {}
+_registered: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
 
 
 def load_properties(model: str) -> dict[str, Any]:
-    """The defaults of one of our models: ``properties/overall.yaml`` under ``properties/model/<model>.yaml``.
+    """The defaults of one of our models: ``properties/overall.yaml``, then its own file and those of its base classes.
 
     Raises
     ------
@@ -49,8 +49,23 @@ def load_properties(model: str) -> dict[str, Any]:
     if model not in _registered:
         raise NestRecError(unknown("model", model, _registered))
     defaults = _read_yaml(_PROPERTIES / "overall.yaml")
-    path = _registered[model]
-    return defaults | (_read_yaml(path) if path else {})
+    for path in _registered[model]:
+        defaults |= _read_yaml(path)
+    return defaults
+
+
+def pipeline_stages(model: str) -> dict[str, dict[str, Any]]:
+    """The stages of a model's training, from ``properties/pipeline/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When the model has none.
+    """
+    path = _PROPERTIES / "pipeline" / f"{model}.yaml"
+    if not path.is_file():
+        raise NestRecError(unknown("pipeline", model, [file.stem for file in path.parent.glob("*.yaml")]))
+    return _read_yaml(path)
 
 
 def register_model(model_class: Any = None, *, properties: str | Path | None = None) -> Any:
@@ -61,7 +76,7 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     model_class : type
         A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
     properties : str or Path, optional
-        A YAML file of its defaults; settings of its own must be there.
+        A YAML file of its defaults, beside those of its base class; settings of its own must be there.
 
     Returns
     -------
@@ -96,7 +111,8 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     about = {"__module__": __name__, "needs_item_fields": needs}
     setattr(recbole.data.dataset, dataset_name, type(dataset_name, (_FeatureDataset,), about))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), {"__module__": __name__}))
-    _registered[name] = Path(properties) if properties else None
+    inherited = next((_registered[c.__name__] for c in model_class.__mro__[1:] if c.__name__ in _registered), [])
+    _registered[name] = [*inherited, *([Path(properties)] if properties else [])]
     return model_class
 
 

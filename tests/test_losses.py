@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nestrec_recbole.layers import full_softmax as full_softmax_module
 from nestrec_recbole.layers.full_softmax import full_softmax
-from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax
+from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax, triplet
 from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, near_duplicates
 
 
@@ -266,6 +266,16 @@ def test_gbce_leaves_out_negatives_of_minus_infinity():
 
 
 # InfoNCE
+
+
+def test_triplet_by_hand():
+    positive = torch.tensor([2.0, 0.0], requires_grad=True)
+    negative = torch.tensor([[0.5, 1.5, -math.inf], [-math.inf, 1.0, -3.0]])
+    loss = triplet(positive, negative, margin=1.0)  # violations: 0, 0.5; 2, 0
+    assert loss.item() == pytest.approx(2.5 / 4)
+    loss.backward()
+    assert positive.grad.tolist() == pytest.approx([-0.25, -0.25])
+    assert triplet(positive, torch.full((2, 3), -math.inf), 1.0) == 0
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -25,15 +25,28 @@ def built(request: Any, tmp_path: Any, make_config: Any) -> Any:
     return build(make_config, request.param)
 
 
-def build(make_config: Any, name: str, **settings: Any) -> Any:
+def build(make_config: Any, name: str, n_pretraining: int = 1, **settings: Any) -> Any:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_seed
 
-    extra = {} if name == "FastSASRec" else {"item_fields": TINY_TEXT}
+    extra: dict[str, Any] = {} if name == "FastSASRec" else {"item_fields": TINY_TEXT}
+    extra |= {"held_out_items": 0.0} if name == "ItemPretraining" else {}
+    extra |= {"init_from": pretrained_items(make_config, n_pretraining)} if name == "UserPretraining" else {}
     config = make_config(name, "circle", **{**SMALL, **extra, **settings})
     init_seed(config["seed"], True)
     train, valid, test = data_preparation(config, create_dataset(config))
     return config, get_model(name)(config, train.dataset), (train, valid, test)
+
+
+def pretrained_items(make_config: Any, epochs: int) -> str:
+    """A checkpoint of ItemPretraining on the circle."""
+    from recbole.utils import get_trainer
+
+    settings = {"epochs": epochs, "eval_step": epochs, "learning_rate": 0.01, "hidden_dropout_prob": 0.0}
+    config, model, (train, valid, _) = build(make_config, "ItemPretraining", **settings)
+    trainer = get_trainer(config["MODEL_TYPE"], "ItemPretraining")(config, model)
+    trainer.fit(train, valid, verbose=False)
+    return trainer.saved_model_file
 
 
 def histories(rows: list[list[int]], width: int | None = None) -> Interaction:
@@ -91,7 +104,7 @@ def test_overfits_a_circle(built: Any, make_config: Any) -> None:
     config, _, _ = built
     settings = {"epochs": 120, "eval_step": 5, "learning_rate": 0.01, "hidden_dropout_prob": 0.0, "stopping_step": 5}
     settings |= {"id_dropout_prob": 0.0, "qformer_dropout_prob": 0.0} if config["model"] != "FastSASRec" else {}
-    config, model, (train, valid, test) = build(make_config, config["model"], **settings)
+    config, model, (train, valid, test) = build(make_config, config["model"], 40, **settings)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(train, valid, verbose=False)
     assert trainer.evaluate(test)["ndcg@10"] == 1.0

@@ -27,6 +27,7 @@ DEFAULTS = {
     "mask_known": True,
     "mask_near_duplicates": 0.9,
     "calibration": 0.75,
+    "margin": 1.0,
 }
 
 
@@ -44,7 +45,7 @@ def test_full_softmax_is_cross_entropy_over_all_but_the_padding() -> None:
     assert loss == pytest.approx(F.cross_entropy(logits, targets).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce"])
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce", "triplet"])
 def test_near_duplicates_are_no_negatives(loss: str) -> None:
     """If all items are alike, no target has a negative, and the loss is that of the positives alone."""
     states, table, targets = batch()

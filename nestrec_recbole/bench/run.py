@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.data import create_dataset
+from recbole.utils import get_model
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
+from nestrec_recbole.train.prepare import prepare
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
 
@@ -49,16 +50,12 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
         The test split.
     """
     config = Config(model=model, dataset=dataset, config_dict=dict(settings))
-    init_seed(config["seed"], config["reproducibility"])
-    splits = data_preparation(config, create_dataset(config))
-    init_seed(config["seed"], config["reproducibility"])
-    trained = get_model(model)(config, splits[0].dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], model)(config, trained)
+    trainer, (train_data, valid_data, test_data) = prepare(config)
     began = perf_counter()
-    trainer.fit(splits[0], splits[1], verbose=False, show_progress=config["show_progress"])
+    trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
     seconds = perf_counter() - began
+    trained, test = trainer.model, test_data.dataset
     load_weights(trained, read_checkpoint(trainer.saved_model_file)[0], trainer.saved_model_file)
-    test = splits[2].dataset
     ranks = rank_targets(trained.eval().full_sort_predict, test, k=max(TOPK), device=trainer.device)
     if checkpoint is not None:
         write_ranks(ranks, test, checkpoint.with_suffix(".parquet"))

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import quickstart, recommend, resume, run
+from nestrec_recbole.cli import pipeline, quickstart, recommend, resume, run
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
-VERBS = {"quickstart": quickstart, "run": run, "resume": resume, "recommend": recommend}
+VERBS = {"quickstart": quickstart, "run": run, "resume": resume, "pipeline": pipeline, "recommend": recommend}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,12 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = str(verb.__doc__)
         verb.add_arguments(verbs.add_parser(name, help=about.splitlines()[0], description=about))
     options, rest = parser.parse_known_args(arguments)
-    bad = rest if options.verb != "run" else [word for word in rest if not (word.startswith("--") and "=" in word)]
+    verb = VERBS[options.verb]
+    takes_settings = getattr(verb, "TAKES_SETTINGS", False)
+    bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:
-        parser.error(f"unrecognized argument {bad[0]!r}; settings are given as --key=value, to `nestrec run` only")
-    sys.argv = [sys.argv[0], *rest]  # RecBole's Config reads its settings there
+        hint = "settings are given as --key=value" if takes_settings else f"`nestrec {options.verb} --help` lists them"
+        parser.error(f"unrecognized argument {bad[0]!r}; {hint}")
+    sys.argv = [sys.argv[0], *rest]
     try:
-        return VERBS[options.verb].call(options)
+        return verb.call(options)
     except (ValueError, NotImplementedError, OSError) as error:  # NestRecError, and RecBole's own complaints
         print(f"nestrec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+TAKES_SETTINGS = True  # as --key=value
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -14,16 +16,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: Any) -> int:
-    """Run the verb."""
+    """Run the verb; RecBole's Config reads the settings that are left in ``sys.argv``."""
     from nestrec_recbole import run_recbole
 
     for path in options.config:
-        _check_yaml(path)
+        read_settings(path)
     print_metrics(run_recbole(options.model, options.dataset, options.config or None))
     return 0
 
 
-def _check_yaml(path: str) -> None:
+def read_settings(path: str) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises
+    ------
+    NestRecError
+        When it is no YAML, or not of ``key: value`` lines.
+    """
     import yaml
 
     from nestrec_recbole.errors import NestRecError
@@ -36,6 +45,7 @@ def _check_yaml(path: str) -> None:
             raise NestRecError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(found, dict):
         raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
+    return found
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -24,7 +24,6 @@ class FieldTokens(nn.Module):
         Width of the tokens.
     """
 
-    features: list[Tensor]
     mask: Tensor
     modality: Tensor
 
@@ -37,16 +36,21 @@ class FieldTokens(nn.Module):
         self.register_buffer("mask", torch.from_numpy(np.stack(masks, axis=1)), persistent=False)
         self.projections = nn.ModuleList(nn.Linear(field.shape[1], width) for field in values)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in values)
+        self.widths = [field.shape[1] for field in values]
         names = sorted(set(modalities))
         self.register_buffer("modality", torch.tensor([names.index(m) for m in modalities]), persistent=False)
         self.field_embedding = nn.Parameter(torch.randn(len(values), width) * 0.02)
         self.modality_embedding = nn.Parameter(torch.randn(len(names), width) * 0.02)
 
+    def features(self) -> list[Tensor]:
+        """The standardised features of each field: (n_items, width of the field), zero where it is missing."""
+        return [getattr(self, f"features_{index}") for index in range(len(self.widths))]
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """Tokens (n_items, n_fields, width) and their mask (n_items, n_fields), True where a field is there."""
         tokens = [
-            norm(project(getattr(self, f"features_{index}")))
-            for index, (project, norm) in enumerate(zip(self.projections, self.norms, strict=True))
+            norm(project(features))
+            for features, project, norm in zip(self.features(), self.projections, self.norms, strict=True)
         ]
         kinds = self.field_embedding + self.modality_embedding[self.modality]  # (n_fields, width)
         return torch.stack(tokens, dim=1) + kinds, self.mask

@@ -82,6 +82,28 @@ def gbce(positive_logits: Tensor, negative_logits: Tensor, sampling_rate: float,
     return loss / (positive_logits.numel() + negative_logits.numel())
 
 
+def triplet(positive_logits: Tensor, negative_logits: Tensor, margin: float) -> Tensor:
+    r"""Triplet loss (Schroff et al. 2015): the positive is to score higher than every negative by a margin.
+
+    .. math:: L = \frac{1}{|\{(p, k) \text{ allowed}\}|} \sum_{p, k} \max(0, m - s_p^+ + s_{pk}^-)
+
+    Parameters
+    ----------
+    positive_logits : Tensor (P,)
+    negative_logits : Tensor (P, K)
+        A logit of -inf leaves that negative out.
+    margin : float
+        m, in units of the logits.
+
+    Returns
+    -------
+    Tensor ()
+        Mean over the pairs; 0 where there are none.
+    """
+    violations = F.relu(margin - positive_logits[:, None] + negative_logits)
+    return violations.sum() / (negative_logits > -math.inf).sum().clamp(min=1)
+
+
 def info_nce(
     states: Tensor,
     positives: Tensor,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.full_softmax import full_softmax
-from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax
+from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax, triplet
 from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
 
-LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce")
+LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
 NEGATIVES = ("uniform", "popularity", "in_batch")
 
 
@@ -44,7 +44,8 @@ class Objective(nn.Module):
         self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
         self.register_buffer("counts", counts, persistent=False)
         self.sampler = None
-        draws = self.loss in ("sampled_softmax", "gbce")
+        draws = self.loss in ("sampled_softmax", "gbce", "triplet")
+        self.margin = config["margin"]
         self.masks_known = self.loss != "full_softmax" and config["mask_known"]
         duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
         self.register_buffer("duplicates", duplicates, persistent=False)
@@ -78,8 +79,11 @@ class Objective(nn.Module):
         excluded = targets[:, None] if positives is None else torch.cat([targets[:, None], positives], dim=1)
         states = states / temperature
         negative_logits = (states @ table[negatives].T).masked_fill(is_among(negatives, excluded), -math.inf)
+        positive_logits = (states * table[targets]).sum(-1)
+        if self.loss == "triplet":
+            return triplet(positive_logits, negative_logits, self.margin)
         sampling_rate = min(1.0, len(negatives) / (len(table) - 1))
-        return gbce((states * table[targets]).sum(-1), negative_logits, sampling_rate, self.calibration)
+        return gbce(positive_logits, negative_logits, sampling_rate, self.calibration)
 
     def _with_duplicates(self, targets: Tensor, positives: Tensor | None) -> Tensor | None:
         """Add the near-duplicates of the targets to what is no negative."""

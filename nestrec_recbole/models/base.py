@@ -52,6 +52,10 @@ class SequenceModel(SequentialRecommender):
         """
         raise NotImplementedError
 
+    def report(self) -> dict[str, float]:
+        """What the model measures of itself beside the ranking metrics; evaluation adds it to its result."""
+        return {}
+
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean loss, by default the cross-entropy over the whole catalogue, at every position that has a target.
 
@@ -66,18 +70,29 @@ class SequenceModel(SequentialRecommender):
             self.forget()
 
     def _loss(self, interaction: Any) -> Tensor:
-        states, history = self.encode(interaction), interaction[self.ITEM_SEQ]
-        if "target_list" in interaction.interaction:
-            targets = interaction["target_list"]
-            is_target = targets > 0
-            rows = is_target.nonzero()[:, 0]
-            known = torch.cat([history, targets], dim=1)
-            states, targets = states[is_target], targets[is_target]
-        else:
-            rows, known = slice(None), history
-            states, targets = self.last_state(states, interaction), interaction[self.POS_ITEM_ID]
-        positives = known[rows] if self.objective.masks_known else None
+        states, targets, rows = self.at_targets(self.encode(interaction), interaction)
+        positives = None
+        if self.objective.masks_known:
+            known = [interaction[name] for name in (self.ITEM_SEQ, "target_list") if name in interaction.interaction]
+            positives = torch.cat(known, dim=1)[rows]
         return self.objective(states, self.item_table(), targets, positives)
+
+    def at_targets(self, states: Tensor, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """The states (B, T, d) that have something to predict.
+
+        Returns
+        -------
+        states : Tensor (P, d)
+        targets : Tensor (P,), int64
+        rows : Tensor (P,), int64
+            The row of the batch that each comes from.
+        """
+        if "target_list" not in interaction.interaction:
+            targets = interaction[self.POS_ITEM_ID]
+            return self.last_state(states, interaction), targets, torch.arange(len(targets), device=targets.device)
+        targets = interaction["target_list"]
+        is_target = targets > 0
+        return states[is_target], targets[is_target], is_target.nonzero()[:, 0]
 
     def last_state(self, states: Tensor, interaction: Any) -> Tensor:
         """The state of the whole history: (B, T, d) -> (B, d)."""

@@ -57,3 +57,31 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str |
             found = tuple(weights[name].shape)
             raise NestRecError(f"{path}: {name} is {found}, the model has {shape}; another dataset or other settings")
     model.load_state_dict(weights)
+
+
+def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: str) -> list[str]:
+    """Start a model from a checkpoint of another stage: weights of the same name are taken, the others stay.
+
+    Returns
+    -------
+    list of str
+        The names of what was taken.
+
+    Raises
+    ------
+    NestRecError
+        When the checkpoint is of another dataset, has nothing for this model, or a shape differs.
+    """
+    tensors, about = read_checkpoint(path)
+    if about["dataset"] != dataset:
+        raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {dataset!r}")
+    own = model.state_dict()
+    taken = {name: tensors[f"model.{name}"] for name in own if f"model.{name}" in tensors}
+    if not taken:
+        raise NestRecError(f"init_from {path}: a {about['model']}, of which this model has no part")
+    for name, weight in taken.items():
+        if weight.shape != own[name].shape:
+            found, wanted = tuple(weight.shape), tuple(own[name].shape)
+            raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
+    model.load_state_dict(taken, strict=False)
+    return sorted(taken)

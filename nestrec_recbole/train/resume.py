@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_logger, init_seed
+from recbole.utils import init_logger
 
 from nestrec_recbole.compat import load_checkpoint
+from nestrec_recbole.train.prepare import prepare
 
 
 def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -27,11 +27,9 @@ def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
         When the file is damaged, or holds weights only.
     """
     config = load_checkpoint(path)["config"]
-    init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
-    train, valid, test = data_preparation(config, create_dataset(config))
-    model = get_model(config["model"])(config, train.dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    config["init_from"] = None  # the weights have gone on from there
+    trainer, (train, valid, test) = prepare(config)
     trainer.resume_checkpoint(path)
     best, result = trainer.fit(train, valid, show_progress=config["show_progress"])
     return {

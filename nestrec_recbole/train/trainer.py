@@ -24,7 +24,7 @@ from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbo
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
-from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, write_checkpoint
+from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, take_weights, write_checkpoint
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,6 +56,9 @@ class SequenceTrainer(Trainer):
         self.rate_factor = RateFactor(config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.n_steps = 0
+        if config["init_from"]:
+            taken = take_weights(model, config["init_from"], config["dataset"])
+            self.logger.info("%d tensors start from %s", len(taken), config["init_from"])
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
             model.encode = torch.compile(model.encode, dynamic=True)
@@ -246,6 +249,7 @@ class SequenceTrainer(Trainer):
             )
         if needs_lists:
             result |= recbole_metrics(self.ranks, self.config, self.train_data)
+        result |= self.model.report()
         places = self.config["metric_decimal_place"]
         rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
         self.wandblogger.log_eval_metrics(rounded, head="eval")

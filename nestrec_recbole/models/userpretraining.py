@@ -1,0 +1,48 @@
+"""UserPretraining: the User Q-Former learns to foretell the tokens of the next item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.models.userqformer import UserQFormer
+
+
+class UserPretraining(UserQFormer):
+    """UserQFormer over frozen items, trained by the mean squared error to the next item's tokens, at every position.
+
+    The tokens are those of ``init_from``, a checkpoint of ItemPretraining; items rank by how near their tokens are to
+    those foretold. For the contrastive pretext train UserQFormer itself, which tells the next item from all others.
+
+    Source: the User Q-Former's pretext task in UniRec (arXiv:2601.19423).
+    """
+
+    def _build_output(self, config: Any) -> None:
+        if not config["init_from"]:
+            raise NestRecError(
+                "UserPretraining foretells item tokens: set init_from to a checkpoint of ItemPretraining"
+            )
+        for part in (self.fields, self.item_qformer, self.to_token):
+            part.requires_grad_(False)
+        self.to_next = nn.Linear(self.width, config["item_queries"] * self.width)
+
+    def next_tokens(self, batch: Any) -> Tensor:
+        """The tokens foretold at every step, side by side: (B, T, q * width)."""
+        _, users = self.history_tokens(batch)
+        return self.to_next(self.dropout(users.mean(dim=2)))
+
+    def _loss(self, interaction: Any) -> Tensor:
+        foretold, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
+        return F.mse_loss(foretold, self.item_tokens()[targets].flatten(1))
+
+    def item_table(self) -> Tensor:
+        tokens = self.item_tokens().flatten(1)
+        return torch.cat([2 * tokens, -tokens.square().sum(dim=1, keepdim=True)], dim=1)
+
+    def encode(self, batch: Any) -> Tensor:
+        foretold = self.next_tokens(batch)  # its product with the table is |foretold|^2 less the squared distance
+        return torch.cat([foretold, torch.ones_like(foretold[..., :1])], dim=-1)

@@ -1,0 +1,125 @@
+"""Several stages as one command: each starts from the one before, resumes, and is skipped where nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+
+from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.evaluate.ranking import write_ranks
+from nestrec_recbole.files import sha256_of, written_whole
+from nestrec_recbole.processes import Processes
+from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.trainer import last_checkpoint
+from nestrec_recbole.version import __version__
+
+# Settings that say where and how to run, and change nothing of what comes out.
+_ELSEWHERE = (
+    *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
+    *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
+    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "shuffle"),
+)
+
+
+def run_pipeline(
+    dataset: str,
+    stages: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    folder: str | Path,
+    until: str | None = None,
+) -> dict[str, Any]:
+    """Run stages one after the other, and evaluate the last one on test data.
+
+    Parameters
+    ----------
+    dataset : str
+    stages : mapping of str to mapping
+        Name of a stage to its settings, ``model`` among them.
+    settings : mapping
+        Of every stage; a stage's own go over them.
+    folder : str or Path
+        Each stage gets ``<stage>-<key>/`` in it: ``weights.safetensors`` and ``stage.json``, which says what made
+        them. The key is a hash of settings, data, code version and the stage before, so a stage whose inputs are
+        unchanged is found and skipped, and one that was cut off goes on where it was.
+    until : str, optional
+        The last stage to run; test data is then left alone unless it is the last of all.
+
+    Returns
+    -------
+    dict
+        What ``stage.json`` of the last stage says: ``model``, ``valid``, ``test``, ``weights``, ``history``, ...
+
+    Raises
+    ------
+    NestRecError
+        When a stage is unknown or names no model, or its settings are wrong.
+    """
+    names = list(stages)
+    if until is not None and until not in names:
+        raise NestRecError(unknown("stage", until, names))
+    before: dict[str, Any] = {}
+    for name in names[: names.index(until) + 1 if until else None]:
+        own = {**settings, **stages[name]}
+        if "model" not in own:
+            raise NestRecError(f"stage {name!r} names no model")
+        before = _run_stage(name, dataset, own, Path(folder), before, is_last=name == names[-1])
+    return before
+
+
+def _run_stage(
+    name: str, dataset: str, settings: dict[str, Any], folder: Path, before: dict[str, Any], is_last: bool
+) -> dict[str, Any]:
+    model = settings.pop("model")
+    if before:
+        settings["init_from"] = before["weights"]
+    config = Config(model=model, dataset=dataset, config_dict={**settings, "checkpoint_last": True})
+    key = _key(config, before)
+    place = folder / f"{name}-{key[:10]}"
+    about, weights = place / "stage.json", place / "weights.safetensors"
+    if about.is_file() and weights.is_file():
+        _say(f"{name}: unchanged, found in {place}")
+        return json.loads(about.read_text()) | {"weights": str(weights)}
+    _say(f"{name}: training {model}, into {place}")
+    config["checkpoint_dir"] = str(place)
+    trainer, (train_data, valid_data, test_data) = prepare(config)
+    trainer.saved_model_file = str(weights)
+    last = Path(last_checkpoint(weights))
+    if last.is_file():
+        trainer.resume_checkpoint(last)
+    score, valid = trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
+    result = {"stage": name, "model": model, "dataset": dataset, "key": key, "before": before.get("key")}
+    result |= {"valid_score": score, "valid": valid, "history": trainer.history, "weights": str(weights)}
+    if is_last:
+        result["test"] = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    if Processes.current().is_first:
+        if is_last:
+            write_ranks(trainer.ranks, test_data.dataset, place / "ranks.parquet")
+        with written_whole(about) as draft:
+            draft.write_text(json.dumps(result, indent=1) + "\n")
+        last.unlink(missing_ok=True)
+    Processes.current().wait()
+    return result
+
+
+def _say(line: str) -> None:
+    if Processes.current().is_first:
+        print(line, flush=True)
+
+
+def _key(config: Any, before: Mapping[str, Any]) -> str:
+    """What a stage's result depends on, as a hash."""
+    kept = {k: v for k, v in sorted(config.final_config_dict.items()) if k not in _ELSEWHERE}
+    folder, name = Path(config["data_path"]), config["dataset"]
+    files = sorted(path for kind in ("inter", "item", "user") for path in folder.glob(f"{name}*.{kind}"))
+    made_of = {
+        "settings": kept,
+        "data": {path.name: sha256_of(path) for path in files},
+        "before": before.get("key"),
+        "version": __version__,
+    }
+    return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()

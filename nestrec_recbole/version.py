@@ -1,0 +1,3 @@
+"""The version of this package; ``setup.py`` reads it here."""
+
+__version__ = "0.1.0"
