@@ -32,7 +32,9 @@ from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-MODELS = ("FastSASRec", "ItemQFormer", "ItemPretraining", "UserQFormer", "UserPretraining", "NestRec")
+RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec")
+PRETRAININGS = ("ItemPretraining", "UserPretraining")
+MODELS = RECOMMENDERS + PRETRAININGS  # a model's base classes before it
 _HERE = Path(__file__).resolve().parent
 _PROPERTIES = next((p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir()), _HERE / "properties")
 _registered: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first

@@ -24,7 +24,7 @@ from nestrec_recbole import NestRecError, register_model
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.models.fastsasrec import FastSASRec
-from nestrec_recbole.plugin import MODELS, load_properties
+from nestrec_recbole.plugin import MODELS, RECOMMENDERS, load_properties
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval=None: 0.0)  # RecBole waits a second for it
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", RECOMMENDERS)
 def test_run_recbole_returns_what_recbole_returns(model: str) -> None:
     result = run_recbole(model=model, dataset="circle", config_dict=SMALL)
     assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
