@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +15,18 @@ from nestrec_recbole.recommend import Recommender
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """FastSASRec that knows the circle of 12 items by heart."""
-    write_dataset(tmp_path / "data", "circle", CIRCLE)
-    settings = {"data_path": "data", "epochs": 60, "eval_step": 20, "learning_rate": 0.01, "hidden_dropout_prob": 0.0}
-    run_recbole("FastSASRec", "circle", config_dict={**settings, "show_progress": False, "state": "ERROR"})
-    (path,) = Path("saved").glob("*.safetensors")
+    folder = tmp_path_factory.mktemp("trained")
+    write_dataset(folder / "data", "circle", CIRCLE)
+    settings = {"data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved"), "hidden_dropout_prob": 0.0}
+    settings |= {"epochs": 60, "eval_step": 20, "learning_rate": 0.01, "show_progress": False, "state": "ERROR"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # RecBole writes its log where it stands
+        patch.setattr(sys, "argv", ["pytest"])
+        run_recbole("FastSASRec", "circle", config_dict=settings)
+    (path,) = (folder / "saved").glob("*.safetensors")
     return str(path)
 
 

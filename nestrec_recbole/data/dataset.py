@@ -271,7 +271,15 @@ class SequenceDataset(SequentialDataset):
             fields[name] = column[torch.from_numpy(ends)]
             lists = gather(column.numpy(), starts, ends, width)
             fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(lists)
-        return Interaction(fields)
+        return Interaction(fields | self.exact_times(starts, ends, width))
+
+    def exact_times(self, starts: np.ndarray, ends: np.ndarray, width: int) -> dict[str, torch.Tensor]:
+        """``exact_time_list`` (B, width), int64, where ``use_times`` asks for it; other columns are float32."""
+        if not self.config["use_times"]:
+            return {}
+        if self.times is None or self.times.dtype.kind != "i":
+            raise NestRecError(f"use_times: {self.dataset_name!r} has no times, or none in whole numbers of their unit")
+        return {"exact_time_list": torch.from_numpy(gather(self.times, starts, ends, width))}
 
     def _benchmark_presets(self) -> None:
         suffix = self.config["LIST_SUFFIX"]

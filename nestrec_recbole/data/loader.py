@@ -111,7 +111,7 @@ class WindowLoader:
         }
         for name, column in data.columns.items():
             fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column.numpy(), starts, last, width))
-        return fields
+        return fields | data.exact_times(starts, last, width)
 
 
 class _Batches(Dataset):

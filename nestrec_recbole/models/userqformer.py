@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.qformer import QFormer
+from nestrec_recbole.layers.time import TimeEmbedding
 from nestrec_recbole.models.itemqformer import ItemQFormer
 
 
@@ -24,6 +25,7 @@ class UserQFormer(ItemQFormer):
     def _build_state(self, config: Any) -> None:
         self.position_embedding = nn.Embedding(self.max_seq_length, self.width)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.time_embedding = TimeEmbedding(self.width, config["times_per_second"]) if config["use_times"] else None
         self.user_qformer = QFormer(
             width=self.width,
             depth=config["user_layers"],
@@ -46,8 +48,10 @@ class UserQFormer(ItemQFormer):
         """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d)."""
         history = batch[self.ITEM_SEQ]
         places = torch.arange(history.shape[1], device=history.device)
-        positions = self.position_embedding(places)[:, None]  # (T, 1, d)
-        items = self.dropout(self.item_tokens()[history] + positions)
+        when = self.position_embedding(places)[:, None]  # (T, 1, d)
+        if self.time_embedding is not None:
+            when = when + self.time_embedding(batch["exact_time_list"])[:, :, None]  # (B, T, 1, d)
+        items = self.dropout(self.item_tokens()[history] + when)
         recent = self.norm(self.recent_mean(items.mean(dim=2)))[:, :, None]  # (B, T, 1, d)
         return items, recent + self.user_scale * self.user_qformer.forward_causal(items, recent)
 

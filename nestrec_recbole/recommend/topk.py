@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.atomic import read_columns, read_header
 from nestrec_recbole.errors import NestRecError
@@ -46,7 +47,11 @@ class Recommender:
 
     @torch.no_grad()
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = True
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        times: Sequence[Sequence[int]] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """Top-k items for histories of item tokens, oldest first.
 
@@ -58,6 +63,8 @@ class Recommender:
             Items per list; fewer where the catalogue has no more.
         exclude_seen : bool
             Leave out the items of the history, all of them.
+        times : sequence of sequences of int, optional
+            When each item was taken; for models trained with ``use_times``, in the unit of their data.
 
         Returns
         -------
@@ -67,16 +74,19 @@ class Recommender:
         Raises
         ------
         NestRecError
-            On an empty history or an unknown item.
+            On an empty history, an unknown item, or times that are missing or do not fit the histories.
         """
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
         rows = [self._ids(number, history) for number, history in enumerate(histories)]
+        columns = {self.model.ITEM_SEQ: rows}
+        if self.dataset.config["use_times"]:
+            columns["exact_time_list"] = _fitting(times, rows)
         at_once = max(1, CPU_SCORES // len(self.tokens))
         lists: list[list[tuple[str, float]]] = []
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            scores = self._scores(some)
+            scores = self._scores({name: column[start : start + at_once] for name, column in columns.items()})
             if exclude_seen:
                 for row_scores, ids in zip(scores, some, strict=True):
                     row_scores[ids] = -torch.inf
@@ -85,14 +95,14 @@ class Recommender:
                 lists.append([(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf])
         return lists
 
-    def _scores(self, rows: list[list[int]]) -> torch.Tensor:
-        """Scores (B, n_items) of histories of item ids, on the CPU."""
-        lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in rows])
-        padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for row, ids, length in zip(padded, rows, lengths.tolist(), strict=True):
-            row[:length] = torch.tensor(ids[-length:])
-        batch = Interaction({self.model.ITEM_SEQ: padded, self.model.ITEM_SEQ_LEN: lengths})
-        return self.model.full_sort_predict(batch.to(self.model.device)).float().cpu()
+    def _scores(self, columns: dict[str, list[list[int]]]) -> torch.Tensor:
+        """Scores (B, n_items) of histories, on the CPU; a column has a list for each."""
+        lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in columns[self.model.ITEM_SEQ]])
+        fields = {self.model.ITEM_SEQ_LEN: lengths}
+        for name, lists in columns.items():
+            ends = [torch.tensor(one[-length:]) for one, length in zip(lists, lengths.tolist(), strict=True)]
+            fields[name] = pad_sequence(ends, batch_first=True)
+        return self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
         if not len(history):
@@ -114,3 +124,10 @@ class Recommender:
             return {}
         table = read_columns(path, [self.dataset.iid_field, named], **how).dropna()
         return dict(zip(table[self.dataset.iid_field], table[named], strict=True))
+
+
+def _fitting(times: Sequence[Sequence[int]] | None, rows: list[list[int]]) -> list[list[int]]:
+    """Times as lists, one for each history and as long as it."""
+    if times is None or [len(one) for one in times] != [len(row) for row in rows]:
+        raise NestRecError("the model was trained with use_times: give `times`, one for every item of every history")
+    return [list(one) for one in times]
