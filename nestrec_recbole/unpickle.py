@@ -139,6 +139,26 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
     dispatch[pickle.BUILD[0]] = load_build
 
 
+class PlainUnpickler(pickle.Unpickler):
+    """An unpickler of plain containers, texts and numbers: it can name nothing, so it can call nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse."""
+        raise NestRecError(f"it names {module}.{name}; expected dictionaries, lists and numbers; nothing was run")
+
+
+def load_plain(path: str | os.PathLike[str]) -> Any:
+    """Read a pickle of plain containers, texts and numbers.
+
+    Raises
+    ------
+    NestRecError
+        When the file is damaged, or names any class or function.
+    """
+    with _errors_name(path), open(path, "rb") as file:
+        return PlainUnpickler(file).load()
+
+
 def load(file: IO[bytes], **_: Any) -> Any:
     """Like ``pickle.load``, restricted to what RecBole writes.
 

@@ -79,7 +79,9 @@ def _as_text_or_number(column: str, kind: str) -> str:
 def _load_objects(staging: Staging, source: JsonObjects, key: str, among: str) -> dict[str, str]:
     pointer = _pointer(key)
     staging.load("untyped", f"json, json ->> {pointer} AS {name(key)}", source)
-    for row, kind in staging.run("SELECT rowid, json_type(json) FROM untyped WHERE json_type(json) <> 'OBJECT' LIMIT 1"):
+    for row, kind in staging.run(
+        "SELECT rowid, json_type(json) FROM untyped WHERE json_type(json) <> 'OBJECT' LIMIT 1"
+    ):
         raise NestRecError(f"{source.files[0]}: record {row + 1}: found {kind}, expected a JSON object {{...}}")
     staging.run(f"DELETE FROM untyped WHERE {name(key)} IS NULL OR {name(key)} NOT IN (FROM {among})")
     keys = staging.run(

@@ -26,7 +26,9 @@ def number_ids(staging: Staging, corpus: Corpus, locate: Locate) -> None:
         distinct = f"SELECT DISTINCT {key} FROM raw"
         numbered = f"SELECT {key}, (row_number() OVER (ORDER BY {key}) - 1)::INTEGER AS {number} FROM ({distinct})"
         staging.run(f"CREATE TABLE {table} AS {numbered}")
-        bad = staging.run(f"SELECT {key} FROM {table} WHERE regexp_matches({key}, '{_NO_ID}') ORDER BY {number} LIMIT 1")
+        bad = staging.run(
+            f"SELECT {key} FROM {table} WHERE regexp_matches({key}, '{_NO_ID}') ORDER BY {number} LIMIT 1"
+        )
         if bad:
             _refuse(staging, corpus, locate, key, f"{key} = ?", bad[0])
     columns = "u, i, timestamp, raw.rowid AS place" + (", rating" if has_rating else "")

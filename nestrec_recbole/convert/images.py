@@ -93,7 +93,9 @@ def collect_images(staging: Staging, images: Images, draft: Path, cache: Path) -
     if target:
         target.mkdir()
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(partial(_check, images=images, target=target), *zip(*found, strict=True)) if found else [])
+        checked = list(
+            pool.map(partial(_check, images=images, target=target), *zip(*found, strict=True)) if found else []
+        )
     good = [(item, str(image)) for (item, _), (image, reason) in zip(found, checked, strict=True) if not reason]
     bad += [(item, str(path), reason) for (item, path), (_, reason) in zip(found, checked, strict=True) if reason]
     _write(draft / "images.tsv", ("item_id:token", "image:token"), good)

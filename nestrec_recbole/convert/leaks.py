@@ -29,7 +29,9 @@ def refuse_leaks(staging: Staging, kind: str, files: dict[str, Path]) -> None:
         columns = struct(list(read_header(path)))
         reader = f"read_csv({file_list([path])}, columns = {columns}, delim = '\t', quote = '', escape = '', "
         reader += "header = false, skip = 1, auto_detect = false, max_line_size = 16777216, buffer_size = 33554432)"
-        staging.run(f"CREATE OR REPLACE TEMP VIEW split_{part} AS SELECT * REPLACE (timestamp::DOUBLE AS timestamp) FROM {reader}")
+        staging.run(
+            f"CREATE OR REPLACE TEMP VIEW split_{part} AS SELECT * REPLACE (timestamp::DOUBLE AS timestamp) FROM {reader}"
+        )
     later = [part for part in files if part != "train"]
     pairs = [("train", part) for part in later] + [("valid", "test")]
     for one, other in pairs:
@@ -63,7 +65,9 @@ def _refuse_any(
     found = staging.run(f"SELECT {keys} FROM split_{other} WHERE ({keys}) IN ({known}) LIMIT 1")
     if found:
         who = ", ".join(map(str, found[0]))
-        raise NestRecError(f"leak: {what} in {files[one].name} and {files[other].name}: {who}; deduplicate, or report it")
+        raise NestRecError(
+            f"leak: {what} in {files[one].name} and {files[other].name}: {who}; deduplicate, or report it"
+        )
 
 
 def _refuse_later(staging: Staging, files: dict[str, Path], one: str, other: str, key: str) -> None:

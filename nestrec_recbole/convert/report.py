@@ -33,7 +33,9 @@ def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found:
         **found,
         "notes": corpus.notes,
         "options": {**corpus.options, **options},
-        "sources": [{"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in corpus.sources],
+        "sources": [
+            {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in corpus.sources
+        ],
     }
 
 

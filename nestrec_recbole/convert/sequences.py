@@ -98,7 +98,10 @@ def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
     words = "SELECT rowid AS line, regexp_split_to_array(trim(line, ' \t'), '[ \t]+') AS words FROM lines"
     events = "SELECT line, words[1] AS user_id, unnest(words[2:]) AS event FROM histories"
     if has_times:  # what stands behind the last bar
-        item, time = "regexp_extract(event, '^(.+)\\|[^|]*$', 1)", "TRY_CAST(regexp_extract(event, '\\|([^|]+)$', 1) AS BIGINT)"
+        item, time = (
+            "regexp_extract(event, '^(.+)\\|[^|]*$', 1)",
+            "TRY_CAST(regexp_extract(event, '\\|([^|]+)$', 1) AS BIGINT)",
+        )
     else:
         item, time = "event", "row_number() OVER (PARTITION BY user_id ORDER BY row) - 1"
     staging.run(f"CREATE TABLE histories AS {words} WHERE trim(line, ' \t') <> ''")

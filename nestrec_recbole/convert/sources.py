@@ -103,7 +103,9 @@ class JsonLines:
 
     def sql(self) -> str:
         """See :class:`Source`."""
-        kinds = struct(self.columns)[:-1] + ", " + struct(self.nested, "JSON")[1:] if self.nested else struct(self.columns)
+        kinds = (
+            struct(self.columns)[:-1] + ", " + struct(self.nested, "JSON")[1:] if self.nested else struct(self.columns)
+        )
         return (
             f"read_json({file_list(self.files)}, columns = {kinds}, format = 'newline_delimited', records = true, "
             f"maximum_object_size = {LONGEST_LINE})"

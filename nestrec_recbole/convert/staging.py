@@ -53,7 +53,7 @@ class Staging:
         except duckdb.Error as error:
             raise NestRecError(f"memory limit {memory_limit!r}: {_first_line(error)}; give one such as 1GB") from None
         self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
-        self.memory_limit = memory_limit
+        self.folder, self.memory_limit = folder, memory_limit
 
     def __enter__(self) -> Staging:
         return self
@@ -116,6 +116,14 @@ class Staging:
                 pass
             files = ", ".join(map(str, source.files))
             raise NestRecError(f"{files}: cannot be read: {_first_line(error)}") from None
+
+    def insert(self, table: str, columns: dict[str, Any]) -> None:
+        """Create a table of columns that are in memory."""
+        import pyarrow
+
+        self._connection.register("given", pyarrow.table(columns))
+        self.run(f"CREATE TABLE {table} AS FROM given")
+        self._connection.unregister("given")
 
     def apply_function(self, function: Any, label: str) -> None:
         """Make a function of one text known to SQL under the name ``label``; it returns text."""
