@@ -1,4 +1,4 @@
-"""Convert a raw corpus to a dataset: nestrec convert amazon2023 reviews.jsonl.gz --metadata meta.jsonl.gz --name NAME."""
+"""Convert a raw corpus to a dataset: nestrec convert amazon2023 reviews.jsonl.gz --name NAME."""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ _FIELDS: Fields = {
 def amazon2014(reviews: Sequence[str | Path], metadata: Sequence[str | Path] = (), *, review_text: int = 0) -> Corpus:
     """Read reviews and the metadata of their items, joined on ``asin``.
 
-    A file whose first line is no JSON is taken for loose JSON: its lines are read as Python literals, never evaluated,
-    and staged as JSON. ``categories`` are the distinct names along all paths, the image is ``imUrl``, times are seconds.
+    A file whose first line is a dictionary as Python writes it is taken for loose JSON: its lines are read as literals,
+    never evaluated, and staged as JSON. ``categories`` are the distinct names along all paths, the image is ``imUrl``,
+    times are seconds.
 
     Parameters
     ----------
@@ -72,13 +73,12 @@ def _read_reviews(staging: Staging, source: LooseJson, with_text: bool) -> Locat
 
 
 def _read_metadata(staging: Staging, meta: LooseJson) -> Fields:
-    names = "list_distinct(flatten([x ->> '$[*]' FOR x IN categories -> '$[*]']))"
-    ordered = f"list_sort({names}, lambda x: list_position(flatten([y ->> '$[*]' FOR y IN categories -> '$[*]']), x))"
     select = [
         "asin AS item_id",
         "title",
         f"{joined('description')} AS description",
-        f"array_to_string({ordered}, ', ') AS categories",
+        "json_extract_string(categories, '$[*][*]') AS names",
+        "array_to_string(list_filter(names, lambda x, i: list_position(names, x) = i), ', ') AS categories",
         "brand",
         f"{amount('price')} AS price",
         '"imUrl" AS image',

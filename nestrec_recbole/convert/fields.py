@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import RESERVED, Fields
 from nestrec_recbole.convert.sources import JsonObjects, Source
 from nestrec_recbole.convert.staging import Staging, literal, name
-from nestrec_recbole.convert.text import clean_text
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError, unknown
 
 KINDS = ("token", "token_seq", "float")
 MOST_FIELDS = 200
-_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-_NUMBERS += ("UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+_NUMBERS = (
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
+)
 
 
 def choose(fields: Fields, wanted: tuple[str, ...] | None) -> Fields:
@@ -134,7 +136,7 @@ def _kind(staging: Staging, table: str, field: str) -> str:
 
 
 def write_fields(
-    staging: Staging, kind: str, fields: Fields, path: Path, *, lower_case: bool, max_length: int
+    staging: Staging, kind: str, fields: Fields, path: Path, clean: Callable[[str], str]
 ) -> dict[str, float]:
     """Clean the fields and write them, one line per item or user that occurs; none that nobody has.
 
@@ -142,6 +144,8 @@ def write_fields(
     ----------
     kind : str
         ``item`` or ``user``: which of ``raw_items`` and ``raw_users``.
+    clean : callable
+        Text -> text, applied to every distinct one once.
 
     Returns
     -------
@@ -150,7 +154,7 @@ def write_fields(
     """
     key, raw, everyone = (f"{kind}_id", f"raw_{kind}s", {"item": "catalogue", "user": "audience"}[kind])
     columns, joins = [f"{everyone}.{key}"], [f"LEFT JOIN {raw} USING ({key})"]
-    staging.apply_function(lambda text: clean_text(text, lower=lower_case, max_length=max_length), f"clean_{kind}_text")
+    staging.apply_function(lambda text: clean(text), f"clean_{kind}_text")
     for number, (field, type_) in enumerate(fields.items()):
         column = f"{raw}.{name(field)}"
         if type_ == "float":

@@ -16,9 +16,9 @@ def check_target(data_path: Path, name: str) -> Path:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise NestRecError(f"dataset name {name!r}: expected letters, digits, '_', '-', '.' or '+'; it names a folder")
     target = data_path / name
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        if not (target / "dataset.json").is_file():
-            raise NestRecError(f"{target}: not written by `nestrec convert`, and kept; choose another name or move it")
+    holds_something = target.exists() and any(target.iterdir() if target.is_dir() else [target])
+    if holds_something and not (target / "dataset.json").is_file():
+        raise NestRecError(f"{target}: not written by `nestrec convert`, and kept; choose another name or move it")
     return target
 
 

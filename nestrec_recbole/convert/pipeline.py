@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nestrec_recbole.convert.report import describe, write_report
 from nestrec_recbole.convert.reviews import add_reviews
 from nestrec_recbole.convert.splits import Split, label_parts, write_split
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.text import clean_text
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError
 
@@ -117,13 +119,14 @@ def _convert(
         label_parts(staging, options.split or Split("leave_one_out"), options.filters.seed, corpus.time_unit)
     if has_reviews:
         items = add_reviews(staging, items, corpus.options["review_text"])
-    cleaning = {"lower_case": options.lower_case, "max_length": options.max_text_length}
-    found = {"filters": steps, "fields": {}}
+    coverage: dict[str, float] = {}
     for kind, fields, wanted in (("item", items, options.fields), ("user", users, options.user_fields)):
         path = draft / f"{name}.{kind}"
-        found["fields"] |= write_fields(staging, kind, choose(fields, wanted), path, **cleaning)
-    found["images"] = collect_images(staging, options.images, draft, target.parent / f".{name}-downloads")
-    found["split"] = write_split(staging, options.split, draft, name) if options.split else None
+        clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
+        coverage |= write_fields(staging, kind, choose(fields, wanted), path, clean)
+    images = collect_images(staging, options.images, draft, target.parent / f".{name}-downloads")
+    split = write_split(staging, options.split, draft, name) if options.split else None
+    found = {"filters": steps, "fields": coverage, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)
 
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from nestrec_recbole.errors import NestRecError
 
@@ -20,7 +20,9 @@ Record = tuple[str, dict[str, Any]]  # "file: line n", and what the record holds
 class Source(Protocol):
     """Files of one format, read as one."""
 
-    files: tuple[Path, ...]
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """In the order they are read."""
 
     def sql(self) -> str:
         """What stands behind ``FROM``."""
@@ -47,7 +49,7 @@ def check_files(paths: Sequence[str | Path]) -> tuple[Path, ...]:
     return tuple(map(Path, paths))
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> Any:
     """Open a file, unpacked if its name ends in ``.gz``."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
@@ -95,7 +97,7 @@ def struct(columns: Sequence[str], kind: str = "VARCHAR") -> str:
 
 @dataclass(frozen=True)
 class JsonLines:
-    """One JSON object a line, ``.jsonl`` or ``.jsonl.gz``; ``columns`` are read as text, ``whole`` objects as JSON."""
+    """One JSON object a line, ``.jsonl`` or ``.jsonl.gz``; ``columns`` are read as text, ``nested`` ones as JSON."""
 
     files: tuple[Path, ...]
     columns: tuple[str, ...]
@@ -207,7 +209,7 @@ class Delimited:
         """See :class:`Source`."""
         for path in self.files:
             for number, cells in self._rows(path):
-                if number == 1 and self.header or not cells:
+                if (number == 1 and self.header) or not cells:
                     continue
                 if len(cells) != len(self.columns):
                     why = f"{len(cells)} columns, expected {len(self.columns)} ({', '.join(self.columns)})"

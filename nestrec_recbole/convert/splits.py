@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def label_parts(staging: Staging, split: Split, seed: int, time_unit: str) -> No
 
     ``part`` is NULL for what is known of a user but neither trained on nor predicted.
     """
-    label = {
+    label: dict[str, Callable[[Staging, Split, int], str]] = {
         "leave_one_out": _leave_one_out,
         "temporal": _temporal,
         "stratified_temporal": lambda *_: f"SELECT *, {split.cut('step', 'n')} AS part FROM ({_HISTORY})",
@@ -92,10 +93,10 @@ def label_parts(staging: Staging, split: Split, seed: int, time_unit: str) -> No
         "new_users": _new_users,
         "item": _item,
         "stratified_by_column": _by_column,
-    }[split.kind]
+    }
     if split.kind == "temporal" and time_unit == PLACE:
         raise NestRecError("split 'temporal': this corpus has no times, only places; use stratified_temporal")
-    staging.run(f"CREATE TABLE history AS {label(staging, split, seed)}")
+    staging.run(f"CREATE TABLE history AS {label[split.kind](staging, split, seed)}")
 
 
 _LAST_TWO = "CASE WHEN step = n - 1 AND n >= 2 THEN 'test' WHEN step = n - 2 AND n >= 3 THEN 'valid' ELSE 'train' END"
@@ -198,6 +199,7 @@ def _sequences(split: Split) -> str:
     earlier = f"count(*) FILTER ({visible}) OVER (PARTITION BY u ORDER BY step ROWS UNBOUNDED PRECEDING)"
     before = f"{earlier} - ({visible})::INTEGER"
     histories = f"SELECT u, list(item_id ORDER BY step) FILTER ({visible}) AS items FROM history JOIN items USING (i)"
-    return f"""SELECT r.*, array_to_string(list_slice(h.items, greatest(before - {split.max_history} + 1, 1), before), ' ')
-        AS item_id_list FROM (SELECT *, {before} AS before FROM history) r
+    last = f"list_slice(h.items, greatest(before - {split.max_history} + 1, 1), before)"
+    return f"""SELECT r.*, array_to_string({last}, ' ') AS item_id_list
+        FROM (SELECT *, {before} AS before FROM history) r
         JOIN ({histories} GROUP BY u) h USING (u) WHERE before > 0"""

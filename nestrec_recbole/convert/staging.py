@@ -111,6 +111,8 @@ class Staging:
             yield
         except duckdb.OutOfMemoryException:
             raise NestRecError(f"the memory limit of {self.memory_limit} is too small; give more") from None
+        except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException):
+            raise  # the statement's fault, not the file's
         except duckdb.Error as error:
             for _ in source.walk():  # names the file and the line, where DuckDB often cannot
                 pass
@@ -127,7 +129,7 @@ class Staging:
 
     def apply_function(self, function: Any, label: str) -> None:
         """Make a function of one text known to SQL under the name ``label``; it returns text."""
-        self._connection.create_function(label, function, ["VARCHAR"], "VARCHAR")  # type: ignore[list-item,arg-type]
+        self._connection.create_function(label, function, ["VARCHAR"], "VARCHAR")
 
 
 def _first_line(error: Exception) -> str:

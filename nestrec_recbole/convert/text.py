@@ -50,7 +50,7 @@ def strip_html(text: str) -> str:
 
 
 def clean_text(text: str, *, lower: bool = False, max_length: int = 5000) -> str:
-    """Clean a text for an atomic file.
+    r"""Clean a text for an atomic file.
 
     HTML is stripped by a parser, Unicode brought to NFKC, control and format characters dropped, runs of white space
     (tabs and line breaks too) made one space, and the result cut at a word's end. Cleaning a clean text changes
@@ -71,8 +71,8 @@ def clean_text(text: str, *, lower: bool = False, max_length: int = 5000) -> str
 
     Examples
     --------
-    >>> clean_text("<p>Caf\u00e9\\tau&nbsp;lait</p>")
-    'Caf\u00e9 au lait'
+    >>> clean_text("<p>Caf&eacute;\tau&nbsp;lait</p>")
+    'Caf\xe9 au lait'
     """
     text = text[:LONGEST_RAW]
     if _NOT_PLAIN.search(text):
