@@ -308,7 +308,7 @@ def test_table(kind: str, tmp_path: Path) -> None:
 
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.integers(1, 5)), min_size=1)
 QUICK = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 
 
@@ -415,7 +415,7 @@ def test_texts_are_cut_between_words_and_lowered() -> None:
     assert clean_text("x" * 20, max_length=9) == "x" * 9
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.text() | st.text("<>&;#abx \t\n/'\"!-=1", max_size=60), st.integers(1, 50))
 def test_any_text_is_one_clean_line(raw: str, longest: int) -> None:
     clean = clean_text(raw, max_length=longest)

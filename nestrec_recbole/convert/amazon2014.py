@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.amazon2023 import amount, joined
 from nestrec_recbole.convert.corpus import Corpus, Fields, Locate, record_of
-from nestrec_recbole.convert.sources import JsonLines, Record, byte_lines, check_files, decode, json_records
+from nestrec_recbole.convert.sources import (
+    JsonLines,
+    Record,
+    byte_lines,
+    check_files,
+    copy_in,
+    decode,
+    json_records,
+    without_mark,
+)
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
 
@@ -68,7 +75,7 @@ def _read_reviews(staging: Staging, source: LooseJson, with_text: bool) -> Locat
     select += "TRY_CAST(overall AS DOUBLE) AS rating"
     if with_text:
         select += ", concat_ws(' ', summary, \"reviewText\") AS review"
-    staging.load("raw", select, source.staged_in(staging.folder))
+    staging.load("raw", select, source)
     return record_of(source)
 
 
@@ -83,23 +90,17 @@ def _read_metadata(staging: Staging, meta: LooseJson) -> Fields:
         f"{amount('price')} AS price",
         '"imUrl" AS image',
     ]
-    staging.load("raw_items", ", ".join(select), meta.staged_in(staging.folder), "WHERE asin IN (FROM catalogue)")
+    staging.load("raw_items", ", ".join(select), meta, "WHERE asin IN (FROM catalogue)")
     return _FIELDS
 
 
-@dataclass(frozen=True)
 class LooseJson(JsonLines):
-    """JSON lines, or lines that are Python dictionaries; ``staged`` are the files as JSON, line for line."""
+    """JSON lines, or lines that are Python dictionaries."""
 
-    staged: tuple[Path, ...] = ()
-
-    def staged_in(self, folder: Path) -> LooseJson:
+    def prepared(self, folder: Path) -> JsonLines:
         """Write what is loose as JSON into a folder."""
-        return replace(self, staged=tuple(_stage(path, folder) if _is_loose(path) else path for path in self.files))
-
-    def sql(self) -> str:
-        """See :class:`~nestrec_recbole.convert.sources.Source`."""
-        return JsonLines(self.staged, self.columns, self.nested).sql()
+        files = (_stage(path, folder) if _is_loose(path) else without_mark(path, folder) for path in self.files)
+        return JsonLines(tuple(files), self.columns, self.nested)
 
     def walk(self) -> Iterator[Record]:
         """See :class:`~nestrec_recbole.convert.sources.Source`."""
@@ -114,7 +115,7 @@ def _is_loose(path: Path) -> bool:
 
 
 def _stage(path: Path, folder: Path) -> Path:
-    staged = folder / f"loose-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.jsonl"
+    staged = copy_in(folder, path)
     with open(staged, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for _, record in _literal_records(path))
     return staged

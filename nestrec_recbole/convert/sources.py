@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
+import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nestrec_recbole.errors import NestRecError
 
@@ -17,18 +19,23 @@ LONGEST_LINE = 16 << 20  # bytes; DuckDB holds two of them per thread
 Record = tuple[str, dict[str, Any]]  # "file: line n", and what the record holds
 
 
-class Source(Protocol):
-    """Files of one format, read as one."""
+@dataclass(frozen=True)
+class Source:
+    """Files of one format, read as one, in the order given."""
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """In the order they are read."""
+    files: tuple[Path, ...]
 
     def sql(self) -> str:
         """What stands behind ``FROM``."""
+        raise NotImplementedError
 
     def walk(self) -> Iterator[Record]:
         """Read record by record in Python; raise a NestRecError that names file and line at the first bad one."""
+        raise NotImplementedError
+
+    def prepared(self, folder: Path) -> Source:
+        """A source of the same records that DuckDB can read: copies in ``folder`` where it cannot read the files."""
+        return self
 
 
 def check_files(paths: Sequence[str | Path]) -> tuple[Path, ...]:
@@ -96,10 +103,9 @@ def struct(columns: Sequence[str], kind: str = "VARCHAR") -> str:
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(Source):
     """One JSON object a line, ``.jsonl`` or ``.jsonl.gz``; ``columns`` are read as text, ``nested`` ones as JSON."""
 
-    files: tuple[Path, ...]
     columns: tuple[str, ...]
     nested: tuple[str, ...] = ()
 
@@ -117,12 +123,14 @@ class JsonLines:
         """See :class:`Source`."""
         return json_records(self.files)
 
+    def prepared(self, folder: Path) -> Source:
+        """See :class:`Source`."""
+        return replace(self, files=tuple(without_mark(path, folder) for path in self.files))
+
 
 @dataclass(frozen=True)
-class JsonObjects:
+class JsonObjects(Source):
     """One JSON object a line, whatever its keys; a single column ``json``."""
-
-    files: tuple[Path, ...]
 
     def sql(self) -> str:
         """See :class:`Source`."""
@@ -131,6 +139,29 @@ class JsonObjects:
     def walk(self) -> Iterator[Record]:
         """See :class:`Source`."""
         return json_records(self.files)
+
+    def prepared(self, folder: Path) -> Source:
+        """See :class:`Source`."""
+        return replace(self, files=tuple(without_mark(path, folder) for path in self.files))
+
+
+def without_mark(path: Path, folder: Path) -> Path:
+    """The file, or a copy without its byte order mark, which DuckDB's JSON reader refuses."""
+    try:
+        with open_bytes(path) as file:
+            if file.read(3) != b"\xef\xbb\xbf":
+                return path
+            copy = copy_in(folder, path)
+            with open(copy, "wb") as target:
+                shutil.copyfileobj(file, target)
+            return copy
+    except (EOFError, OSError, zlib.error):
+        return path  # DuckDB and the second reading say what is wrong with it
+
+
+def copy_in(folder: Path, path: Path) -> Path:
+    """Where a copy of a file goes."""
+    return folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.jsonl"
 
 
 def json_records(files: Sequence[Path]) -> Iterator[Record]:
@@ -168,13 +199,12 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Delimited:
+class Delimited(Source):
     """Text tables, every column read as text.
 
     ``columns`` is what the header says, or, where ``header`` is False, what the caller knows.
     """
 
-    files: tuple[Path, ...]
     columns: tuple[str, ...]
     delimiter: str
     header: bool = True
@@ -233,7 +263,10 @@ class Delimited:
 
 def _read_header(path: Path, delimiter: str) -> tuple[str, ...]:
     first = next(byte_lines(path), None)
-    cells = next(csv.reader([decode(path, *first)], delimiter=delimiter), []) if first else []
+    try:
+        cells = next(csv.reader([decode(path, *first)], delimiter=delimiter, strict=True), []) if first else []
+    except csv.Error as error:
+        raise NestRecError(f"{path}: line 1: not a valid header ({error}); fix it") from None
     if not any(cells):
         raise NestRecError(f"{path}: line 1: the file is empty; expected a header of column names")
     lower = [cell.lower() for cell in cells]
@@ -246,10 +279,8 @@ def _read_header(path: Path, delimiter: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(Source):
     """Plain lines: a column ``line``, and a column ``rest`` that is filled only by a control character in it."""
-
-    files: tuple[Path, ...]
 
     def sql(self) -> str:
         """See :class:`Source`."""
@@ -267,10 +298,8 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(Source):
     """Parquet files of the same columns."""
-
-    files: tuple[Path, ...]
 
     def sql(self) -> str:
         """See :class:`Source`."""

@@ -102,7 +102,8 @@ class Staging:
             What is wrong with the source's first bad record, with its line.
         """
         with self._complaints(source):
-            self._connection.execute(f"CREATE TABLE {table} AS SELECT {select} FROM {source.sql()} {where}")
+            readable = source.prepared(self.folder).sql()
+            self._connection.execute(f"CREATE TABLE {table} AS SELECT {select} FROM {readable} {where}")
 
     @contextmanager
     def _complaints(self, source: Source) -> Iterator[None]:
