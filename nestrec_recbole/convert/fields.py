@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import RESERVED, Fields
-from nestrec_recbole.convert.sources import JsonObjects, Source
+from nestrec_recbole.convert.sources import Delimited, JsonObjects, Source
 from nestrec_recbole.convert.staging import Staging, literal, name
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError, unknown
@@ -45,7 +45,7 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
     """Create ``table`` of all columns of a source, for the keys in ``among``, and find out what they hold.
 
     A column of numbers becomes ``float``, one of single words ``token``, any other ``token_seq``; lists are joined by
-    a comma.
+    a comma. Where a file says what is text and what a number, it is believed.
 
     Raises
     ------
@@ -60,7 +60,16 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
     selected = [f"{name(key)}::VARCHAR AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
     staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped ORDER BY rowid")
     staging.run("DROP TABLE untyped")
-    return {field: _kind(staging, table, field) for field in names.values()}
+    untyped = isinstance(source, Delimited)
+    return {field: _kind(staging, table, field, untyped) for field in names.values()}
+
+
+def fields_reader(source: Source | None, kind: str, key: str) -> Callable[[Staging], Fields] | None:
+    """What :class:`~nestrec_recbole.convert.corpus.Corpus` wants: a reader of all fields of items, or of users."""
+    if source is None:
+        return None
+    among = {"item": "catalogue", "user": "audience"}[kind]
+    return lambda staging: read_fields(staging, source, f"raw_{kind}s", key, f"{kind}_id", among)
 
 
 def _load_columns(staging: Staging, source: Source, key: str, among: str) -> dict[str, str]:
@@ -81,10 +90,9 @@ def _as_text_or_number(column: str, kind: str) -> str:
 def _load_objects(staging: Staging, source: JsonObjects, key: str, among: str) -> dict[str, str]:
     pointer = _pointer(key)
     staging.load("untyped", f"json, json ->> {pointer} AS {name(key)}", source)
-    for row, kind in staging.run(
-        "SELECT rowid, json_type(json) FROM untyped WHERE json_type(json) <> 'OBJECT' LIMIT 1"
-    ):
-        raise NestRecError(f"{source.files[0]}: record {row + 1}: found {kind}, expected a JSON object {{...}}")
+    if staging.value("SELECT count(*) FROM untyped WHERE json_type(json) <> 'OBJECT'"):
+        for _ in source.walk():  # names the line
+            pass
     staging.run(f"DELETE FROM untyped WHERE {name(key)} IS NULL OR {name(key)} NOT IN (FROM {among})")
     keys = staging.run(
         "SELECT key FROM (SELECT unnest(json_keys(json)) AS key, rowid AS row, "
@@ -123,14 +131,14 @@ def _field_names(source: Source, columns: list[str]) -> dict[str, str]:
     return names
 
 
-def _kind(staging: Staging, table: str, field: str) -> str:
+def _kind(staging: Staging, table: str, field: str, untyped: bool) -> str:
     if staging.columns(table)[field] == "DOUBLE":
         return "float"
     values, numbers, phrases = staging.run(
         f"SELECT count({name(field)}), count(TRY_CAST({name(field)} AS DOUBLE)), "
         f"count(*) FILTER (regexp_matches({name(field)}, '\\s')) FROM {table}"
     )[0]
-    if values and values == numbers:
+    if untyped and values and values == numbers:
         return "float"
     return "token_seq" if phrases else "token"
 

@@ -59,7 +59,9 @@ class Images:
             raise NestRecError("images come from a folder or from their URLs; give one of the two")
 
 
-def collect_images(staging: Staging, images: Images, draft: Path, cache: Path) -> dict[str, int] | None:
+def collect_images(
+    staging: Staging, images: Images, draft: Path, cache: Path, with_urls: bool
+) -> dict[str, int] | None:
     """Write ``images.tsv`` (item, image), ``images_bad.tsv`` (item, image, reason) and perhaps ``images/``.
 
     An image is a path: within the dataset where it was copied there, else absolute. It is a URL where images were
@@ -69,13 +71,15 @@ def collect_images(staging: Staging, images: Images, draft: Path, cache: Path) -
     ----------
     cache : Path
         Where downloads are kept, so that a later call goes on from there.
+    with_urls : bool
+        The column ``image`` of ``raw_items``, if there is one, holds URLs.
 
     Returns
     -------
     dict or None
         ``listed`` and ``bad``; None where there are no images.
     """
-    urls = _urls(staging)
+    urls = _urls(staging) if with_urls else []
     bad: list[tuple[str, str, str]] = []
     if images.folder is not None:
         found = _in_folder(staging, images.folder)

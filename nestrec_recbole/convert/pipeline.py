@@ -124,7 +124,8 @@ def _convert(
         path = draft / f"{name}.{kind}"
         clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
         coverage |= write_fields(staging, kind, choose(fields, wanted), path, clean)
-    images = collect_images(staging, options.images, draft, target.parent / f".{name}-downloads")
+    cache = target.parent / f".{name}-downloads"
+    images = collect_images(staging, options.images, draft, cache, with_urls="image" not in items)
     split = write_split(staging, options.split, draft, name) if options.split else None
     found = {"filters": steps, "fields": coverage, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import PLACE, Corpus, Fields, Locate
-from nestrec_recbole.convert.fields import read_fields
+from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate
+from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.sources import Delimited, JsonObjects, Lines, Source, check_files
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
@@ -54,15 +54,21 @@ def sequences(
         sources=tuple(file for s in sources for file in s.files),
         time_unit="s" if has_times else PLACE,
         read_interactions=lambda staging: _read_histories(staging, source, has_times),
-        read_items=_fields_reader(item_source, "raw_items", item_key, "item_id", "catalogue"),
-        read_users=_fields_reader(user_source, "raw_users", user_key, "user_id", "audience"),
+        read_items=fields_reader(item_source, "item", item_key),
+        read_users=fields_reader(user_source, "user", user_key),
+        options={
+            "item_columns": item_columns,
+            "item_key": item_key,
+            "user_columns": user_columns,
+            "user_key": user_key,
+        },
     )
 
 
 def attribute_source(path: str | Path, columns: tuple[str, ...] | None) -> Source:
     """Choose how to read a file of items or users by its extension."""
     files = check_files([path])
-    suffix = next((s for s in reversed(files[0].suffixes) if s != ".gz"), "")
+    suffix = Path(files[0].name.removesuffix(".gz")).suffix
     if suffix in (".jsonl", ".json"):
         return JsonObjects(files)
     if suffix not in DELIMITERS:
@@ -71,16 +77,6 @@ def attribute_source(path: str | Path, columns: tuple[str, ...] | None) -> Sourc
     if columns is None:
         return Delimited.with_header(files, delimiter)
     return Delimited(files, columns, delimiter, header=False, quote='"' if suffix == ".csv" else "")
-
-
-def _fields_reader(source: Source | None, table: str, key: str, new_key: str, among: str) -> Any:
-    if source is None:
-        return None
-
-    def read(staging: Staging) -> Fields:
-        return read_fields(staging, source, table, key, new_key, among)
-
-    return read
 
 
 def _has_times(source: Lines) -> bool:
@@ -93,7 +89,7 @@ def _has_times(source: Lines) -> bool:
 
 def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
     staging.load("lines", "line, rest", source)
-    for (row,) in staging.run("SELECT rowid FROM lines WHERE rest IS NOT NULL LIMIT 1"):
+    for (row,) in staging.run("SELECT rowid FROM lines WHERE rest IS NOT NULL ORDER BY rowid LIMIT 1"):
         raise NestRecError(f"{source.files[0]}: line {row + 1}: holds a control character; remove it")
     words = "SELECT rowid AS line, regexp_split_to_array(trim(line, ' \t'), '[ \t]+') AS words FROM lines"
     events = "SELECT line, words[1] AS user_id, unnest(words[2:]) AS event FROM histories"

@@ -183,8 +183,7 @@ def write_split(staging: Staging, split: Split, folder: Path, dataset: str) -> d
     counts = {}
     for part, path in files.items():
         query = f"SELECT * FROM ({rows}) JOIN users USING (u) JOIN items USING (i) WHERE part = '{part}'"
-        staging.run(copy_statement(query, path, fields, order="u, step"))
-        counts[part] = staging.value(f"SELECT count(*) FROM ({rows}) WHERE part = '{part}'")
+        counts[part] = staging.value(copy_statement(query, path, fields, order="u, step"))
         if not counts[part]:
             raise NestRecError(f"split {split.kind!r}: no row is left for {part!r}; give it a larger ratio")
     refuse_leaks(staging, split.kind, files)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nestrec_recbole.convert.corpus import Corpus, Fields, Locate, record_of
-from nestrec_recbole.convert.fields import read_fields
+from nestrec_recbole.convert.corpus import Corpus, Locate, record_of
+from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.sources import Delimited, Parquet, Source, check_files
 from nestrec_recbole.convert.staging import Staging, name
 from nestrec_recbole.errors import NestRecError, unknown
@@ -34,8 +34,8 @@ def table(
     paths : sequence of str or Path
         ``.csv``, ``.tsv`` (perhaps ``.gz``) or ``.parquet``, all of the same columns. Text is UTF-8.
     user, item, time, rating : str
-        Columns of the interactions. A time is a whole number, or a date with or without a time of day (UTC), which
-        becomes seconds since 1970.
+        Columns of the interactions. A time is a number, rounded to a whole one, or a date with or without a time of
+        day (UTC), which becomes seconds since 1970.
     items, users : str or Path, optional
         All their columns become fields.
     items_key, users_key : str, optional
@@ -49,42 +49,32 @@ def table(
         A missing file, or a column that is not there.
     """
     source = table_source(paths)
-    more = [(items, items_key or item, "item_id", "catalogue"), (users, users_key or user, "user_id", "audience")]
-    sources = [table_source([path]) if path else None for path, *_ in more]
+    item_source, user_source = (table_source([path]) if path else None for path in (items, users))
+    item_key, user_key = items_key or item, users_key or user
+    sources = [found for found in (source, item_source, user_source) if found]
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
     if time_unit not in ("s", "ms"):
         raise NestRecError(f"time unit {time_unit!r}: expected s or ms")
-    readers = [_fields_reader(found, *about[1:]) for found, about in zip(sources, more, strict=True)]
     return Corpus(
         name="table",
-        sources=tuple(file for found in (source, *sources) if found for file in found.files),
+        sources=tuple(file for found in sources for file in found.files),
         time_unit=time_unit,
         read_interactions=lambda staging: read_interactions(staging, source, columns),
-        read_items=readers[0],
-        read_users=readers[1],
+        read_items=fields_reader(item_source, "item", item_key),
+        read_users=fields_reader(user_source, "user", user_key),
         columns=columns,
-        options={"columns": columns},
+        options={"columns": columns, "items_key": item_key, "users_key": user_key},
     )
 
 
 def table_source(paths: Sequence[str | Path]) -> Source:
     """Choose how to read tables by their extension."""
     files = check_files(paths)
-    kinds = {"".join(s for s in file.suffixes[-2:] if s != ".gz")[-8:] for file in files}
+    kinds = {Path(file.name.removesuffix(".gz")).suffix for file in files}
     kind = kinds.pop()
     if kinds or kind not in (*DELIMITERS, ".parquet"):
         raise NestRecError(f"{files[0]}: expected .csv, .tsv (perhaps .gz) or .parquet, and all files of the same kind")
     return Parquet(files) if kind == ".parquet" else Delimited.with_header(files, DELIMITERS[kind])
-
-
-def _fields_reader(source: Source | None, key: str, new_key: str, among: str):  # type: ignore[no-untyped-def]
-    if source is None:
-        return None
-
-    def read(staging: Staging) -> Fields:
-        return read_fields(staging, source, f"raw_{new_key[:4]}s", key, new_key, among)
-
-    return read
 
 
 def read_interactions(staging: Staging, source: Source, columns: dict[str, str]) -> Locate:
