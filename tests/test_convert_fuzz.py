@@ -165,6 +165,7 @@ def test_reviews_of_any_shape_that_are_fine(tmp_path: Path) -> None:
     [
         (b"user_id,item_id,Item_ID,timestamp\nu,a,b,1\n", "line 1: column 'Item_ID' appears twice"),
         (b"user_id,item_id,,timestamp\nu,a,b,1\n", "line 1: column 3 has no name"),
+        (b"user_id,item_\x00id,timestamp\nu,a,1\n", r"line 1: column 'item_\\x00id' holds a control character"),
         (b"", "line 1: the file is empty"),
         (b"user_id,item_id,timestamp\n", "holds no interactions"),
         (b"user_id,itemid,timestamp\nu,a,1\n", "unknown column 'item_id'; did you mean 'itemid'"),

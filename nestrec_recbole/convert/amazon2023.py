@@ -110,13 +110,7 @@ def _detail(field: str, keys: tuple[str, ...]) -> str:
 
 
 def _image() -> str:
-    urls = [f"images ->> '$[{place}].{size}'" for place in ("MAIN", 0) for size in ("large", "hi_res")]
+    """SQL of the URL of the main image, else of the first."""
     main = "list_position(images ->> '$[*].variant', 'MAIN') - 1"
-    return (
-        "coalesce("
-        + ", ".join(
-            url if "MAIN" not in url else f"images ->> ('/' || ({main}) || '/{url.split('.')[-1][:-1]}')"
-            for url in urls
-        )
-        + ")"
-    )
+    urls = [f"images ->> ('/' || {place} || '/{size}')" for place in (f"({main})", "0") for size in ("large", "hi_res")]
+    return f"coalesce({', '.join(urls)})"

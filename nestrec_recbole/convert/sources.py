@@ -273,6 +273,8 @@ def _read_header(path: Path, delimiter: str) -> tuple[str, ...]:
     for place, cell in enumerate(lower):
         if not cell:
             raise NestRecError(f"{path}: line 1: column {place + 1} has no name; give it one")
+        if not cell.isprintable():
+            raise NestRecError(f"{path}: line 1: column {cells[place]!r} holds a control character; rename it")
         if cell in lower[:place]:
             raise NestRecError(f"{path}: line 1: column {cells[place]!r} appears twice; rename one of the two")
     return tuple(cells)
