@@ -160,6 +160,8 @@ def write_fields(
     dict of str to float
         Field to the share of items (users) that have it.
     """
+    if not fields:
+        return {}
     key, raw, everyone = (f"{kind}_id", f"raw_{kind}s", {"item": "catalogue", "user": "audience"}[kind])
     columns, joins = [f"{everyone}.{key}"], [f"LEFT JOIN {raw} USING ({key})"]
     staging.apply_function(lambda text: clean(text), f"clean_{kind}_text")
@@ -176,8 +178,8 @@ def write_fields(
             columns.append(f"nullif({cleaned}.clean, '') AS {name(field)}")
     table = f"clean_{kind}s"
     staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM {everyone} {' '.join(joins)}")
-    counts = ", ".join(f"count({name(field)}) / count(*)" for field in fields) or "1"
-    coverage = dict(zip(fields, staging.run(f"SELECT {counts} FROM {table}")[0], strict=False)) if fields else {}
+    shares = ", ".join(f"count({name(field)}) / count(*)" for field in fields)
+    coverage = dict(zip(fields, staging.run(f"SELECT {shares} FROM {table}")[0], strict=True))
     held = {field: type_ for field, type_ in fields.items() if coverage[field]}
     if held:
         staging.run(copy_statement(f"SELECT * FROM {table}", path, {key: "token", **held}, order=key))

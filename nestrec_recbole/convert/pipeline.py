@@ -143,14 +143,14 @@ def _write_interactions(staging: Staging, path: Path) -> None:
 
 
 def _read_fields(staging: Staging, corpus: Corpus) -> tuple[Fields, Fields]:
-    """Fill ``raw_items`` and ``raw_users``, which hold ids only where the corpus says nothing about them."""
+    """Fill ``raw_items`` and ``raw_users``, which are empty where the corpus says nothing about them."""
     items = corpus.read_items(staging) if corpus.read_items else {}
     users = corpus.read_users(staging) if corpus.read_users else {}
     for table, key, everyone in (("raw_items", "item_id", "catalogue"), ("raw_users", "user_id", "audience")):
         if staging.has(table):
             corpus.notes[f"repeated records in {table[4:]}"] = keep_first(staging, table, key)
         else:
-            staging.run(f"CREATE TABLE {table} AS FROM {everyone}")
+            staging.run(f"CREATE TABLE {table} AS FROM {everyone} LIMIT 0")
     twice = next((field for field in users if field in items), None)
     if twice is not None:
         raise NestRecError(f"field {twice!r} is one of users and of items; rename one, for RecBole knows one per name")

@@ -10,7 +10,8 @@ from typing import Any
 from nestrec_recbole.convert.corpus import Corpus
 from nestrec_recbole.convert.staging import Staging
 
-_COUNTS = """SELECT count(*), count(DISTINCT u), count(DISTINCT i), min(timestamp), max(timestamp) FROM interactions"""
+_COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) FROM catalogue),
+    min(timestamp), max(timestamp) FROM interactions"""
 _TIES = "SELECT count(*) FROM (SELECT DISTINCT u, timestamp FROM interactions)"
 _LENGTHS = "SELECT min(n), median(n), max(n) FROM (SELECT count(*) AS n FROM interactions GROUP BY u)"
 
