@@ -155,7 +155,7 @@ def load_plain(path: str | os.PathLike[str]) -> Any:
     NestRecError
         When the file is damaged, or names any class or function.
     """
-    with _errors_name(path), open(path, "rb") as file:
+    with _errors_name(path, otherwise="no pickle"), open(path, "rb") as file:
         return PlainUnpickler(file).load()
 
 
@@ -191,7 +191,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = None) -> Any:
 
 
 @contextmanager
-def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+def _errors_name(path: str | os.PathLike[str], otherwise: str = "not written by RecBole") -> Iterator[None]:
     """Whatever goes wrong with a file is one line that names it."""
     try:
         yield
@@ -201,7 +201,7 @@ def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:  # no such file: it says so itself
             raise
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NestRecError(f"{os.fspath(path)}: damaged, or not written by RecBole ({why})") from error
+        raise NestRecError(f"{os.fspath(path)}: damaged, or {otherwise} ({why})") from error
 
 
 def _put_back(loaded: Any) -> None:
