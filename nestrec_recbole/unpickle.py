@@ -139,6 +139,26 @@ class RestrictedUnpickler(pickle._Unpickler):  # the one in C cannot be kept fro
     dispatch[pickle.BUILD[0]] = load_build
 
 
+class PlainUnpickler(pickle.Unpickler):
+    """An unpickler of plain containers, texts and numbers: it can name nothing, so it can call nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse."""
+        raise NestRecError(f"it names {module}.{name}; expected dictionaries, lists and numbers; nothing was run")
+
+
+def load_plain(path: str | os.PathLike[str]) -> Any:
+    """Read a pickle of plain containers, texts and numbers.
+
+    Raises
+    ------
+    NestRecError
+        When the file is damaged, or names any class or function.
+    """
+    with _errors_name(path, otherwise="no pickle"), open(path, "rb") as file:
+        return PlainUnpickler(file).load()
+
+
 def load(file: IO[bytes], **_: Any) -> Any:
     """Like ``pickle.load``, restricted to what RecBole writes.
 
@@ -171,7 +191,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = None) -> Any:
 
 
 @contextmanager
-def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+def _errors_name(path: str | os.PathLike[str], otherwise: str = "not written by RecBole") -> Iterator[None]:
     """Whatever goes wrong with a file is one line that names it."""
     try:
         yield
@@ -181,7 +201,7 @@ def _errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:  # no such file: it says so itself
             raise
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NestRecError(f"{os.fspath(path)}: damaged, or not written by RecBole ({why})") from error
+        raise NestRecError(f"{os.fspath(path)}: damaged, or {otherwise} ({why})") from error
 
 
 def _put_back(loaded: Any) -> None:

@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import pipeline, quickstart, recommend, resume, run
+from nestrec_recbole.cli import convert, pipeline, quickstart, recommend, resume, run
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
-VERBS = {"quickstart": quickstart, "run": run, "resume": resume, "pipeline": pipeline, "recommend": recommend}
+VERBS = {
+    "quickstart": quickstart,
+    "convert": convert,
+    "run": run,
+    "resume": resume,
+    "pipeline": pipeline,
+    "recommend": recommend,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -145,3 +145,23 @@ def _first_bad_value(path: str | Path, table: pd.DataFrame, types: dict[str, Any
                 line = int(bad[0]) + 2
                 return NestRecError(f"{path}: line {line}: {name} is {values[bad[0]]!r}, expected a number")
     return NestRecError(f"{path}: a number is missing or too large; check {', '.join(types)}")
+
+
+def copy_statement(query: str, path: str | Path, fields: dict[str, str], order: str) -> str:
+    """DuckDB's statement that writes a query as an atomic file, streaming.
+
+    Parameters
+    ----------
+    query : str
+        SQL that returns the columns of ``fields``; texts without tabs and line breaks.
+    path : str or Path
+    fields : dict of str to str
+        Column to RecBole's type, in file order.
+    order : str
+        What the lines are sorted by.
+    """
+    columns = ", ".join(f'"{name}" AS "{name}:{kind}"' for name, kind in fields.items())
+    target = str(path).replace("'", "''")
+    # Nothing is quoted: to RecBole and to `read_columns` a quote is a character like any other.
+    layout = "FORMAT csv, DELIMITER '\t', HEADER true, QUOTE '', ESCAPE '', NULLSTR ''"
+    return f"COPY (SELECT {columns} FROM ({query}) ORDER BY {order}) TO '{target}' ({layout})"

@@ -1,0 +1,186 @@
+"""Item and user fields: read from tables of any columns, cleaned, and written as atomic files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from nestrec_recbole.convert.corpus import RESERVED, Fields
+from nestrec_recbole.convert.sources import Delimited, JsonObjects, Source
+from nestrec_recbole.convert.staging import Staging, literal, name
+from nestrec_recbole.data.atomic import copy_statement
+from nestrec_recbole.errors import NestRecError, unknown
+
+KINDS = ("token", "token_seq", "float")
+MOST_FIELDS = 200
+_NUMBERS = (
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
+)
+
+
+def choose(fields: Fields, wanted: tuple[str, ...] | None) -> Fields:
+    """Keep the fields that are wanted, each ``name`` or ``name:type``; all of them by default.
+
+    Raises
+    ------
+    NestRecError
+        An unknown field or type.
+    """
+    if wanted is None:
+        return fields
+    chosen = {}
+    for word in wanted:
+        field, _, kind = word.partition(":")
+        if field not in fields:
+            raise NestRecError(unknown("field", field, fields))
+        if kind not in ("", *KINDS):
+            raise NestRecError(f"field {word!r}: expected one of the types {', '.join(KINDS)}")
+        chosen[field] = kind or fields[field]
+    return chosen
+
+
+def read_fields(staging: Staging, source: Source, table: str, key: str, new_key: str, among: str) -> Fields:
+    """Create ``table`` of all columns of a source, for the keys in ``among``, and find out what they hold.
+
+    A column of numbers becomes ``float``, one of single words ``token``, any other ``token_seq``; lists are joined by
+    a comma. Where a file says what is text and what a number, it is believed.
+
+    Raises
+    ------
+    NestRecError
+        No such key column, names that are the same but for case, or more than 200 fields.
+    """
+    if isinstance(source, JsonObjects):
+        columns = _load_objects(staging, source, key, among)
+    else:
+        columns = _load_columns(staging, source, key, among)
+    names = _field_names(source, [column for column in columns if column != key])
+    selected = [f"{name(key)}::VARCHAR AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
+    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped ORDER BY rowid")
+    staging.run("DROP TABLE untyped")
+    untyped = isinstance(source, Delimited)
+    return {field: _kind(staging, table, field, untyped) for field in names.values()}
+
+
+def fields_reader(source: Source | None, kind: str, key: str) -> Callable[[Staging], Fields] | None:
+    """What :class:`~nestrec_recbole.convert.corpus.Corpus` wants: a reader of all fields of items, or of users."""
+    if source is None:
+        return None
+    among = {"item": "catalogue", "user": "audience"}[kind]
+    return lambda staging: read_fields(staging, source, f"raw_{kind}s", key, f"{kind}_id", among)
+
+
+def _load_columns(staging: Staging, source: Source, key: str, among: str) -> dict[str, str]:
+    """Columns of ``untyped``, each with the SQL that makes it text or a number."""
+    kinds = staging.source_columns(source)
+    if key not in kinds:
+        raise NestRecError(f"{source.files[0]}: {unknown('column', key, kinds)}; name the column of the ids")
+    staging.load("untyped", "*", source, f"WHERE {name(key)}::VARCHAR IN (FROM {among})")
+    return {column: _as_text_or_number(name(column), kind) for column, kind in kinds.items()}
+
+
+def _as_text_or_number(column: str, kind: str) -> str:
+    if kind.endswith("[]"):
+        return f"array_to_string({column}, ', ')"
+    return f"{column}::DOUBLE" if kind.startswith(_NUMBERS) else f"{column}::VARCHAR"
+
+
+def _load_objects(staging: Staging, source: JsonObjects, key: str, among: str) -> dict[str, str]:
+    pointer = _pointer(key)
+    staging.load("untyped", f"json, json ->> {pointer} AS {name(key)}", source)
+    if staging.value("SELECT count(*) FROM untyped WHERE json_type(json) <> 'OBJECT'"):
+        for _ in source.walk():  # names the line
+            pass
+    staging.run(f"DELETE FROM untyped WHERE {name(key)} IS NULL OR {name(key)} NOT IN (FROM {among})")
+    keys = staging.run(
+        "SELECT key FROM (SELECT unnest(json_keys(json)) AS key, rowid AS row, "
+        "generate_subscripts(json_keys(json), 1) AS place FROM untyped) GROUP BY key ORDER BY min((row, place))"
+    )
+    columns = {key: name(key)} | {found: _json_value(staging, found) for (found,) in keys if found != key}
+    return columns
+
+
+def _pointer(key: str) -> str:
+    return literal("/" + key.replace("~", "~0").replace("/", "~1"))
+
+
+def _json_value(staging: Staging, key: str) -> str:
+    """SQL of a JSON value: a number where all of them are, else text, with lists joined."""
+    at = f"json -> {_pointer(key)}"
+    kinds = {kind for (kind,) in staging.run(f"SELECT DISTINCT json_type({at}) FROM untyped")} - {None, "NULL"}
+    if kinds and kinds <= {"DOUBLE", "BIGINT", "UBIGINT", "HUGEINT"}:
+        return f"(json ->> {_pointer(key)})::DOUBLE"
+    items = f"array_to_string(({at}) ->> '$[*]', ', ')"
+    return f"CASE json_type({at}) WHEN 'ARRAY' THEN {items} ELSE json ->> {_pointer(key)} END"
+
+
+def _field_names(source: Source, columns: list[str]) -> dict[str, str]:
+    """Names that atomic files can hold: no colon, tab or quote, and none that ``.inter`` has already."""
+    if len(columns) > MOST_FIELDS:
+        raise NestRecError(f"{source.files[0]}: {len(columns)} different fields, expected {MOST_FIELDS} at most")
+    names: dict[str, str] = {}
+    for column in columns:
+        field = re.sub(r"\W+", "_", column).strip("_") or "field"
+        field = f"item_{field}" if field.lower() in RESERVED else field
+        twin = next((other for other, taken in names.items() if taken.lower() == field.lower()), None)
+        if twin is not None:
+            raise NestRecError(f"{source.files[0]}: fields {twin!r} and {column!r} have the same name; rename one")
+        names[column] = field
+    return names
+
+
+def _kind(staging: Staging, table: str, field: str, untyped: bool) -> str:
+    if staging.columns(table)[field] == "DOUBLE":
+        return "float"
+    values, numbers, phrases = staging.run(
+        f"SELECT count({name(field)}), count(TRY_CAST({name(field)} AS DOUBLE)), "
+        f"count(*) FILTER (regexp_matches({name(field)}, '\\s')) FROM {table}"
+    )[0]
+    if untyped and values and values == numbers:
+        return "float"
+    return "token_seq" if phrases else "token"
+
+
+def write_fields(
+    staging: Staging, kind: str, fields: Fields, path: Path, clean: Callable[[str], str]
+) -> dict[str, float]:
+    """Clean the fields and write them, one line per item or user that occurs; none that nobody has.
+
+    Parameters
+    ----------
+    kind : str
+        ``item`` or ``user``: which of ``raw_items`` and ``raw_users``.
+    clean : callable
+        Text -> text, applied to every distinct one once.
+
+    Returns
+    -------
+    dict of str to float
+        Field to the share of items (users) that have it.
+    """
+    if not fields:
+        return {}
+    key, raw, everyone = (f"{kind}_id", f"raw_{kind}s", {"item": "catalogue", "user": "audience"}[kind])
+    columns, joins = [f"{everyone}.{key}"], [f"LEFT JOIN {raw} USING ({key})"]
+    staging.apply_function(lambda text: clean(text), f"clean_{kind}_text")
+    for number, (field, type_) in enumerate(fields.items()):
+        column = f"{raw}.{name(field)}"
+        if type_ == "float":
+            value = f"TRY_CAST({column} AS DOUBLE)"
+            columns.append(f"CASE WHEN isfinite({value}) THEN {value} END AS {name(field)}")
+        else:  # each distinct text is cleaned once
+            distinct = f"SELECT DISTINCT {column}::VARCHAR AS text FROM {raw} WHERE {column} IS NOT NULL"
+            cleaned = f"{kind}_text_{number}"
+            staging.run(f"CREATE TABLE {cleaned} AS SELECT text, clean_{kind}_text(text) AS clean FROM ({distinct})")
+            joins.append(f"LEFT JOIN {cleaned} ON {column}::VARCHAR = {cleaned}.text")
+            columns.append(f"nullif({cleaned}.clean, '') AS {name(field)}")
+    table = f"clean_{kind}s"
+    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM {everyone} {' '.join(joins)}")
+    shares = ", ".join(f"count({name(field)}) / count(*)" for field in fields)
+    coverage = dict(zip(fields, staging.run(f"SELECT {shares} FROM {table}")[0], strict=True))
+    held = {field: type_ for field, type_ in fields.items() if coverage[field]}
+    if held:
+        staging.run(copy_statement(f"SELECT * FROM {table}", path, {key: "token", **held}, order=key))
+    return coverage

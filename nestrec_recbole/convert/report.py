@@ -1,0 +1,82 @@
+"""``dataset.json``: what a dataset is, what it was made from, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nestrec_recbole.convert.corpus import Corpus
+from nestrec_recbole.convert.staging import Staging
+
+_COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) FROM catalogue),
+    min(timestamp), max(timestamp) FROM interactions"""
+_TIES = "SELECT count(*) FROM (SELECT DISTINCT u, timestamp FROM interactions)"
+_LENGTHS = "SELECT min(n), median(n), max(n) FROM (SELECT count(*) AS n FROM interactions GROUP BY u)"
+
+
+def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found: Any) -> dict[str, Any]:
+    """Count the table ``interactions`` and put everything together that does not lie on disk."""
+    n, users, items, first, last = staging.run(_COUNTS)[0]
+    shortest, median, longest = staging.run(_LENGTHS)[0]
+    adjacent = n - users
+    return {
+        "corpus": corpus.name,
+        "users": users,
+        "items": items,
+        "interactions": n,
+        "density": n / (users * items),
+        "history_length": {"min": shortest, "median": median, "max": longest},
+        "time_unit": corpus.time_unit,
+        "time_range": [first, last],
+        "share_of_ties": (n - staging.value(_TIES)) / adjacent if adjacent else 0.0,
+        **found,
+        "notes": corpus.notes,
+        "options": {**corpus.options, **options},
+        "sources": [
+            {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in corpus.sources
+        ],
+    }
+
+
+def write_report(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Add the SHA-256 of every file written so far, and write ``dataset.json`` beside them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    report = {**report, "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files}}
+    (folder / "dataset.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without reading it whole."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def short_table(report: dict[str, Any], folder: Path) -> str:
+    """The report in a few lines, for a terminal."""
+    first, last = report["time_range"]
+    lines = {
+        "dataset": folder,
+        "users": f"{report['users']:,}",
+        "items": f"{report['items']:,}",
+        "interactions": f"{report['interactions']:,}",
+        "density": f"{report['density']:.3%}",
+        "time": f"{first} to {last} ({report['time_unit']})",
+        "ties": f"{report['share_of_ties']:.1%} of neighbours in a history share their time",
+    }
+    steps = list(report["filters"].items())
+    lines |= {f"after {step}": f"{left:,}" for step, left in steps[1:]}
+    lines |= {f"field {field}": f"{share:.1%}" for field, share in report["fields"].items()}
+    if report["images"]:
+        counts = report["images"]
+        lines["images"] = f"{counts['listed']:,} listed, {counts['bad']:,} refused"
+    if report["split"]:
+        counts = report["split"]["rows"].items()
+        lines[report["split"]["kind"]] = ", ".join(f"{part} {rows:,}" for part, rows in counts)
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -1,0 +1,114 @@
+"""Histories written out: ``user item item ...`` or ``user item|time ...``, a user a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate
+from nestrec_recbole.convert.fields import fields_reader
+from nestrec_recbole.convert.sources import Delimited, JsonObjects, Lines, Source, check_files
+from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.errors import NestRecError
+
+DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ",", ".dat": "::"}
+
+
+def sequences(
+    path: str | Path,
+    *,
+    items: str | Path | None = None,
+    item_columns: tuple[str, ...] | None = None,
+    users: str | Path | None = None,
+    user_columns: tuple[str, ...] | None = None,
+    item_key: str = "item_id",
+    user_key: str = "user_id",
+) -> Corpus:
+    """Read histories in time order.
+
+    Without times the place in the history takes the time's place, from 0, and ``dataset.json`` says so.
+
+    Parameters
+    ----------
+    path : str or Path
+        Words parted by white space: the user, then its items, oldest first, each perhaps with ``|`` and a whole number.
+    items, users : str or Path, optional
+        ``.jsonl``, or a table: ``.tsv``, ``.csv``, ``.dat`` (parted by ``::``), perhaps with ``.gz`` behind it.
+    item_columns, user_columns : tuple of str, optional
+        Names of a table's columns where it has no header.
+    item_key, user_key : str
+        The column of the ids.
+
+    Raises
+    ------
+    NestRecError
+        A missing file.
+    """
+    source = Lines(check_files([path]))
+    item_source = attribute_source(items, item_columns) if items else None
+    user_source = attribute_source(users, user_columns) if users else None
+    has_times = _has_times(source)
+    sources = [source, *(s for s in (item_source, user_source) if s)]
+    return Corpus(
+        name="sequences",
+        sources=tuple(file for s in sources for file in s.files),
+        time_unit="s" if has_times else PLACE,
+        read_interactions=lambda staging: _read_histories(staging, source, has_times),
+        read_items=fields_reader(item_source, "item", item_key),
+        read_users=fields_reader(user_source, "user", user_key),
+        options={
+            "item_columns": item_columns,
+            "item_key": item_key,
+            "user_columns": user_columns,
+            "user_key": user_key,
+        },
+    )
+
+
+def attribute_source(path: str | Path, columns: tuple[str, ...] | None) -> Source:
+    """Choose how to read a file of items or users by its extension."""
+    files = check_files([path])
+    suffix = Path(files[0].name.removesuffix(".gz")).suffix
+    if suffix in (".jsonl", ".json"):
+        return JsonObjects(files)
+    if suffix not in DELIMITERS:
+        raise NestRecError(f"{path}: expected a name that ends in .jsonl, {', '.join(DELIMITERS)}, and perhaps .gz")
+    delimiter = DELIMITERS[suffix]
+    if columns is None:
+        return Delimited.with_header(files, delimiter)
+    return Delimited(files, columns, delimiter, header=False, quote='"' if suffix == ".csv" else "")
+
+
+def _has_times(source: Lines) -> bool:
+    """Look at the first history."""
+    for _, record in source.walk():
+        if len(words := record["line"].split()) > 1:
+            return "|" in words[1]
+    return False
+
+
+def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
+    staging.load("lines", "line, rest", source)
+    for (row,) in staging.run("SELECT rowid FROM lines WHERE rest IS NOT NULL ORDER BY rowid LIMIT 1"):
+        raise NestRecError(f"{source.files[0]}: line {row + 1}: holds a control character; remove it")
+    words = "SELECT rowid AS line, regexp_split_to_array(trim(line, ' \t'), '[ \t]+') AS words FROM lines"
+    events = "SELECT line, words[1] AS user_id, unnest(words[2:]) AS event FROM histories"
+    if has_times:  # what stands behind the last bar
+        item, time = (
+            "regexp_extract(event, '^(.+)\\|[^|]*$', 1)",
+            "TRY_CAST(regexp_extract(event, '\\|([^|]+)$', 1) AS BIGINT)",
+        )
+    else:
+        item, time = "event", "row_number() OVER (PARTITION BY user_id ORDER BY row) - 1"
+    staging.run(f"CREATE TABLE histories AS {words} WHERE trim(line, ' \t') <> ''")
+    staging.run(f"CREATE TABLE events AS {events}")
+    staging.run(
+        f"CREATE TABLE raw AS SELECT user_id, {item} AS item_id, {time} AS timestamp, line, event "
+        "FROM (SELECT *, rowid AS row FROM events) ORDER BY row"
+    )
+
+    def locate(row: int) -> tuple[str, dict[str, Any]]:
+        line, user, item, event = staging.run("SELECT line, user_id, item_id, event FROM raw WHERE rowid = ?", [row])[0]
+        return f"{source.files[0]}: line {line + 1}", {"user_id": user, "item_id": item, "timestamp": event}
+
+    return locate

@@ -1,0 +1,99 @@
+"""Any CSV, TSV or Parquet files, given which column means what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nestrec_recbole.convert.corpus import Corpus, Locate, record_of
+from nestrec_recbole.convert.fields import fields_reader
+from nestrec_recbole.convert.sources import Delimited, Parquet, Source, check_files
+from nestrec_recbole.convert.staging import Staging, name
+from nestrec_recbole.errors import NestRecError, unknown
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def table(
+    paths: Sequence[str | Path],
+    *,
+    user: str = "user_id",
+    item: str = "item_id",
+    time: str = "timestamp",
+    rating: str | None = None,
+    items: str | Path | None = None,
+    items_key: str | None = None,
+    users: str | Path | None = None,
+    users_key: str | None = None,
+    time_unit: str = "s",
+) -> Corpus:
+    """Read tables of interactions, and perhaps one of items and one of users.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        ``.csv``, ``.tsv`` (perhaps ``.gz``) or ``.parquet``, all of the same columns. Text is UTF-8.
+    user, item, time, rating : str
+        Columns of the interactions. A time is a number, rounded to a whole one, or a date with or without a time of
+        day (UTC), which becomes seconds since 1970.
+    items, users : str or Path, optional
+        All their columns become fields.
+    items_key, users_key : str, optional
+        Their id columns; called as in the interactions by default.
+    time_unit : str
+        ``s`` or ``ms``.
+
+    Raises
+    ------
+    NestRecError
+        A missing file, or a column that is not there.
+    """
+    source = table_source(paths)
+    item_source, user_source = (table_source([path]) if path else None for path in (items, users))
+    item_key, user_key = items_key or item, users_key or user
+    sources = [found for found in (source, item_source, user_source) if found]
+    columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
+    if time_unit not in ("s", "ms"):
+        raise NestRecError(f"time unit {time_unit!r}: expected s or ms")
+    return Corpus(
+        name="table",
+        sources=tuple(file for found in sources for file in found.files),
+        time_unit=time_unit,
+        read_interactions=lambda staging: read_interactions(staging, source, columns),
+        read_items=fields_reader(item_source, "item", item_key),
+        read_users=fields_reader(user_source, "user", user_key),
+        columns=columns,
+        options={"columns": columns, "items_key": item_key, "users_key": user_key},
+    )
+
+
+def table_source(paths: Sequence[str | Path]) -> Source:
+    """Choose how to read tables by their extension."""
+    files = check_files(paths)
+    kinds = {Path(file.name.removesuffix(".gz")).suffix for file in files}
+    kind = kinds.pop()
+    if kinds or kind not in (*DELIMITERS, ".parquet"):
+        raise NestRecError(f"{files[0]}: expected .csv, .tsv (perhaps .gz) or .parquet, and all files of the same kind")
+    return Parquet(files) if kind == ".parquet" else Delimited.with_header(files, DELIMITERS[kind])
+
+
+def read_interactions(staging: Staging, source: Source, columns: dict[str, str]) -> Locate:
+    """Create ``raw`` of the mapped columns of a table.
+
+    Raises
+    ------
+    NestRecError
+        A column that is not there.
+    """
+    known = staging.source_columns(source)
+    for column in columns.values():
+        if column not in known:
+            raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; map it to the right one")
+    texts = {field: f"{name(column)}::VARCHAR" for field, column in columns.items()}
+    moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMP)"
+    select = [f"{texts['user_id']} AS user_id", f"{texts['item_id']} AS item_id"]
+    select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS BIGINT), floor(epoch({moment}))::BIGINT) AS timestamp")
+    if "rating" in texts:
+        select.append(f"TRY_CAST({texts['rating']} AS DOUBLE) AS rating")
+    staging.load("raw", ", ".join(select), source)
+    return record_of(source)

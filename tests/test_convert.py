@@ -1,0 +1,520 @@
+"""Raw corpora become atomic files: small corpora worked by hand, properties, and bytes that do not change."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.cli import main
+from nestrec_recbole.convert import (
+    Filters,
+    Options,
+    amazon2014,
+    amazon2023,
+    convert,
+    movielens,
+    pickles,
+    pixelrec,
+    sequences,
+    table,
+)
+from nestrec_recbole.convert.report import sha256
+from nestrec_recbole.convert.text import clean_text
+from nestrec_recbole.data.atomic import read_columns, read_header
+
+Row = tuple[str, ...]
+
+
+def rows_of(path: Path) -> list[Row]:
+    """Cells of an atomic file below its header; missing ones are empty."""
+    return [tuple(line.split("\t")) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def write_lines(path: Path, records: list[Any]) -> Path:
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def review(user: str, item: str, time: int, rating: float = 5.0, **more: Any) -> dict[str, Any]:
+    fixed = {"images": [], "asin": f"variant of {item}", "helpful_vote": 0, "verified_purchase": True}
+    text = {"title": f"{user} on {item}", "text": f"said at {time}"}
+    about = {"user_id": user, "parent_asin": item, "timestamp": time, "rating": rating}
+    return {**fixed, **text, **about, **more}
+
+
+def meta(item: str, **more: Any) -> dict[str, Any]:
+    return {"parent_asin": item, "title": f"thing {item}", "features": [], "description": [], "details": {}, **more}
+
+
+# -- corpora ----------------------------------------------------------------------------------------------------
+
+
+def test_amazon2023_fields(tmp_path: Path) -> None:
+    reviews = write_lines(
+        tmp_path / "r.jsonl.gz", [review("v", "b", 2_000, 3.0), review("u", "a", 5_000), review("u", "b", 1_000, 4.0)]
+    )
+    images = [{"variant": "PT01", "large": "http://x/2"}, {"variant": "MAIN", "large": "http://x/1", "hi_res": "h"}]
+    details = {"Brand": "Bø &amp; Co", "Color": "red", "Size": "L", "Material": "wool"}
+    records = [
+        meta("c", title="of nobody"),
+        meta(
+            "a",
+            title="Tea<br>pot\tnew\n&quot;best&quot;",
+            features=["one", "<b>two</b>"],
+            description=["first.", "second."],
+            price="from 1,012.99",
+            details=details,
+            images=images,
+            average_rating=4.5,
+            rating_number=12,
+            store="The Store",
+        ),
+        meta("b", price="None", details=json.dumps({"brand": "Acme"}), images=[{"hi_res": "http://x/b"}]),
+        meta("a", title="second record"),
+    ]
+    report = convert(amazon2023([reviews], [write_lines(tmp_path / "m.jsonl", records)]), "amazon", data_path=tmp_path)
+    place = tmp_path / "amazon"
+    assert rows_of(place / "amazon.inter") == [
+        ("u", "b", "4.0", "1000"),
+        ("u", "a", "5.0", "5000"),
+        ("v", "b", "3.0", "2000"),
+    ]
+    item = read_columns(place / "amazon.item").set_index("item_id")
+    assert item.loc["a"].to_dict() == {
+        "title": 'Tea pot new "best"',
+        "description": "first. second.",
+        "features": "one two",
+        "store": "The Store",
+        "brand": "Bø & Co",
+        "color": "red",
+        "size": "L",
+        "material": "wool",
+        "price": "1012.99",
+        "average_rating": "4.5",
+        "rating_number": "12.0",
+    }
+    assert item.loc["b", "brand"] == "Acme" and pd.isna(item.loc["b", "price"]) and list(item.index) == ["a", "b"]
+    assert rows_of(place / "images.tsv") == [("a", "http://x/1"), ("b", "http://x/b")]
+    assert (report["users"], report["items"], report["interactions"], report["density"]) == (2, 2, 3, 0.75)
+    assert report["fields"]["price"] == 0.5 and report["fields"]["main_category"] == 0.0
+    assert report["time_unit"] == "ms" and report["time_range"] == [1_000, 5_000]
+
+
+@pytest.mark.parametrize(
+    ("price", "amount"),
+    [("12.99", "12.99"), ("$10.00 - $20.00", "10.0"), ("None", ""), (None, ""), ("", ""), (7, "7.0"), (".5", "0.5")],
+)
+def test_prices(price: Any, amount: str, tmp_path: Path) -> None:
+    reviews = write_lines(tmp_path / "r.jsonl", [review("u", "a", 1)])
+    records = write_lines(tmp_path / "m.jsonl", [meta("a", price=price)])
+    convert(amazon2023([reviews], [records]), "d", Options(fields=("title", "price")), tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", "thing a", *([amount] if amount else []))]
+
+
+def test_categories_are_merged_in_the_order_given(tmp_path: Path) -> None:
+    one = write_lines(tmp_path / "one.jsonl", [review("u", "a", 7), review("u", "b", 7)])
+    two = write_lines(tmp_path / "two.jsonl.gz", [review("u", "c", 7), review("u", "d", 6)])
+    convert(amazon2023([two, one]), "d", data_path=tmp_path)
+    assert [row[1] for row in rows_of(tmp_path / "d" / "d.inter")] == ["d", "c", "a", "b"]
+
+
+def test_amazon2014_reads_loose_json_without_running_it(tmp_path: Path) -> None:
+    about = {"reviewerID": "u", "asin": "a", "overall": 4.0, "unixReviewTime": 99, "reviewText": "", "summary": ""}
+    reviews = write_lines(tmp_path / "r.json.gz", [about])
+    loose = {"asin": "a", "title": 'it\'s "so"', "price": 3.5, "categories": [["Beauty", "Nails"], ["Beauty", "Hair"]]}
+    metadata = tmp_path / "m.json.gz"
+    metadata.write_bytes(gzip.compress(f"{ {**loose, 'imUrl': 'http://x/a.jpg', 'brand': None}!r}\n".encode()))
+    convert(amazon2014([reviews], [metadata]), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", 'it\'s "so"', "Beauty, Nails, Hair", "3.5")]
+    assert rows_of(tmp_path / "d" / "images.tsv") == [("a", "http://x/a.jpg")]
+    metadata.write_bytes(gzip.compress(b"{'asin': 'a', 'title': open('/tmp/x', 'w')}\n"))
+    with pytest.raises(NestRecError, match=r"m\.json\.gz: line 1: no JSON object and no Python dictionary"):
+        convert(amazon2014([reviews], [metadata]), "d", data_path=tmp_path)
+
+
+def test_pixelrec(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text("item_id,user_id,timestamp\nv1,u1,20\nv2,u1,10\nv2,u2,5\n")
+    header = "item_id,title,tag,description,view_number"
+    (tmp_path / "info.csv").write_text(f'{header}\nv1,"a, b",food,,10\nv2,c d,film,"say ""x""",20\n')
+    convert(pixelrec(tmp_path / "interactions.csv", tmp_path / "info.csv"), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.inter") == [("u1", "v2", "10"), ("u1", "v1", "20"), ("u2", "v2", "5")]
+    assert rows_of(tmp_path / "d" / "d.item") == [
+        ("v1", "a, b", "food", "", "10.0"),
+        ("v2", "c d", "film", 'say "x"', "20.0"),
+    ]
+    assert list(read_header(tmp_path / "d" / "d.item").values()) == [
+        "token",
+        "token_seq",
+        "token",
+        "token_seq",
+        "float",
+    ]
+
+
+def _movielens_100k(folder: Path) -> None:
+    (folder / "u.data").write_text("1\t10\t4\t900\n2\t10\t3\t800\n")
+    flags = "|".join("1" if genre in (3, 4) else "0" for genre in range(19))
+    (folder / "u.item").write_bytes(f"10|Amélie (2001)|01-Jan-2001||http://x|{flags}\n".encode("latin-1"))
+    (folder / "u.user").write_text("1|24|M|technician|85711\n2|53|F|other|94043\n")
+
+
+def _movielens_1m(folder: Path) -> None:
+    (folder / "ratings.dat").write_text("1::10::4::900\n2::10::3::800\n")
+    (folder / "movies.dat").write_bytes("10::Amélie (2001)::Animation|Children's\n".encode("latin-1"))
+    (folder / "users.dat").write_text("1::M::24::technician::85711\n2::F::53::other::94043\n")
+
+
+def _movielens_10m(folder: Path) -> None:
+    (folder / "ratings.dat").write_text("1::10::4::900\n2::10::3::800\n")
+    (folder / "movies.dat").write_text("10::Amélie (2001)::Animation|Children's\n", encoding="utf-8")
+
+
+def _movielens_32m(folder: Path) -> None:
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,4.0,900\n2,10,3.0,800\n")
+    text = 'movieId,title,genres\n10,"Amélie (2001)",Animation|Children\'s\n11,"Nobody, seen by",(no genres listed)\n'
+    (folder / "movies.csv").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", [_movielens_100k, _movielens_1m, _movielens_10m, _movielens_32m])
+def test_movielens(layout: Any, tmp_path: Path) -> None:
+    layout(tmp_path)
+    convert(movielens(tmp_path), "d", data_path=tmp_path / "out")
+    place = tmp_path / "out" / "d"
+    assert rows_of(place / "d.inter") == [("1", "10", "4.0", "900"), ("2", "10", "3.0", "800")]
+    assert rows_of(place / "d.item") == [("10", "Amélie (2001)", "2001.0", "Animation, Children's")]
+    if layout in (_movielens_100k, _movielens_1m):
+        users = read_columns(place / "d.user", ["user_id", "age", "gender", "occupation", "zip_code"])
+        assert users.to_numpy().tolist()[0] == ["1", "24.0", "M", "technician", "85711"]
+    else:
+        assert not (place / "d.user").exists()
+
+
+def test_sequences_without_times(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_bytes(b"\xef\xbb\xbf2 9 8 9\r\n\r\n10 8\t7\r\n")
+    items = [
+        {"item_id": 9, "tags": ["x y", "z"], "domain": "food", "n": 1.5, "ok": True, "title": "a"},
+        {"item_id": 8, "domain": "tea", "n": 2, "title": "two words", "Timestamp": "then"},
+    ]
+    write_lines(tmp_path / "i.jsonl", items)
+    report = convert(sequences(tmp_path / "s.txt", items=tmp_path / "i.jsonl"), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.inter") == [
+        *(("10", "8", "0"), ("10", "7", "1")),
+        *(("2", "9", "0"), ("2", "8", "1"), ("2", "9", "2")),
+    ]
+    assert report["time_unit"] == "place in the history"
+    kinds = {"tags": "token_seq", "domain": "token", "n": "float", "ok": "token", "title": "token_seq"}
+    assert read_header(tmp_path / "d" / "d.item") == {"item_id": "token", **kinds, "item_Timestamp": "token"}
+    assert rows_of(tmp_path / "d" / "d.item") == [
+        ("7", "", "", "", "", "", ""),
+        ("8", "", "tea", "2.0", "", "two words", "then"),
+        ("9", "x y, z", "food", "1.5", "true", "a", ""),
+    ]
+
+
+def test_sequences_with_times_and_tables(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a|b|30 c|10 d|10\n")
+    (tmp_path / "i.tsv").write_text('c\tthe "c\n')
+    (tmp_path / "u.dat").write_text("u::M::02139\n")
+    corpus = sequences(
+        tmp_path / "s.txt",
+        items=tmp_path / "i.tsv",
+        item_columns=("item_id", "title"),
+        users=tmp_path / "u.dat",
+        user_columns=("user_id", "gender", "zip"),
+    )
+    report = convert(corpus, "d", Options(user_fields=("gender", "zip:token")), tmp_path)
+    assert rows_of(tmp_path / "d" / "d.inter") == [("u", "c", "10"), ("u", "d", "10"), ("u", "a|b", "30")]
+    assert rows_of(tmp_path / "d" / "d.item") == [("a|b", ""), ("c", 'the "c'), ("d", "")]
+    assert rows_of(tmp_path / "d" / "d.user") == [("u", "M", "02139")]
+    assert report["share_of_ties"] == 0.5
+
+
+def test_pickles_are_merged_as_far_as_the_order_is_known(tmp_path: Path) -> None:
+    histories = {
+        # true order of user 0: 9 0 8 1 | what follows is known by half: food 2, 3 and kitchen 7, 6
+        "food": {0: [0, 1, 2, 3], 5: [1]},
+        "kitchen": {0: [9, 8, 7, 6], 5: [9]},
+        "without_food_end": {0: [9, 0, 8, 1, 7, 6], 5: [9]},
+        "without_kitchen_end": {0: [9, 0, 8, 1, 2, 3], 5: [1]},
+    }
+    for name, history in histories.items():
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(history))
+    paths = [tmp_path / f"{name}.pkl" for name in histories]
+    report = convert(pickles(paths[:2], merged=paths[2:]), "d", data_path=tmp_path)
+    order = [row[1] for row in rows_of(tmp_path / "d" / "d.inter") if row[0] == "0"]
+    assert order == ["9", "0", "8", "1", "2", "3", "7", "6"]
+    assert report["notes"]["users whose last items of the two domains are in no known order"] == 2
+    domains = dict(rows_of(tmp_path / "d" / "d.item"))
+    assert domains == {**dict.fromkeys("0123", "food"), **dict.fromkeys("6789", "kitchen")}
+
+
+def test_pickles_in_full_order_and_with_shared_ids(tmp_path: Path) -> None:
+    for name, history in {"a": {"u": [0, 1, 0]}, "b": {"u": [5, 6]}, "ab": {"u": [5, 0, 1, 6, 0]}}.items():
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(history))
+    a, b, ab = (tmp_path / f"{name}.pkl" for name in ("a", "b", "ab"))
+    report = convert(pickles([a, b], merged=[ab]), "d", data_path=tmp_path)
+    assert [row[1:] for row in rows_of(tmp_path / "d" / "d.inter")] == [
+        *(("5", "0"), ("0", "1"), ("1", "2"), ("6", "3"), ("0", "4"))
+    ]
+    assert report["notes"]["users whose last items of the two domains are in no known order"] == 0
+    b.write_bytes(pickle.dumps({"u": [1, 6]}))
+    convert(pickles([a, b], domains=("x", "y")), "d", data_path=tmp_path)
+    assert {row[1] for row in rows_of(tmp_path / "d" / "d.inter")} == {"x:0", "x:1", "y:1", "y:6"}
+    ab.write_bytes(pickle.dumps({"u": [0, 7]}))
+    b.write_bytes(pickle.dumps({"u": [5, 6]}))
+    with pytest.raises(NestRecError, match=r"ab\.pkl: user 'u': item '7' is not where a\.pkl or b\.pkl has it"):
+        convert(pickles([a, b], merged=[ab]), "d", data_path=tmp_path)
+
+
+@pytest.mark.parametrize("loaded", [print, complex(1, 2), {1: {2}}, {1: [2.5]}, {1: 2}, [1], {1: [[2]]}])
+def test_pickles_of_anything_else_are_refused(loaded: Any, tmp_path: Path) -> None:
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(loaded))
+    with pytest.raises(NestRecError, match=r"p\.pkl: .*expected"):
+        convert(pickles([tmp_path / "p.pkl"]), "d", data_path=tmp_path)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_table(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"who": ["u", "u"], "sku": [7, 5], "when": ["2020-01-02", "2020-01-01T12:00"], "x": [1, 2]})
+    items = pd.DataFrame({"sku": [5, 6], "name": ["a b", "none's"], "price": [1.5, 2.0], "rating": [3, 4]})
+    for name, each in {"inter": frame, "items": items}.items():
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "parquet":
+            each.to_parquet(path)
+        else:
+            each.to_csv(path, sep="," if kind == "csv" else "\t", index=False)
+    corpus = table(
+        [tmp_path / f"inter.{kind}"], user="who", item="sku", time="when", rating="x", items=tmp_path / f"items.{kind}"
+    )
+    convert(corpus, "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.inter") == [("u", "5", "2.0", "1577880000"), ("u", "7", "1.0", "1577923200")]
+    assert rows_of(tmp_path / "d" / "d.item") == [("5", "a b", "1.5", "3.0"), ("7", "", "", "")]
+    assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
+
+
+# -- filters ----------------------------------------------------------------------------------------------------
+
+EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.integers(1, 5)), min_size=1)
+QUICK = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+
+
+def convert_events(events: list[tuple[int, int, int, int]], filters: Filters, tmp_path: Path) -> list[tuple[Any, ...]]:
+    text = "".join(f"{u},{i},{t},{r}\n" for u, i, t, r in events)
+    (tmp_path / "t.csv").write_text("user_id,item_id,timestamp,rating\n" + text)
+    try:
+        convert(table([tmp_path / "t.csv"], rating="rating"), "d", Options(filters), tmp_path)
+    except NestRecError as error:
+        if "no interaction is left" not in str(error):
+            raise
+        return []
+    return [(int(u), int(i), int(t), int(float(r))) for u, i, r, t in rows_of(tmp_path / "d" / "d.inter")]
+
+
+def core(events: list[Any], users: int, items: int) -> list[Any]:
+    """The slow, obvious k-core."""
+    while True:
+        of_user, of_item = Counter(e[0] for e in events), Counter(e[1] for e in events)
+        kept = [e for e in events if of_user[e[0]] >= users and of_item[e[1]] >= items]
+        if len(kept) == len(events):
+            return kept
+        events = kept
+
+
+@QUICK
+@given(
+    events=EVENTS, users=st.integers(0, 3), items=st.integers(0, 3), which=st.sampled_from(["none", "first", "last"])
+)
+def test_filters_are_those_of_a_plain_loop(
+    events: list[Any], users: int, items: int, which: str, tmp_path: Path
+) -> None:
+    filters = Filters(deduplicate=which, min_rating=2, since="1", until="3", k_core_users=users, k_core_items=items)
+    wanted = sorted(events, key=lambda e: (e[0], e[2]))  # stable: source order within one time
+    if which != "none":
+        seen = {}
+        for event in wanted if which == "last" else wanted[::-1]:
+            seen[event[:2]] = event
+        kept = set(map(id, seen.values()))
+        wanted = [event for event in wanted if id(event) in kept]
+    wanted = [event for event in wanted if event[3] >= 2 and 1 <= event[2] < 3]
+    assert convert_events(events, filters, tmp_path) == core(wanted, users, items)
+
+
+def test_min_history_and_samples(tmp_path: Path) -> None:
+    events = [(user, item, item, 5) for user in range(5) for item in range(user)]
+    assert {e[0] for e in convert_events(events, Filters(min_history=3), tmp_path)} == {3, 4}
+    few, more = ({e[0] for e in convert_events(events, Filters(sample_users=n), tmp_path)} for n in (2, 3))
+    assert (len(few), len(more)) == (2, 3) and few < more
+    samples = {
+        frozenset(e[0] for e in convert_events(events, Filters(sample_users=2, seed=seed), tmp_path))
+        for seed in range(8)
+    }
+    assert len(samples) > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"deduplicate": "frist"}, "did you mean 'first'"),
+        ({"k_core_users": -1}, "k_core_users is -1"),
+        ({"sample_users": 0}, "sample_users is 0"),
+        ({"since": "soon"}, "since is 'soon'; expected a date"),
+        ({"since": "2018-01-01"}, "has no times"),
+        ({"min_rating": 3.0}, "this corpus has no ratings"),
+        ({"k_core_users": 9}, "no interaction is left after the filter 'k-core'; loosen it"),
+    ],
+)
+def test_filters_that_make_no_sense(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\n")
+    with pytest.raises(NestRecError, match=words):
+        convert(sequences(tmp_path / "s.txt"), "d", Options(Filters(**given)), tmp_path)
+
+
+def test_time_range_in_dates(tmp_path: Path) -> None:
+    times = [1_514_764_799_999, 1_514_764_800_000, 1_546_300_800_000]  # around 2018 in milliseconds
+    reviews = write_lines(tmp_path / "r.jsonl", [review("u", f"i{t}", t) for t in times])
+    convert(amazon2023([reviews]), "d", Options(Filters(since="2018-01-01", until="2019-01-01")), tmp_path)
+    assert [row[3] for row in rows_of(tmp_path / "d" / "d.inter")] == ["1514764800000"]
+
+
+# -- texts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("plain", "plain"),
+        ("a < b, I <3 you", "a < b, I <3 you"),
+        ("<p>One</p><p>two&nbsp;&eacute;</p>", "One two é"),
+        ("keep <script>not('<b>')</script>this<style>p{}</style>", "keep this"),
+        ("ﬁne Ⅳ\u00ad\u200b\x00\x07 x\r\n\ty", "fine IV x y"),
+        ("<!-- gone -->  ", ""),
+        ("👩\u200d🍳", "👩\u200d🍳"),
+        ("a\u2028b\x85c", "a b c"),
+    ],
+)
+def test_texts(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+def test_texts_are_cut_between_words_and_lowered() -> None:
+    assert clean_text("One two three", lower=True, max_length=9) == "one two"
+    assert clean_text("x" * 20, max_length=9) == "x" * 9
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.text() | st.text("<>&;#abx \t\n/'\"!-=1", max_size=60), st.integers(1, 50))
+def test_any_text_is_one_clean_line(raw: str, longest: int) -> None:
+    clean = clean_text(raw, max_length=longest)
+    assert len(clean) <= longest and clean == clean.strip()
+    assert clean.splitlines() in ([clean], []) and "\t" not in clean and "  " not in clean
+    clean.encode()
+
+
+# -- the same bytes, all or nothing -----------------------------------------------------------------------------
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_bytes_depend_on_the_input_only(tmp_path: Path) -> None:
+    reviews = [review(f"u{n % 997}", f"i{n * n % 499}", 10**12 + n * 7919 % 50) for n in range(60_000)]
+    paths = [write_lines(tmp_path / f"r{k}.jsonl.gz", reviews[k::2]) for k in range(2)]
+    metadata = write_lines(tmp_path / "m.jsonl", [meta(f"i{n}", price=str(n / 7)) for n in range(499)])
+    filters = Filters(k_core_users=5, k_core_items=5, deduplicate="last", sample_users=500)
+    seen = []
+    for threads, memory in ((1, "1GB"), (3, "1GB"), (2, "300MB")):
+        options = Options(filters, threads=threads, memory_limit=memory)
+        convert(amazon2023(paths, [metadata], review_text=2), "d", options, tmp_path)
+        seen.append(digests(tmp_path / "d"))
+    assert seen[0] == seen[1] == seen[2]
+    report = json.loads((tmp_path / "d" / "dataset.json").read_text())
+    assert report["files"] == {name: digest for name, digest in seen[0].items() if name != "dataset.json"}
+    assert report["sources"][0] == {"file": str(paths[0]), "bytes": paths[0].stat().st_size, "sha256": sha256(paths[0])}
+
+
+def test_a_dataset_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    source = tmp_path / "s.txt"
+    source.write_text("u a b c\n")
+    convert(sequences(source), "d", data_path=tmp_path / "out")
+    (tmp_path / "out/d/features").mkdir()
+    (tmp_path / "out/d/features/title").write_text("encoded")
+    before = digests(tmp_path / "out")
+    source.write_bytes(b"u a b \xff\n")
+    with pytest.raises(NestRecError, match=r"s\.txt: line 1: not valid UTF-8"):
+        convert(sequences(source), "d", data_path=tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+    source.write_text("u b a\n")
+    convert(sequences(source), "d", data_path=tmp_path / "out")
+    after = digests(tmp_path / "out")
+    assert after.keys() == before.keys() and after["d/d.inter"] != before["d/d.inter"]
+    assert after["d/features/title"] == before["d/features/title"]
+
+
+def test_a_folder_of_somebody_elses_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.inter").write_text("dear")
+    with pytest.raises(NestRecError, match="not written by `nestrec convert`, and kept"):
+        convert(sequences(tmp_path / "s.txt"), "mine", data_path=tmp_path)
+    assert (tmp_path / "mine" / "mine.inter").read_text() == "dear"
+
+
+# -- review texts -----------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(events=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=25))
+def test_no_review_of_what_is_predicted(events: list[tuple[int, int, int]], tmp_path: Path) -> None:
+    """Under leave-one-out, and however interactions of one time are ordered."""
+    reviews = [review(f"u{u}", f"i{i}", t, title="", text=f"mark{n}") for n, (u, i, t) in enumerate(events)]
+    corpus = amazon2023([write_lines(tmp_path / "r.jsonl", reviews)], review_text=100)
+    convert(corpus, "d", data_path=tmp_path)
+    item = tmp_path / "d" / "d.item"
+    said = {mark for _, text in rows_of(item) for mark in text.split()} if item.exists() else set()
+    allowed = set()
+    for user in range(4):
+        own = sorted((t, n) for n, (u, _, t) in enumerate(events) if u == user)
+        n_held = min(2, len(own) - 1) if own else 0
+        first_held = own[-n_held][0] if n_held else float("inf")
+        allowed |= {f"mark{n}" for t, n in own if t < first_held}
+    assert said == allowed
+
+
+def test_reviews_per_item_are_bounded_and_oldest_first(tmp_path: Path) -> None:
+    reviews = [review(f"u{n}", "i", 10 - n, title="", text=f"mark{n}") for n in range(4)]
+    convert(amazon2023([write_lines(tmp_path / "r.jsonl", reviews)], review_text=2), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [("i", "mark3 mark2")]
+
+
+# -- command line -----------------------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.txt").write_text("u a b c d\nv a b c\n")
+    write_lines(Path("i.jsonl"), [{"item_id": "a", "title": "A b"}])
+    given = ["--items", "i.jsonl", "--k-core-users", "4", "--split", "leave_one_out", "--lower-case"]
+    assert main(["convert", "sequences", "s.txt", "--name", "small", *given]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (
+        shown["users"] == "1" and shown["interactions"] == "4" and shown["leave_one_out"] == "train 1, valid 1, test 1"
+    )
+    assert rows_of(Path("dataset_atomic/small/small.item"))[0] == ("a", "a b")
+    assert main(["convert", "sequences", "s.txt", "--name", "small", "--split", "tempral"]) == 2
+    assert "unknown split 'tempral'; did you mean 'temporal'?" in capsys.readouterr().err
+    assert main(["convert", "sequences", "missing.txt", "--name", "small"]) == 2
+    assert capsys.readouterr().err == "nestrec: missing.txt: file not found; check the path\n"
