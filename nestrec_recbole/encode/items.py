@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -9,98 +12,222 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nestrec_recbole.data.atomic import read_columns, read_header
-from nestrec_recbole.data.features import FeatureStore, content_hash, feature_folder
-from nestrec_recbole.encode.number import encode_numbers
-from nestrec_recbole.encode.text import encode_texts
+from nestrec_recbole.data.atomic import read_header
+from nestrec_recbole.data.features import (
+    FeatureStore,
+    content_hash,
+    feature_folder,
+    recipe_prefix,
+    store_path,
+)
+from nestrec_recbole.encode.augment import alter_text
+from nestrec_recbole.encode.columns import encode_column, warn_of_missing
+from nestrec_recbole.encode.digests import FileDigests
+from nestrec_recbole.encode.recipe import IMPORTED, Recipe
+from nestrec_recbole.encode.reduce import Reduction
+from nestrec_recbole.encode.shards import Engine, encode_inputs
+from nestrec_recbole.encode.sources import Source, item_path, read_cells, read_source
 from nestrec_recbole.errors import NestRecError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+MOST = 0.95  # of a column's values decide what it holds
 
-def ensure_item_features(config: Any) -> None:
+
+def ensure_item_features(
+    config: Any, training_items: Callable[[], Sequence[str]], engine: Engine | None = None
+) -> dict[str, Path]:
     """Encode every field of ``config["item_fields"]`` that is not on disk yet or whose source has changed.
 
-    ``item_fields`` maps a column of the ``.item`` file to ``{modality: text | number, encoder: ...}``. Left empty it is
-    filled from the file's header: ``float`` columns and columns of numbers become numbers, all others text.
+    ``item_fields`` maps a column of the ``.item`` file to ``{modality: ..., encoder: ..., ...}``, see
+    :class:`nestrec_recbole.encode.recipe.Recipe`. Left empty it is filled from the file's header: columns of image
+    paths become images, ``float`` columns and columns of numbers numbers, all others text. Where all is there, nothing
+    is loaded: sources are hashed, image files only where their size or time has changed.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    training_items : callable
+        Gives the tokens of the items that have an interaction in the training split; called if a field is to be
+        reduced by ``pca`` or ``whiten``.
+    engine : Engine, optional
+        What to encode on; this process by default.
+
+    Returns
+    -------
+    dict of str to Path
+        The store of each field.
 
     Raises
     ------
     NestRecError
-        No ``.item`` file, an unknown field or modality, or a field that no item has.
+        No ``.item`` file, an unknown field or setting, a field that no item has, or an encoder that cannot be loaded.
     """
-    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    recipes = read_recipes(config)
+    engine = engine or Engine(progress=bool(config["show_progress"]))
+    return {name: _ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()}
+
+
+def read_recipes(config: Any) -> dict[str, Recipe]:
+    """Read ``item_fields``, filled from the header of the ``.item`` file where it is empty."""
+    path, wanted = item_path(config), config["item_fields"]
+    if wanted is None:
+        _require(path, config)
+        wanted = config["item_fields"] = _fields_from_header(path, config)
+    if not isinstance(wanted, dict) or not wanted:
+        raise NestRecError(f"item_fields is {wanted!r}: expected {{column: {{modality: text}}}} or another modality")
+    return {name: Recipe.parse(name, how) for name, how in wanted.items()}
+
+
+def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | None:
+    """Modality and encoder of a column, by its type and its values; None where no item has one."""
+    cells = read_cells(path, name, config)
+    if not len(cells):
+        return None
+    if cells.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > MOST:
+        return {"modality": "image"}
+    if kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > MOST:
+        return {"modality": "number"}
+    return {"modality": "text", "encoder": "minilm"}
+
+
+def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
+    header = read_header(path, config["field_separator"], config["encoding"])
+    names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
+    guesses = {name: guess(path, name, header[name], config) for name in names}
+    fields = {name: how for name, how in guesses.items() if how}
+    if not fields:
+        raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")
+    return fields
+
+
+def _require(path: Path, config: Any) -> None:
     if not path.is_file():
         raise NestRecError(
             f"{config['model']} needs item fields, but {path} does not exist; write it (item_id:token, "
             "title:token_seq, ...) or use FastSASRec, which needs ids only"
         )
+
+
+def _ensure_field(
+    config: Any, name: str, recipe: Recipe, training_items: Callable[[], Sequence[str]], engine: Engine
+) -> Path:
+    folder, path = feature_folder(config), item_path(config)
+    if recipe.encoder == IMPORTED:
+        return imported_store(folder, name, recipe)
+    _require(path, config)
     header = read_header(path, config["field_separator"], config["encoding"])
-    if config["item_fields"] is None:
-        config["item_fields"] = _fields_from_header(path, header, config)
-    if not isinstance(config["item_fields"], dict) or not config["item_fields"]:
-        raise NestRecError(
-            f"item_fields is {config['item_fields']!r}: expected {{column: {{modality: text or number}}}}"
-        )
-    for field, how in config["item_fields"].items():
-        if field not in header:
-            raise NestRecError(f"item_fields: {path} has no column {field!r}; it has {', '.join(header)}")
-        if not isinstance(how, dict) or how.get("modality") not in ("text", "number"):
-            raise NestRecError(f"item_fields.{field} is {how!r}: expected {{modality: text}} or {{modality: number}}")
-        _ensure_field(config, path, field, how)
-
-
-def _ensure_field(config: Any, path: Path, field: str, how: dict[str, str]) -> None:
-    cells = _read_cells(path, field, config)
-    encoder = how.get("encoder", "minilm") if how["modality"] == "text" else "fourier"
-    about = {"field": field, "modality": how["modality"], "encoder": encoder, "normalised": how["modality"] == "text"}
-    store = feature_folder(config) / field
-    fresh = content_hash(cells.index, cells)
+    if name not in header:
+        raise NestRecError(f"item_fields: {path} has no column {name!r}; it has {', '.join(header)}")
+    digests = FileDigests(folder / "digests.parquet")
+    source = read_source(path, name, recipe, config, digests)
+    identity = recipe.identity(digests)
+    training = None
+    if recipe.is_fitted:
+        training = source.cells.index.isin(list(training_items()))
+        identity["training"] = content_hash(source.cells.index[training], source.cells.index[training])
+    store = store_path(folder, name, identity, source.sha256)
     if (store / "manifest.json").is_file():
-        manifest = FeatureStore.open(store).manifest
-        if (manifest.sha256, manifest.encoder, manifest.modality) == (fresh, encoder, how["modality"]):
-            return
-    if not len(cells):
-        raise NestRecError(f"{path}: no item has a value for {field!r}; remove it from `item_fields`")
-    getLogger().info("encoding %s of %d items with %s into %s", field, len(cells), encoder, store)
-    if how["modality"] == "text":
-        values = encode_texts(cells.tolist(), encoder, progress=bool(config["show_progress"])).astype(np.float16)
+        return store
+    getLogger().info("encoding %s of %d items with %s into %s", name, len(source.cells), recipe.encoder, store)
+    parts = folder / f".parts-{recipe_prefix(name, identity)[:-1]}"
+    if recipe.is_model:
+        views = _encode_by_model(source, recipe, identity, training, parts, engine)
     else:
-        cells = _keep_numbers(path, field, cells)
-        values = encode_numbers(cells.to_numpy(dtype=np.float64))
-    FeatureStore.write(store, [str(token) for token in cells.index], values, sha256=fresh, **about)
+        separator = config["seq_separator"] if header[name].endswith("_seq") else None
+        column = encode_column(path, name, source.cells, recipe, separator)
+        views = [Taken(column, np.arange(len(column)))]
+    has_field = _rows_there(path, name, source, recipe, views[0])
+    tokens = source.cells.index.to_numpy()[has_field].tolist()
+    first, *others = (Taken(view.rows, view.place[has_field]) for view in views)
+    about = {"field": name, "modality": recipe.modality, "encoder": recipe.encoder, "sha256": source.sha256}
+    about["normalised"] = recipe.is_model and not recipe.is_fitted
+    FeatureStore.write(store, tokens, first, others, **about, **_provenance(identity))
+    shutil.rmtree(parts, ignore_errors=True)
+    return store
 
 
-def _read_cells(path: Path, field: str, config: Any) -> pd.Series:
-    """Non-empty cells of a field by item token; the first line of an item counts, as in RecBole."""
-    id_field = config["ITEM_ID_FIELD"]
-    table = read_columns(
-        path, [id_field, field], separator=config["field_separator"], encoding=config["encoding"]
-    ).drop_duplicates(id_field)
-    cells = table.set_index(id_field)[field]
-    cells = cells[cells.notna() & cells.index.notna()].str.strip()
-    return cells[cells != ""]
+@dataclass(frozen=True)
+class Taken:
+    """``rows[place]``, of which only the slices that are asked for are made.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of shape (n_distinct, width)
+    place : numpy.ndarray of shape (n,), int64
+    """
+
+    rows: np.ndarray
+    place: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.place), self.rows.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self.rows[self.place[part]]
 
 
-def _keep_numbers(path: Path, field: str, cells: pd.Series) -> pd.Series:
-    """Cells that are finite numbers; the others count as missing, with a warning that names the first."""
-    numbers = pd.to_numeric(cells, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    bad = cells[numbers.isna()]
-    if len(bad) == len(cells):
-        raise NestRecError(f"{path}: no value of {field!r} is a number (item {cells.index[0]!r}: {cells.iloc[0]!r})")
-    if len(bad):
-        where = f"item {bad.index[0]!r}: {bad.iloc[0]!r}"
-        getLogger().warning("%s: %s: %d values are no numbers and count as missing (%s)", path, field, len(bad), where)
-    return numbers.dropna()
+def imported_store(folder: Path, name: str, recipe: Recipe) -> Path:
+    """Find the store that ``nestrec features --import`` has written for a field, the newest if one is being replaced.
+
+    Raises
+    ------
+    NestRecError
+        When there is none.
+    """
+    prefix = recipe_prefix(name, {"modality": recipe.modality, "encoder": IMPORTED})
+    stores = sorted(folder.glob(f"{prefix}*"), key=lambda store: store.stat().st_mtime_ns)
+    if not stores:
+        raise NestRecError(
+            f"{folder}: nothing has been imported as {name!r} of modality {recipe.modality}; run "
+            f"`nestrec features {folder.parent.name} --import FILE --as {name} --modality {recipe.modality}`"
+        )
+    return stores[-1]
 
 
-def _fields_from_header(path: Path, header: dict[str, str], config: Any) -> dict[str, dict[str, str]]:
-    fields: dict[str, dict[str, str]] = {}
-    for field, kind in header.items():
-        if field == config["ITEM_ID_FIELD"] or kind == "float_seq":
-            continue
-        cells = _read_cells(path, field, config)
-        if len(cells):
-            numeric = kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > 0.95
-            fields[field] = {"modality": "number"} if numeric else {"modality": "text", "encoder": "minilm"}
-    if not fields:
-        raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")
-    return fields
+def _encode_by_model(
+    source: Source, recipe: Recipe, identity: dict[str, Any], training: np.ndarray | None, parts: Path, engine: Engine
+) -> list[Taken]:
+    """Encode every view of every item, reduced where that is asked for."""
+    inputs: list[Any] = list(source.pictures or source.cells)
+    altered = [_alter(one, view) for view in range(1, recipe.views) for one in inputs]
+    rows, place = encode_inputs(inputs + altered, recipe, identity, parts, engine)
+    views = [Taken(rows, part) for part in np.split(place, recipe.views)]
+    if training is not None:
+        assert recipe.width is not None
+        known = training & _is_there(views[0])
+        fit = Reduction.fit(Taken(rows, views[0].place[known]), recipe.width, recipe.reduce == "whiten")
+        reduced = fit.apply(rows).astype(np.float16)
+        views = [Taken(reduced, view.place) for view in views]
+    return views
+
+
+def _alter(one: Any, view: int) -> Any:
+    return alter_text(one, view) if isinstance(one, str) else one._replace(view=view)
+
+
+def _is_there(view: Taken) -> np.ndarray:
+    """False for the pictures that could not be read, and cells that could not be parsed: (n,) bool."""
+    return ~np.isnan(view.rows[:, 0])[view.place]
+
+
+def _rows_there(path: Path, name: str, source: Source, recipe: Recipe, view: Taken) -> np.ndarray:
+    if recipe.modality == "text":
+        return np.ones(len(view.place), dtype=bool)  # a text can always be encoded: NaN is for the store to refuse
+    there = _is_there(view)
+    if not there.any():
+        raise NestRecError(f"{path}: no image of {name!r} can be read ({source.cells.iloc[0]}); check the files")
+    if recipe.modality == "image" and not there.all():
+        place = int(np.argmin(there))
+        token, cell = source.cells.index[place], source.cells.iloc[place]
+        warn_of_missing(path, name, int((~there).sum()), "no readable images", token, cell)
+    return there
+
+
+def _provenance(identity: dict[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in identity.items() if key not in ("modality", "encoder", "revision")}
+    return {"revision": identity["revision"], "settings": settings}
