@@ -20,7 +20,8 @@ from recbole.data import create_dataset
 import nestrec_recbole.encode.shards as shards
 from nestrec_recbole import NestRecError
 from nestrec_recbole.data import features
-from nestrec_recbole.data.features import DRAFT, FeatureStore, content_hash
+from nestrec_recbole.data.featurefiles import DRAFT, write_features
+from nestrec_recbole.data.features import FeatureStore, content_hash
 from nestrec_recbole.encode.items import Taken
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.text import open_text_encoder
@@ -77,7 +78,7 @@ def test_content_hash_is_of_content_not_of_order() -> None:
 
 def write_store(path: Path, n: int = 3, values: np.ndarray | None = None) -> FeatureStore:
     values = np.arange(n * 2, dtype=np.float32).reshape(n, 2) if values is None else values
-    return FeatureStore.write(path, [f"i{i}" for i in range(n)], values, **ABOUT)
+    return write_features(path, [f"i{i}" for i in range(n)], values, **ABOUT)
 
 
 def test_store_is_memory_mapped_and_aligned(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_damaged_store_is_refused(damage: Any, words: str, tmp_path: Path) -> No
 def test_foreign_files_are_refused_when_they_are_read(name: str, change: Any, tmp_path: Path) -> None:
     """A file of the right shape out of another store: opening does not read it, using it does."""
     values = np.zeros((3, 2), np.float32)
-    FeatureStore.write(tmp_path / "title-0-0", ["i0", "i1", "i2"], values, [values + 2], **ABOUT)
+    write_features(tmp_path / "title-0-0", ["i0", "i1", "i2"], values, [values + 2], **ABOUT)
     change(tmp_path / "title-0-0" / name)
     with pytest.raises(NestRecError, match=f"{name} is not the file that was written"):
         FeatureStore.open(tmp_path / "title-0-0").align(["[PAD]", "i0"])
@@ -140,7 +141,7 @@ def test_features_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path: 
 
 def test_an_item_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match="item 'a' is there twice"):
-        FeatureStore.write(tmp_path / "title-0-0", ["a", "b", "a"], np.ones((3, 2)), **ABOUT)
+        write_features(tmp_path / "title-0-0", ["a", "b", "a"], np.ones((3, 2)), **ABOUT)
 
 
 def test_new_store_takes_the_place_of_those_of_the_same_recipe(tmp_path: Path) -> None:
@@ -161,10 +162,10 @@ def test_a_store_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys, numpy as np
-from nestrec_recbole.data import features
-features._publish = lambda draft, path: os.kill(os.getpid(), signal.SIGKILL)
+from nestrec_recbole.data import featurefiles
+featurefiles._publish = lambda draft, path: os.kill(os.getpid(), signal.SIGKILL)
 about = {"field": "title", "modality": "text", "encoder": "test", "normalised": False, "sha256": "0"}
-features.FeatureStore.write(sys.argv[1], ["i0"], np.ones((1, 2)), **about)
+featurefiles.write_features(sys.argv[1], ["i0"], np.ones((1, 2)), **about)
 """
 
 
@@ -189,13 +190,13 @@ def test_alignment_is_what_a_loop_would_do(tmp_path_factory: pytest.TempPathFact
     """Whatever tokens are called (line ends of other alphabets too), in whatever order, in blocks of any size."""
     token = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1, max_size=4)
     known = data.draw(st.lists(token, min_size=1, max_size=12, unique=True))
-    asked = data.draw(st.lists(st.sampled_from(known) | token, max_size=12, unique=True)) + [known[0]]
-    asked = list(dict.fromkeys(asked))
+    asked = data.draw(st.lists(st.sampled_from(known) | token, max_size=12, unique=True))
+    asked = list(dict.fromkeys([*asked, known[0]]))
     values = np.arange(len(known) * 3, dtype=np.float32).reshape(-1, 3)
     path = tmp_path_factory.mktemp("store") / "title-0-0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "BLOCK", data.draw(st.sampled_from([1, 24, 1 << 20])))
-        store = FeatureStore.write(path, known, values, [values + 100], **ABOUT)
+        store = write_features(path, known, values, [values + 100], **ABOUT)
         field = store.align(["[PAD]", *asked])
     assert store.items == known and field.views is not None
     for place, name in enumerate(asked, start=1):
@@ -219,7 +220,7 @@ print(time.perf_counter() - began, resident() - before)
 def test_opening_reads_neither_tokens_nor_arrays(tmp_path: Path) -> None:
     n_items = 200_000
     rows = Taken(np.ones((1, 256), np.float16), np.zeros(n_items, int))
-    FeatureStore.write(tmp_path / "title-0-0", [str(i) for i in range(n_items)], rows, **ABOUT)
+    write_features(tmp_path / "title-0-0", [str(i) for i in range(n_items)], rows, **ABOUT)
     output = subprocess.run(
         [sys.executable, "-c", PROBE, str(tmp_path / "title-0-0")], capture_output=True, check=True, text=True
     )

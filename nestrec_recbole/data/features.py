@@ -1,37 +1,25 @@
 """Feature arrays beside the atomic files: memory-mapped, described, and checked before they are used.
 
-A store is a folder that never changes once it is there. Its name holds the field, a hash of how it was encoded, and a
-hash of what it was encoded from: ``features/title-1f0c22ab-9d40e6b1/``. So two models that want one field from two
-encoders have a folder each, and a changed source makes a new one. A folder is written under a hidden name and renamed:
-readers see all of it or nothing. What it replaces (the same field and encoder, other sources) goes after that.
+A store is a folder that never changes once it is there; how it comes to be: :mod:`nestrec_recbole.data.featurefiles`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import shutil
-import socket
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import psutil
 
 from nestrec_recbole.errors import NestRecError
 
 BLOCK = 1 << 24  # bytes of an array that are in memory together
-DRAFT = ".draft-"
-FORGOTTEN = 7 * 24 * 3600  # seconds after which another machine's draft counts as abandoned
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class Manifest:
     dtype: str
     checksums: dict[str, str]
     revision: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = default(default_factory=dict)
     n_views: int = 1
 
 
@@ -111,27 +99,6 @@ def content_hash(tokens: Iterable[str], values: Iterable[str]) -> str:
     for token, value in sorted(zip(tokens, values, strict=True)):
         digest.update(f"{token}\x00{value}\x01".encode())
     return digest.hexdigest()
-
-
-def recipe_prefix(name: str, recipe: dict[str, Any]) -> str:
-    """``<field>-<hash of the recipe>-``: how the names of all stores of a field by one encoder begin."""
-    text = json.dumps({"field": name, **recipe}, sort_keys=True)
-    return f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
-
-
-def store_path(folder: Path, name: str, recipe: dict[str, Any], sha256: str) -> Path:
-    """Where the store of a field lies.
-
-    Parameters
-    ----------
-    name : str
-        The field.
-    recipe : dict
-        Everything but the sources that decides what the arrays are: modality, encoder, settings.
-    sha256 : str
-        Of the sources, see :func:`content_hash`.
-    """
-    return folder / f"{recipe_prefix(name, recipe)}{sha256[:8]}"
 
 
 @dataclass(frozen=True)
@@ -175,7 +142,7 @@ class FeatureStore:
         except (ValueError, TypeError, KeyError) as error:
             raise NestRecError(f"{path}: damaged feature ({error}); delete the folder and encode again") from None
         rows = (manifest.n_items, manifest.width)
-        shapes = {"embeddings.npy": (embeddings, rows)}
+        shapes: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {"embeddings.npy": (embeddings, rows)}
         if views is not None:
             shapes["views.npy"] = (views, (manifest.n_views - 1, *rows))
         for name, (array, shape) in shapes.items():
@@ -185,57 +152,6 @@ class FeatureStore:
                     "delete the folder and encode again"
                 )
         return cls(path, manifest, embeddings, views)
-
-    @classmethod
-    def write(
-        cls, path: str | Path, items: Sequence[str], embeddings: Rows, views: Sequence[Rows] = (), **about: Any
-    ) -> FeatureStore:
-        """Write a store as a whole or not at all; one that is there already is what would be written, and stays.
-
-        Parameters
-        ----------
-        path : str or Path
-            See :func:`store_path`.
-        items : sequence of str
-            Item tokens that have this field; items left out count as missing.
-        embeddings : array of shape (len(items), width)
-        views : sequence of arrays, each of shape (len(items), width)
-            Further views of the same items.
-        **about
-            The remaining fields of :class:`Manifest`: field, modality, encoder, normalised, sha256, ...
-
-        Raises
-        ------
-        NestRecError
-            When a feature is not finite, or an item is there twice.
-        """
-        path = Path(path)
-        if len(set(items)) < len(items):
-            raise NestRecError(f"{path}: item {pd.Index(items)[pd.Index(items).duplicated()][0]!r} is there twice")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned_drafts(path.parent)
-        draft = path.parent / f"{DRAFT}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-        draft.mkdir()
-        try:
-            tokens = "".join(f"{item}\n" for item in items).encode()
-            (draft / "items.txt").write_bytes(tokens)
-            checksums = {"items.txt": hashlib.sha256(tokens).hexdigest()}
-            checksums["embeddings.npy"] = _save(draft / "embeddings.npy", [embeddings], items, embeddings.shape)
-            if views:
-                checksums["views.npy"] = _save(draft / "views.npy", views, items, (len(views), *embeddings.shape))
-            manifest = Manifest(
-                n_items=len(items),
-                width=embeddings.shape[1],
-                dtype=str(embeddings.dtype),
-                n_views=1 + len(views),
-                checksums=checksums,
-                **about,
-            )
-            (draft / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-            _publish(draft, path)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return cls.open(path)
 
     @cached_property
     def items(self) -> list[str]:
@@ -280,7 +196,7 @@ class FeatureStore:
         found = np.zeros((len(arrays), n_ids, arrays.shape[2]), dtype=np.float32)
         for array, values in zip(arrays, found, strict=True):
             for start, block in blocks(array):
-                digest.update(np.ascontiguousarray(block))
+                digest.update(np.ascontiguousarray(block).data)
                 self._refuse_infinite(block, start)
                 place = ids[start : start + len(block)]
                 values[place[place > 0]] = block[place > 0]
@@ -307,47 +223,3 @@ def blocks(array: Rows) -> Iterator[tuple[int, np.ndarray]]:
     step = max(1, BLOCK // max(1, width * array.dtype.itemsize))
     for start in range(0, n_rows, step):
         yield start, array[start : min(start + step, n_rows)]
-
-
-def _save(path: Path, arrays: Sequence[Rows], items: Sequence[str], shape: tuple[int, ...]) -> str:
-    """Write arrays one below the other; return the SHA-256 of their numbers."""
-    digest = hashlib.sha256()
-    about = {"descr": np.lib.format.dtype_to_descr(arrays[0].dtype), "fortran_order": False, "shape": shape}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, about)
-        for array in arrays:
-            for start, block in blocks(array):
-                finite = np.isfinite(block).all(axis=1)
-                if not finite.all():
-                    item = items[start + int(np.argmin(finite))]
-                    raise NestRecError(
-                        f"{path.parent.parent}: the features of item {item!r} are not finite; check its value"
-                    )
-                numbers = np.ascontiguousarray(block)
-                digest.update(numbers)
-                numbers.tofile(file)
-    return digest.hexdigest()
-
-
-def _publish(draft: Path, path: Path) -> None:
-    """Rename a finished draft, then remove the stores that it takes the place of."""
-    try:
-        os.rename(draft, path)
-    except OSError:
-        if not path.is_dir():
-            raise
-        return  # another process was first, with the same
-    for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*"):
-        if old != path:
-            os.rename(old, draft)  # out of readers' sight at once
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _remove_abandoned_drafts(folder: Path) -> None:
-    for draft in folder.glob(f"{DRAFT}*"):
-        host, pid, _ = draft.name.removeprefix(DRAFT).rsplit("-", 2)
-        with suppress(OSError):  # another process removes it too
-            here = host == socket.gethostname()
-            dead = not psutil.pid_exists(int(pid)) if here else time.time() - draft.stat().st_mtime > FORGOTTEN
-            if dead:
-                shutil.rmtree(draft)

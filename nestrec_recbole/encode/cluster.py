@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from nestrec_recbole.encode.shards import Engine, Shard, encode_shard, open_enco
 from nestrec_recbole.errors import NestRecError
 
 
-def encode_on_ray(shards: dict[int, Shard], recipe: Recipe, engine: Engine) -> Iterator[tuple[int, np.ndarray]]:
+def encode_on_ray(shards: Mapping[int, Shard], recipe: Recipe, engine: Engine) -> Iterator[tuple[int, np.ndarray]]:
     """Encode shards on a cluster, each by one worker, and give them back as they are finished.
 
     A shard is encoded there as it would be here, with as many threads: the features are the same to the bit. Texts
@@ -32,8 +32,8 @@ def encode_on_ray(shards: dict[int, Shard], recipe: Recipe, engine: Engine) -> I
         raise NestRecError("--engine ray: the package ray is missing; pip install 'ray[data]'") from None
     if not ray.is_initialized():
         try:
-            here = {} if engine.address else {"num_cpus": engine.workers}
-            ray.init(address=engine.address, log_to_driver=False, include_dashboard=False, **here)
+            n_cpus = None if engine.address else engine.workers
+            ray.init(address=engine.address, num_cpus=n_cpus, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise NestRecError(f"no Ray cluster at {engine.address}: {str(error).splitlines()[0]}") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -68,14 +68,8 @@ class _Worker:
         return {"number": batch["number"], "n": [len(values)], "values": [values.tobytes()]}
 
 
-def _what_went_wrong(error: BaseException) -> Exception:
-    """Find our own error under those that Ray wraps it in."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, NestRecError):
-            return NestRecError(
-                str(inner).strip().splitlines()[-1].removeprefix("nestrec_recbole.errors.NestRecError: ")
-            )
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    lines = [line for line in str(error).splitlines() if "NestRecError: " in line]
-    return NestRecError(lines[-1].partition("NestRecError: ")[2]) if lines else NestRecError(f"ray: {error}")
+def _what_went_wrong(error: Exception) -> NestRecError:
+    """Our own error's line, if there is one in what Ray makes of it, with the traceback of a worker as its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ours = [line.partition("NestRecError: ")[2] for line in lines if "NestRecError: " in line]
+    return NestRecError(ours[-1] if ours else f"ray: {lines[-1]}")

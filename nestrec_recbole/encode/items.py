@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -13,13 +13,8 @@ import numpy as np
 import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
-from nestrec_recbole.data.features import (
-    FeatureStore,
-    content_hash,
-    feature_folder,
-    recipe_prefix,
-    store_path,
-)
+from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_features
+from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.columns import encode_column, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
@@ -34,7 +29,7 @@ MOST = 0.95  # of a column's values decide what it holds
 
 
 def ensure_item_features(
-    config: Any, training_items: Callable[[], Sequence[str]], engine: Engine | None = None
+    config: Any, training_items: Callable[[], Iterable[str]], engine: Engine | None = None
 ) -> dict[str, Path]:
     """Encode every field of ``config["item_fields"]`` that is not on disk yet or whose source has changed.
 
@@ -109,7 +104,7 @@ def _require(path: Path, config: Any) -> None:
 
 
 def _ensure_field(
-    config: Any, name: str, recipe: Recipe, training_items: Callable[[], Sequence[str]], engine: Engine
+    config: Any, name: str, recipe: Recipe, training_items: Callable[[], Iterable[str]], engine: Engine
 ) -> Path:
     folder, path = feature_folder(config), item_path(config)
     if recipe.encoder == IMPORTED:
@@ -139,9 +134,16 @@ def _ensure_field(
     has_field = _rows_there(path, name, source, recipe, views[0])
     tokens = source.cells.index.to_numpy()[has_field].tolist()
     first, *others = (Taken(view.rows, view.place[has_field]) for view in views)
-    about = {"field": name, "modality": recipe.modality, "encoder": recipe.encoder, "sha256": source.sha256}
-    about["normalised"] = recipe.is_model and not recipe.is_fitted
-    FeatureStore.write(store, tokens, first, others, **about, **_provenance(identity))
+    about = {
+        "field": name,
+        "modality": recipe.modality,
+        "encoder": recipe.encoder,
+        "revision": identity["revision"],
+        "settings": {key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")},
+        "normalised": recipe.is_model and not recipe.is_fitted,
+        "sha256": source.sha256,
+    }
+    write_features(store, tokens, first, others, **about)
     shutil.rmtree(parts, ignore_errors=True)
     return store
 
@@ -226,8 +228,3 @@ def _rows_there(path: Path, name: str, source: Source, recipe: Recipe, view: Tak
         token, cell = source.cells.index[place], source.cells.iloc[place]
         warn_of_missing(path, name, int((~there).sum()), "no readable images", token, cell)
     return there
-
-
-def _provenance(identity: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in identity.items() if key not in ("modality", "encoder", "revision")}
-    return {"revision": identity["revision"], "settings": settings}

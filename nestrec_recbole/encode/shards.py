@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.errors import NestRecError
 
 BATCHES = {"text": 16, "image": 2}  # of a shard: what a kill costs at most
-Shard = Sequence[str] | Sequence[Picture]
+Shard = Sequence[str | Picture]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def open_encoder(recipe: Recipe) -> Any:
 
 
 def _both(
-    finished: dict[int, np.ndarray], missing: dict[int, Shard], recipe: Recipe, engine: Engine
+    finished: dict[int, np.ndarray], missing: Mapping[int, Shard], recipe: Recipe, engine: Engine
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Shards with their numbers: those that were kept, then the others as they are finished."""
     yield from finished.items()
