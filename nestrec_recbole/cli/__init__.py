@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import quickstart, recommend, resume, run
+from nestrec_recbole.cli import encode, features, quickstart, recommend, resume, run
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
-VERBS = {"quickstart": quickstart, "run": run, "resume": resume, "recommend": recommend}
+VERBS = {
+    "quickstart": quickstart,
+    "run": run,
+    "resume": resume,
+    "recommend": recommend,
+    "encode": encode,
+    "features": features,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

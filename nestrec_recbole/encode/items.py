@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
+from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_features
 from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.encode.augment import alter_text
@@ -60,6 +61,38 @@ def ensure_item_features(
     recipes = read_recipes(config)
     engine = engine or Engine(progress=bool(config["show_progress"]))
     return {name: _ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()}
+
+
+def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine: Engine) -> list[Path]:
+    """Encode fields of a dataset, all in one way; what is there already stays.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Its ``item_fields`` become these.
+    names : sequence of str
+        Columns of the ``.item`` file.
+    how : dict
+        As in ``item_fields``; without a modality each field gets that of its values.
+    engine : Engine
+
+    Returns
+    -------
+    list of Path
+        The stores, in the order of ``names``.
+    """
+    path = item_path(config)
+    _require(path, config)
+    header = read_header(path, config["field_separator"], config["encoding"])
+    unknown_names = [name for name in names if name not in header]
+    if unknown_names:
+        raise NestRecError(f"{path} has no column {unknown_names[0]!r}; it has {', '.join(header)}")
+    if "modality" in how:
+        config["item_fields"] = dict.fromkeys(names, how)
+    else:
+        guessed = {name: guess(path, name, header[name], config) or {"modality": "text"} for name in names}
+        config["item_fields"] = {name: {"modality": guessed[name]["modality"], **how} for name in names}
+    return list(ensure_item_features(config, lambda: SequenceDataset(config).training_items(), engine).values())
 
 
 def read_recipes(config: Any) -> dict[str, Recipe]:

@@ -40,6 +40,11 @@ def item_path(config: Any) -> Path:
     return Path(config["data_path"]) / f"{config['dataset']}.item"
 
 
+def read_column(path: Path, name: str, config: Any) -> pd.Series:
+    """Read one column of an atomic file as it is: str, NaN where a cell is empty."""
+    return read_columns(path, [name], separator=config["field_separator"], encoding=config["encoding"])[name]
+
+
 def read_cells(path: Path, name: str, config: Any) -> pd.Series:
     """Non-empty cells of a field by item token; the first line of an item counts, as in RecBole."""
     id_field = config["ITEM_ID_FIELD"]
