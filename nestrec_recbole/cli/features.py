@@ -46,7 +46,7 @@ def _import(config: Any, options: Any) -> int:
 
 
 def _print_neighbours(config: Any, name: str) -> int:
-    from nestrec_recbole.encode.inspect import find_store, item_titles, neighbours
+    from nestrec_recbole.encode.overview import find_store, item_titles, neighbours
 
     titles = item_titles(config)
     for item, near in neighbours(find_store(config, name)):
@@ -57,7 +57,7 @@ def _print_neighbours(config: Any, name: str) -> int:
 
 
 def _list(config: Any) -> int:
-    from nestrec_recbole.encode.inspect import summarise, unfinished
+    from nestrec_recbole.encode.overview import summarise, unfinished
 
     print("name\tfield\tmodality\tencoder\tstate\titems\tcoverage\twidth\tviews\tdtype\tnorm least\tmean\tlargest")
     for summary in summarise(config):

@@ -28,8 +28,8 @@ def import_features(
     """Write the features of a file as the field ``name``, which ``item_fields`` then takes with ``encoder: imported``.
 
     Known are RecBole's atomic files with a ``float_seq`` column (``additional_feat_suffix``), UniSRec's ``.feat1CLS``,
-    MMRec's ``image_feat.npy`` and any other ``.npy``, ``.npz``, and Parquet. A row of zeros, with which these formats say
-    that there is none, counts as missing.
+    MMRec's ``image_feat.npy`` and any other ``.npy``, ``.npz``, and Parquet. A row of zeros, with which these formats
+    say that there is none, counts as missing.
 
     Parameters
     ----------
@@ -113,9 +113,8 @@ def _read_npz(file: Path) -> Features:
         tables = [name for name in arrays.files if arrays[name].ndim == 2]
         lists = [name for name in arrays.files if arrays[name].ndim == 1]
         if len(tables) != 1 or len(lists) > 1:
-            raise NestRecError(
-                f"{file}: arrays {', '.join(arrays.files)}; expected one (n, width), and one of n tokens"
-            )
+            names = ", ".join(arrays.files)
+            raise NestRecError(f"{file}: arrays {names}; expected one (n, width), and at most one of n tokens")
         values = arrays[tables[0]]
         tokens = [str(token) for token in arrays[lists[0]]] if lists else None
     if tokens is not None and len(tokens) != len(values):

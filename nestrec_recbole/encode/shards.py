@@ -78,21 +78,21 @@ def encode_inputs(
     shards = [distinct[start : start + size] for start in range(0, len(distinct), size)]
     about = json.dumps([identity, engine.batch_size], sort_keys=True)
     files = [parts / f"{_hash_shard(about, shard)}.npy" for shard in shards]
-    parts.mkdir(parents=True, exist_ok=True)
     finished = {number: values for number, file in enumerate(files) if (values := _read_finished(file)) is not None}
     missing = {number: shard for number, shard in enumerate(shards) if number not in finished}
     rows: np.ndarray | None = None
     done = sum(map(len, finished.values()))
     with tqdm(total=len(distinct), initial=done, disable=not engine.progress, desc=recipe.encoder, unit="item") as bar:
         for number, values in _both(finished, missing, recipe, engine):
-            if number in missing:
-                _save(files[number], values)
-                bar.update(len(values))
             if rows is None:
+                parts.mkdir(parents=True, exist_ok=True)
                 shape = (len(distinct), values.shape[1])
                 with tempfile.TemporaryFile(dir=parts) as file:
                     rows = np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
             rows[number * size : number * size + len(values)] = values
+            if number in missing:
+                _save(files[number], values)
+                bar.update(len(values))
     assert rows is not None
     return rows, place
 

@@ -46,13 +46,15 @@ def summarise(config: Any) -> list[Summary]:
     NestRecError
         When a store is damaged.
     """
-    folder = feature_folder(config)
-    stores = [FeatureStore.open(path) for path in sorted(folder.glob("*")) if path.is_dir() and path.name[0] != "."]
+    stores = _stores(feature_folder(config))
     path = item_path(config)
     n_items = read_column(path, config["ITEM_ID_FIELD"], config).nunique() if path.is_file() else 0
     return [
         Summary(
-            store, _state(store, path, config), store.manifest.n_items / n_items if n_items else np.nan, _norms(store)
+            store,
+            _state(store, path, config),
+            store.manifest.n_items / n_items if n_items else np.nan,
+            _norms(store),
         )
         for store in stores
     ]
@@ -67,14 +69,12 @@ def find_store(config: Any, name: str) -> FeatureStore:
         When there is none, or more than one.
     """
     folder = feature_folder(config)
-    stores = [
-        store for store in sorted(folder.glob("*")) if (store / "manifest.json").is_file() and store.name[0] != "."
-    ]
-    found = [store for store in stores if name in (store.name, FeatureStore.open(store).manifest.field)]
+    stores = _stores(folder)
+    found = [store for store in stores if name in (store.path.name, store.manifest.field)]
     if len(found) != 1:
-        wanted = ", ".join(store.name for store in found or stores) or "none yet: run `nestrec encode`"
-        raise NestRecError(f"{folder}: {len(found)} features {name!r}; there are {wanted}")
-    return FeatureStore.open(found[0])
+        there = ", ".join(store.path.name for store in found or stores) or "none yet: run `nestrec encode`"
+        raise NestRecError(f"{folder}: {len(found)} features are called {name!r}; there are {there}")
+    return found[0]
 
 
 def neighbours(store: FeatureStore, n_items: int = 5, k: int = 3) -> list[tuple[str, list[tuple[str, float]]]]:
@@ -122,6 +122,10 @@ def unfinished(config: Any) -> list[tuple[Path, int]]:
     """Folders of encodings that were broken off, or are under way, with their bytes."""
     folders = [*feature_folder(config).glob(".parts-*"), *feature_folder(config).glob(f"{DRAFT}*")]
     return [(folder, sum(file.stat().st_size for file in folder.iterdir())) for folder in sorted(folders)]
+
+
+def _stores(folder: Path) -> list[FeatureStore]:
+    return [FeatureStore.open(path) for path in sorted(folder.glob("[!.]*")) if path.is_dir()]
 
 
 def _state(store: FeatureStore, path: Path, config: Any) -> str:
