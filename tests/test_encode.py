@@ -22,6 +22,7 @@ from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import encode_categories
 from nestrec_recbole.encode.digests import FileDigests
+from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
 from nestrec_recbole.encode.recipe import Recipe
@@ -125,6 +126,18 @@ def test_equal_inputs_are_encoded_once_longest_first() -> None:
     assert distinct == ["ccc", "dd", "a", "b"] and place.tolist() == [3, 0, 3, 2, 1]
 
 
+def test_batches_are_of_like_lengths_and_come_back_in_place() -> None:
+    batches = []
+
+    def encode(batch: list[str]) -> np.ndarray:
+        batches.append(batch)
+        return np.array([[ord(text[0])] for text in batch])
+
+    encoder = Encoder(encode, lambda texts: [len(text) for text in texts])
+    assert encoder.in_batches(["a", "bbb", "cc", "ddd", "e"], 2)[:, 0].tolist() == list(map(ord, "abcde"))
+    assert batches == [["bbb", "ddd"], ["cc", "a"], ["e"]]
+
+
 @pytest.fixture
 def letters(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """An encoder whose features are lengths and first letters; gives the batches that it has seen."""
@@ -134,7 +147,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         batches.append(list(texts))
         return np.array([[len(text), ord(text[-1])] for text in texts], dtype=np.float32)
 
-    monkeypatch.setattr(shards, "open_encoder", lambda recipe: encode)
+    monkeypatch.setattr(shards, "open_encoder", lambda recipe: Encoder(encode))
     return batches
 
 
@@ -145,7 +158,9 @@ def test_shards_come_back_in_place(texts: list[str], batch_size: int, tmp_path_f
         return np.array([[len(text), 1.0] for text in batch], dtype=np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "open_encoder", lambda recipe: encode)
+        patch.setattr(
+            shards, "open_encoder", lambda recipe: Encoder(encode, lambda inputs: list(map(ord, map(min, inputs))))
+        )
         parts = tmp_path_factory.mktemp("parts")
         rows, place = encode_inputs(
             texts, Recipe("text", "x"), {}, parts, Engine(batch_size=batch_size, progress=False)

@@ -22,6 +22,7 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.data import features
 from nestrec_recbole.data.featurefiles import DRAFT, write_features
 from nestrec_recbole.data.features import FeatureStore, content_hash
+from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.items import Taken
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.text import open_text_encoder
@@ -59,7 +60,7 @@ def test_fields_are_encoded_once(dataset: Any, make_config: Any, monkeypatch: py
             calls.append(len(texts))
             return np.ones((len(texts), 3))
 
-        return encode
+        return Encoder(encode)
 
     monkeypatch.setattr(shards, "open_encoder", open_encoder)
     create_dataset(make_config("NestRec", "small"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nestrec_recbole.encode.augment import alter_image
+from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.towers import open_towers
 from nestrec_recbole.encode.weights import loading
@@ -35,10 +36,7 @@ class Picture(NamedTuple):
     view: int = 0
 
 
-ImageEncoder = Callable[[Sequence[Picture]], np.ndarray]
-
-
-def open_image_encoder(recipe: Recipe) -> ImageEncoder:
+def open_image_encoder(recipe: Recipe) -> Encoder:
     """Load an encoder: a batch of n pictures -> (n, width) float32, NaN where a file is no readable image.
 
     Raises
@@ -67,7 +65,7 @@ def open_image_encoder(recipe: Recipe) -> ImageEncoder:
         values[~readable] = np.nan
         return values
 
-    return encode
+    return Encoder(encode)
 
 
 def open_picture(picture: Picture) -> Any:

