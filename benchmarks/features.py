@@ -10,6 +10,7 @@ README's table.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -30,7 +31,8 @@ import nestrec_recbole  # noqa: F401  # the repairs come first
 from nestrec_recbole.data.atomic import read_columns
 from nestrec_recbole.data.featurefiles import write_features
 from nestrec_recbole.data.features import FeatureStore
-from nestrec_recbole.encode.items import Taken
+from nestrec_recbole.encode import shards
+from nestrec_recbole.encode.field import Taken
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.shards import Engine, encode_inputs
 
@@ -114,6 +116,8 @@ def throughput(titles: list[str]) -> dict[str, Any]:
     n = len(titles)
     repeated = [*titles[: n - n // 3], *random.choice(titles[: n - n // 3], n // 3).tolist()]
     model = SentenceTransformer(str(get_model_path()), device="cpu")
+    shards.open_encoder = functools.cache(shards.open_encoder)  # loading is not what is timed, on either side
+    shards.open_encoder(Recipe("text", "minilm"))(titles[:BATCH])
     results = {}
     for name, texts in {"distinct": titles, "a third duplicates": [repeated[i] for i in random.permutation(n)]}.items():
         theirs, ours = [], []
@@ -154,8 +158,8 @@ def table(results: dict[str, Any]) -> str:
     opened, encoded = results["opening"], results["encoding"]
     rows = ["| | ours | other | ratio |", "|---|---|---|---|"]
     rows.append(
-        f"| ms to open {opened['items']:,} x {WIDTH} features ({opened['open, resident MiB']:.1f} MiB resident), RecBole's "
-        f"float_seq scaled from {opened['slice']:,} | {1000 * opened['open, seconds']:.1f} | "
+        f"| ms to open {opened['items']:,} x {WIDTH} features ({opened['open, resident MiB']:.1f} MiB resident), "
+        f"RecBole's float_seq scaled from {opened['slice']:,} | {1000 * opened['open, seconds']:.1f} | "
         f"{1000 * opened['recbole, scaled']:,.0f} | {opened['ratio to opening']:,.0f} x |"
     )
     both = opened["open, seconds"] + opened["align, seconds"]
@@ -175,7 +179,7 @@ def main() -> None:
     """Run all, or the part that needs a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--titles", metavar="FILE")
-    parser.add_argument("--n-titles", type=int, default=3000)
+    parser.add_argument("--n-titles", type=int, default=2000)
     parser.add_argument("--open", metavar="STORE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole's Config reads it

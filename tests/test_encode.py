@@ -25,7 +25,7 @@ from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
-from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.recipe import Recipe, downloaded_revision
 from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.encode.shards import Engine, distinct_inputs, encode_inputs
 from nestrec_recbole.encode.text import open_text_encoder
@@ -414,6 +414,17 @@ def test_weights_that_change_make_features_stale(qwen: Path, make_dataset: Any, 
     save_file(weights, tmp_path / "mine/model.safetensors", metadata={"format": "pt"})
     after = make_dataset(None, fields)
     assert after.feature_paths != before.feature_paths
+
+
+def test_the_commit_of_a_model_of_the_hub_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "models--someone--model"
+    (repository / "snapshots/c0ffee").mkdir(parents=True)
+    (repository / "snapshots/c0ffee/config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert downloaded_revision("someone/model") == downloaded_revision("hf:someone/model") == "c0ffee"
+    assert downloaded_revision("someone/other") == downloaded_revision("open_clip:a:b") == ""
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,17 @@ def test_encode_list_and_look(place: Path, capsys: pytest.CaptureFixture[str], m
     assert states == ["stale", "fresh"]
 
 
+def test_components_by_command_are_those_by_model(
+    place: Path, capsys: pytest.CaptureFixture[str], make_config: Any
+) -> None:
+    how = ["--with", "minilm", "--reduce", "whiten", "--width", "3"]
+    (path,) = run(capsys, "encode", "--dataset", "small", "--field", "title", *how)
+    fields = {"title": {"modality": "text", "reduce": "whiten", "width": 3}}
+    dataset = create_dataset(make_config("ItemQFormer", "small", item_fields=fields))
+    assert dataset.feature_paths["title"].name == Path(path).name
+    assert not FeatureStore.open(path).manifest.normalised
+
+
 def test_nearest_neighbours_are_those_of_a_full_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]], dtype=np.float32)
     np.save("toy.npy", values)

@@ -23,7 +23,7 @@ from nestrec_recbole.data import features
 from nestrec_recbole.data.featurefiles import DRAFT, write_features
 from nestrec_recbole.data.features import FeatureStore, content_hash
 from nestrec_recbole.encode.encoder import Encoder
-from nestrec_recbole.encode.items import Taken
+from nestrec_recbole.encode.field import Taken
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.layers.fields import FieldTokens, standardise

@@ -21,6 +21,7 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "place": ("sphere",),
 }
 IMPORTED = "imported"
+VERSION = 1  # raised when one of our own encoders gives other features than before: what it gave is stale then
 _OF_MODELS = ("width", "reduce", "revision", "views")
 _OPTIONS = {
     "text": (*_OF_MODELS, "instruction", "pooling"),
@@ -106,6 +107,7 @@ class Recipe:
             "modality": self.modality,
             "encoder": self.encoder,
             **options,
+            "version": VERSION,
             "revision": self.revision or _revision(self.encoder, digests),
         }
 
@@ -119,6 +121,18 @@ def local_parts(encoder: str) -> Iterator[Path]:
     for part in encoder.removeprefix("open_clip:").removeprefix("hf:").split(":"):
         if Path(part).exists():
             yield Path(part)
+
+
+def downloaded_revision(encoder: str) -> str:
+    """Commit of a model of the hub that is in the local cache; empty where it is none, or not there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(encoder.removeprefix("hf:"), "config.json")
+    except HFValidationError:  # no name of the hub's
+        return ""
+    return Path(found).parent.name if isinstance(found, str) else ""
 
 
 def _revision(encoder: str, digests: FileDigests) -> str:

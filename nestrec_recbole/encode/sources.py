@@ -40,6 +40,15 @@ def item_path(config: Any) -> Path:
     return Path(config["data_path"]) / f"{config['dataset']}.item"
 
 
+def require_items(path: Path, config: Any) -> None:
+    """Refuse a dataset without an ``.item`` file, where a model needs one."""
+    if not path.is_file():
+        raise NestRecError(
+            f"{config['model']} needs item fields, but {path} does not exist; write it (item_id:token, "
+            "title:token_seq, ...) or use FastSASRec, which needs ids only"
+        )
+
+
 def read_column(path: Path, name: str, config: Any) -> pd.Series:
     """Read one column of an atomic file as it is: str, NaN where a cell is empty."""
     return read_columns(path, [name], separator=config["field_separator"], encoding=config["encoding"])[name]
