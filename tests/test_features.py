@@ -140,9 +140,11 @@ def test_features_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_item_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_tokens_that_are_there_twice_or_not_of_one_line_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match="item 'a' is there twice"):
         write_features(tmp_path / "title-0-0", ["a", "b", "a"], np.ones((3, 2)), **ABOUT)
+    with pytest.raises(NestRecError, match="a token has a line end in it"):
+        write_features(tmp_path / "title-0-0", ["a", "b\nc"], np.ones((2, 2)), **ABOUT)
 
 
 def test_new_store_takes_the_place_of_those_of_the_same_recipe(tmp_path: Path) -> None:

@@ -74,17 +74,19 @@ def write_features(
     Raises
     ------
     NestRecError
-        When a feature is not finite, or an item is there twice.
+        When a feature is not finite, an item is there twice, or its token is longer than a line.
     """
     path = Path(path)
     if len(set(items)) < len(items):
         raise NestRecError(f"{path}: item {pd.Index(items)[pd.Index(items).duplicated()][0]!r} is there twice")
+    tokens = "".join(f"{item}\n" for item in items).encode()
+    if tokens.count(b"\n") > len(items):
+        raise NestRecError(f"{path}: a token has a line end in it; item tokens are one line each")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned_drafts(path.parent)
     draft = path.parent / f"{DRAFT}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
     draft.mkdir()
     try:
-        tokens = "".join(f"{item}\n" for item in items).encode()
         (draft / "items.txt").write_bytes(tokens)
         checksums = {"items.txt": hashlib.sha256(tokens).hexdigest()}
         checksums["embeddings.npy"] = _save(draft / "embeddings.npy", [embeddings], items, embeddings.shape)
@@ -135,8 +137,9 @@ def _publish(draft: Path, path: Path) -> None:
         return  # another process was first, with the same
     for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*"):
         if old != path:
-            os.rename(old, draft)  # out of readers' sight at once
-            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process removes it too
+                os.rename(old, draft)  # out of readers' sight at once
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_abandoned_drafts(folder: Path) -> None:

@@ -149,7 +149,7 @@ def _write(
         field=name,
         modality=recipe.modality,
         encoder=recipe.encoder,
-        revision=identity["revision"] or downloaded_revision(recipe.encoder),
+        revision=identity["revision"] or (downloaded_revision(recipe.encoder) if recipe.is_model else ""),
         settings={key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")},
         normalised=recipe.is_model and not recipe.is_fitted,
         sha256=source.sha256,

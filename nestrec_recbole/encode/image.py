@@ -11,7 +11,7 @@ from nestrec_recbole.encode.augment import alter_image
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.towers import open_towers
-from nestrec_recbole.encode.weights import loading
+from nestrec_recbole.encode.weights import LEAVE_OUT, loading
 from nestrec_recbole.errors import NestRecError
 
 SIDE = 96  # pixels that an image is resized to for the classic features
@@ -44,10 +44,10 @@ def open_image_encoder(recipe: Recipe) -> Encoder:
     NestRecError
         When it cannot be loaded whole: names what is missing and the ways out.
     """
-    with loading(recipe.encoder, "text or numbers"):
+    with loading(recipe.encoder, LEAVE_OUT):
         import PIL.Image  # noqa: F401  # the packages for images are an extra
     if recipe.encoder == "classic":
-        with loading("classic", "text or numbers"):
+        with loading("classic", LEAVE_OUT):
             import skimage.feature  # noqa: F401
         features: Callable[[Sequence[Any]], np.ndarray] = classic_features
     else:

@@ -10,7 +10,14 @@ import numpy as np
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.towers import open_towers
-from nestrec_recbole.encode.weights import device, inference, loading, refuse_missing_path, refuse_random
+from nestrec_recbole.encode.weights import (
+    USE_MINILM,
+    device,
+    inference,
+    loading,
+    refuse_missing_path,
+    refuse_random,
+)
 from nestrec_recbole.errors import NestRecError
 
 
@@ -31,7 +38,7 @@ def open_text_encoder(recipe: Recipe) -> Encoder:
             raise NestRecError(f"encoder {recipe.encoder!r} has a pooling of its own; leave `pooling` out")
         towers = open_towers(recipe.encoder, recipe.revision)
         return Encoder(lambda texts: towers.text([recipe.instruction + text for text in texts]))
-    with loading(recipe.encoder, "minilm"):
+    with loading(recipe.encoder, USE_MINILM):
         model = _open_sentence_transformer(recipe)
 
     def encode(texts: Sequence[str]) -> np.ndarray:

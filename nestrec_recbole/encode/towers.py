@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from nestrec_recbole.encode.weights import device, inference, loading, refuse_missing_path, refuse_random
+from nestrec_recbole.encode.weights import USE_OWN, device, inference, loading, refuse_missing_path, refuse_random
 from nestrec_recbole.errors import NestRecError
 
 
@@ -35,7 +35,7 @@ def open_towers(encoder: str, revision: str | None = None) -> Towers:
         When it cannot be loaded whole.
     """
     library, _, name = encoder.partition(":")
-    with loading(encoder, "classic"):
+    with loading(encoder, USE_OWN):
         return _OpenClip(encoder, name) if library == "open_clip" else _Transformers(encoder, name, revision)
 
 
@@ -82,7 +82,7 @@ class _Transformers:
         if self._prepare is None:
             from transformers import AutoImageProcessor
 
-            with loading(self.encoder, "classic"):
+            with loading(self.encoder, USE_OWN):
                 self._prepare = AutoImageProcessor.from_pretrained(self.name, revision=self.revision)
         pixels = self._prepare(images=list(images), return_tensors="pt")["pixel_values"].to(device())
         with inference():
@@ -99,7 +99,7 @@ class _Transformers:
         if self._tokenize is None:
             from transformers import AutoTokenizer
 
-            with loading(self.encoder, "minilm"):
+            with loading(self.encoder, USE_OWN):
                 self._tokenize = AutoTokenizer.from_pretrained(self.name, revision=self.revision)
         length = self.model.config.text_config.max_position_embeddings
         # SigLIP was trained on texts padded to full length, without a mask; CLIP does not look past the end of a text.

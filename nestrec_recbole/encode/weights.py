@@ -11,6 +11,10 @@ import torch
 
 from nestrec_recbole.errors import NestRecError
 
+USE_MINILM = "use 'minilm', which needs no download"
+USE_OWN = "use 'minilm' for text and 'classic' for images, which need no download"
+LEAVE_OUT = "leave the field out of `item_fields`"
+
 
 @contextmanager
 def loading(encoder: str, instead: str) -> Iterator[None]:
@@ -21,7 +25,7 @@ def loading(encoder: str, instead: str) -> Iterator[None]:
     encoder : str
         As the user named it.
     instead : str
-        An encoder that needs no download.
+        The other way out.
     """
     try:
         yield
@@ -30,13 +34,13 @@ def loading(encoder: str, instead: str) -> Iterator[None]:
     except ImportError as error:
         raise NestRecError(
             f"encoder {encoder!r}: the package {error.name} is missing; pip install 'nestrec_recbole[vision]', "
-            f"or use {instead!r}"
+            f"or {instead}"
         ) from None
     except Exception as error:  # OSError of the hub, RuntimeError of open_clip, SafetensorError of safetensors, ...
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise NestRecError(
             f"encoder {encoder!r} cannot be loaded ({reason}); give a local folder or file with its weights, "
-            f"or use {instead!r}, which needs no download"
+            f"or {instead}"
         ) from error
 
 
