@@ -74,7 +74,7 @@ def write_features(
     Raises
     ------
     NestRecError
-        When a feature is not finite, an item is there twice, or its token is longer than a line.
+        When a feature is not finite, an item is there twice, or a token is not one line.
     """
     path = Path(path)
     if len(set(items)) < len(items):
