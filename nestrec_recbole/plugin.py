@@ -145,7 +145,7 @@ class _FeatureDataset(SequenceDataset):
         processes = Processes.current()
         if not processes.is_first:
             processes.wait()  # until the first has encoded what is missing
-        ensure_item_features(config)
+        self.feature_paths = ensure_item_features(config, self.training_items)
         if processes.is_first:
             processes.wait()
 

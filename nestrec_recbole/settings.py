@@ -10,6 +10,7 @@ import yaml
 from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
+from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.objective import LOSSES, NEGATIVES
 from nestrec_recbole.train.optimisation import OPTIMIZERS
@@ -83,7 +84,7 @@ def _check_inside(key: str, value: Any) -> None:
     """Compare the keys inside settings that are read one by one, so that a wrong one would be passed over."""
     if key == "item_fields" and isinstance(value, dict):
         for field, how in value.items():
-            _check_known(f"{key}.{field}", how, ("modality", "encoder"))
+            _check_known(f"{key}.{field}", how, RECIPE_KEYS)
     if key == "eval_args":
         _check_known(key, value, ("split", "group_by", "order", "mode"))
     for metric in ([value] if isinstance(value, str) else value) if key == "metrics" else ():

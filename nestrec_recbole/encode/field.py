@@ -1,0 +1,169 @@
+"""One item field: its features found, or encoded and written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nestrec_recbole.data.atomic import read_header
+from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_features
+from nestrec_recbole.data.features import content_hash, feature_folder
+from nestrec_recbole.encode.augment import alter_text
+from nestrec_recbole.encode.columns import encode_column, warn_of_missing
+from nestrec_recbole.encode.digests import FileDigests
+from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
+from nestrec_recbole.encode.reduce import Reduction
+from nestrec_recbole.encode.shards import Engine, encode_inputs
+from nestrec_recbole.encode.sources import Source, item_path, read_source, require_items
+from nestrec_recbole.errors import NestRecError
+
+
+def ensure_field(
+    config: Any, name: str, recipe: Recipe, training_items: Callable[[], Iterable[str]], engine: Engine
+) -> Path:
+    """Find the store of a field; encode what it holds where it is not there, or not from these sources.
+
+    Parameters are those of :func:`nestrec_recbole.encode.items.ensure_item_features`.
+
+    Raises
+    ------
+    NestRecError
+        As there.
+    """
+    folder, path = feature_folder(config), item_path(config)
+    if recipe.encoder == IMPORTED:
+        return _imported_store(folder, name, recipe)
+    require_items(path, config)
+    header = read_header(path, config["field_separator"], config["encoding"])
+    if name not in header:
+        raise NestRecError(f"item_fields: {path} has no column {name!r}; it has {', '.join(header)}")
+    digests = FileDigests(folder / "digests.parquet")
+    source = read_source(path, name, recipe, config, digests)
+    identity, training = recipe.identity(digests), None
+    if recipe.is_fitted:
+        training = source.cells.index.isin(list(training_items()))
+        identity["training"] = content_hash(source.cells.index[training], source.cells.index[training])
+    if recipe.modality == "category":
+        identity["separator"] = config["seq_separator"] if header[name].endswith("_seq") else None
+    store = store_path(folder, name, identity, source.sha256)
+    if (store / "manifest.json").is_file():
+        return store
+    getLogger().info("encoding %s of %d items with %s into %s", name, len(source.cells), recipe.encoder, store)
+    if recipe.is_model:
+        parts = folder / f".parts-{recipe_prefix(name, identity)[:-1]}"
+        views = _encode_by_model(source, recipe, identity, training, parts, engine)
+        _write(store, path, name, source, recipe, identity, views)
+        shutil.rmtree(parts, ignore_errors=True)
+    else:
+        column = encode_column(path, name, source.cells, recipe, identity.get("separator"))
+        _write(store, path, name, source, recipe, identity, [Taken(column, np.arange(len(column)))])
+    return store
+
+
+@dataclass(frozen=True)
+class Taken:
+    """``rows[place]``, of which only the slices that are asked for are made.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of shape (n_distinct, width)
+    place : numpy.ndarray of shape (n,), int64
+    """
+
+    rows: np.ndarray
+    place: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.place), self.rows.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self.rows[self.place[part]]
+
+
+def _imported_store(folder: Path, name: str, recipe: Recipe) -> Path:
+    """Find the store that ``nestrec features --import`` has written for a field, the newest if one is being replaced.
+
+    Raises
+    ------
+    NestRecError
+        When there is none.
+    """
+    prefix = recipe_prefix(name, {"modality": recipe.modality, "encoder": IMPORTED})
+    stores = sorted(folder.glob(f"{prefix}*"), key=lambda store: store.stat().st_mtime_ns)
+    if not stores:
+        raise NestRecError(
+            f"{folder}: nothing has been imported as {name!r} of modality {recipe.modality}; run "
+            f"`nestrec features {folder.parent.name} --import FILE --as {name} --modality {recipe.modality}`"
+        )
+    return stores[-1]
+
+
+def _encode_by_model(
+    source: Source, recipe: Recipe, identity: dict[str, Any], training: np.ndarray | None, parts: Path, engine: Engine
+) -> list[Taken]:
+    """Encode every view of every item, reduced where that is asked for."""
+    inputs: list[Any] = list(source.pictures or source.cells)
+    altered = [_alter(one, view) for view in range(1, recipe.views) for one in inputs]
+    rows, place = encode_inputs(inputs + altered, recipe, identity, parts, engine)
+    views = [Taken(rows, part) for part in np.split(place, recipe.views)]
+    if training is not None:
+        assert recipe.width is not None
+        known = training & _is_there(views[0])
+        fit = Reduction.fit(Taken(rows, views[0].place[known]), recipe.width, recipe.reduce == "whiten")
+        reduced = fit.apply(rows).astype(np.float16)
+        views = [Taken(reduced, view.place) for view in views]
+    return views
+
+
+def _alter(one: Any, view: int) -> Any:
+    return alter_text(one, view) if isinstance(one, str) else one._replace(view=view)
+
+
+def _is_there(view: Taken) -> np.ndarray:
+    """False for the pictures that could not be read, and cells that could not be parsed: (n,) bool."""
+    return ~np.isnan(view.rows[:, 0])[view.place]
+
+
+def _write(
+    store: Path, path: Path, name: str, source: Source, recipe: Recipe, identity: dict[str, Any], views: list[Taken]
+) -> None:
+    """Write the items that turned out to have the field."""
+    has_field = _has_field(path, name, source, recipe, views[0])
+    first, *others = (Taken(view.rows, view.place[has_field]) for view in views)
+    write_features(
+        store,
+        source.cells.index.to_numpy()[has_field].tolist(),
+        first,
+        others,
+        field=name,
+        modality=recipe.modality,
+        encoder=recipe.encoder,
+        revision=identity["revision"] or (downloaded_revision(recipe.encoder) if recipe.is_model else ""),
+        settings={key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")},
+        normalised=recipe.is_model and not recipe.is_fitted,
+        sha256=source.sha256,
+    )
+
+
+def _has_field(path: Path, name: str, source: Source, recipe: Recipe, view: Taken) -> np.ndarray:
+    if recipe.modality == "text":
+        return np.ones(len(view.place), dtype=bool)  # a text can always be encoded: NaN is for the store to refuse
+    there = _is_there(view)
+    if not there.any():
+        raise NestRecError(f"{path}: no image of {name!r} can be read ({source.cells.iloc[0]}); check the files")
+    if recipe.modality == "image" and not there.all():
+        place = int(np.argmin(there))
+        token, cell = source.cells.index[place], source.cells.iloc[place]
+        warn_of_missing(path, name, int((~there).sum()), "no readable images", token, cell)
+    return there

@@ -1,0 +1,165 @@
+"""Encoding by shards: equal inputs once, in batches of one length, kept as they are finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nestrec_recbole.encode.encoder import Encoder
+from nestrec_recbole.encode.image import Picture, open_image_encoder
+from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.text import open_text_encoder
+from nestrec_recbole.errors import NestRecError
+
+BATCHES = {"text": 16, "image": 2}  # of a shard: what a kill costs at most
+Shard = Sequence[str | Picture]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What encoding runs on; the features are the same, to the bit, on one machine's engines.
+
+    Attributes
+    ----------
+    name : str
+        ``local``: this process. ``ray``: the workers of a Ray cluster.
+    address : str, optional
+        Of the cluster; a local one is started where it is left out.
+    workers : int
+        Of a cluster.
+    batch_size : int
+        Inputs per forward.
+    progress : bool
+        Show a progress bar.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    workers: int = 2
+    batch_size: int = 64
+    progress: bool = True
+
+
+def encode_inputs(
+    inputs: Shard, recipe: Recipe, identity: dict[str, Any], parts: Path, engine: Engine
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encode texts or pictures.
+
+    Shards are made of the distinct inputs, longest first, before any is encoded, and batches within shards: so neither
+    the engine nor a kill and a new start changes with what an input shares its batch, and the result is the same to
+    the bit.
+
+    Parameters
+    ----------
+    inputs : sequence of n str or Picture
+    recipe : Recipe
+    identity : dict
+        ``recipe.identity(...)``: a finished shard is used again only under the same.
+    parts : Path
+        Where finished shards are kept until the caller removes the folder.
+    engine : Engine
+
+    Returns
+    -------
+    rows : numpy.ndarray of shape (n_distinct, width), float16
+        On disk, in a file without a name, which ends with the array.
+    place : numpy.ndarray of shape (n,), int64
+        ``rows[place[i]]`` are the features of ``inputs[i]``; NaN for a picture that cannot be read.
+    """
+    distinct, place = distinct_inputs(inputs)
+    size = engine.batch_size * BATCHES[recipe.modality]
+    shards = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+    about = json.dumps([identity, engine.batch_size], sort_keys=True)
+    files = [parts / f"{_hash_shard(about, shard)}.npy" for shard in shards]
+    finished = {number: values for number, file in enumerate(files) if (values := _read_finished(file)) is not None}
+    missing = {number: shard for number, shard in enumerate(shards) if number not in finished}
+    rows: np.ndarray | None = None
+    done = sum(map(len, finished.values()))
+    with tqdm(total=len(distinct), initial=done, disable=not engine.progress, desc=recipe.encoder, unit="item") as bar:
+        for number, values in _both(finished, missing, recipe, engine):
+            if rows is None:
+                parts.mkdir(parents=True, exist_ok=True)
+                shape = (len(distinct), values.shape[1])
+                with tempfile.TemporaryFile(dir=parts) as file:
+                    rows = np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
+            rows[number * size : number * size + len(values)] = values
+            if number in missing:
+                _save(files[number], values)
+                bar.update(len(values))
+    assert rows is not None
+    return rows, place
+
+
+def distinct_inputs(inputs: Shard) -> tuple[list[Any], np.ndarray]:
+    """The distinct inputs, longest first, and where each of ``inputs`` is among them."""
+    keys = [f"{one.digest} {one.view}" if isinstance(one, Picture) else one for one in inputs]
+    lengths = {key: 0 if isinstance(one, Picture) else len(one) for key, one in zip(keys, inputs, strict=True)}
+    order = {key: number for number, key in enumerate(sorted(lengths, key=lambda key: (-lengths[key], key)))}
+    place = np.array([order[key] for key in keys])
+    first = dict(zip(reversed(keys), reversed(inputs), strict=True))
+    return [first[key] for key in order], place
+
+
+def encode_shard(encoder: Encoder, shard: Shard, recipe: Recipe, batch_size: int) -> np.ndarray:
+    """Encode one shard, batch by batch: (n, width) float16, rows of unit length."""
+    values = encoder.in_batches(shard, batch_size)
+    if recipe.width is not None and not recipe.is_fitted:
+        if values.shape[1] < recipe.width:
+            raise NestRecError(f"encoder {recipe.encoder!r} gives {values.shape[1]} features, width is {recipe.width}")
+        values = values[:, : recipe.width]
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    return (values / np.where(length == 0, 1, length)).astype(np.float16)
+
+
+def open_encoder(recipe: Recipe) -> Encoder:
+    """Load the encoder of a recipe for texts or images."""
+    return open_text_encoder(recipe) if recipe.modality == "text" else open_image_encoder(recipe)
+
+
+def _both(
+    finished: dict[int, np.ndarray], missing: Mapping[int, Shard], recipe: Recipe, engine: Engine
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Shards with their numbers: those that were kept, then the others as they are finished."""
+    yield from finished.items()
+    if not missing:
+        return
+    if engine.name == "ray":
+        from nestrec_recbole.encode.cluster import encode_on_ray
+
+        yield from encode_on_ray(missing, recipe, engine)
+        return
+    encoder = open_encoder(recipe)
+    for number, shard in missing.items():
+        yield number, encode_shard(encoder, shard, recipe, engine.batch_size)
+
+
+def _hash_shard(about: str, shard: Shard) -> str:
+    digest = hashlib.sha256(about.encode())
+    for one in shard:
+        key = f"{one.digest} {one.view}" if isinstance(one, Picture) else one
+        digest.update(f"\x01{key}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def _read_finished(file: Path) -> np.ndarray | None:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None  # none, or cut off by more than a kill
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    """Write whole or not at all, also where another process writes the same."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}.part")
+    with open(draft, "wb") as opened:
+        np.save(opened, values)
+    os.replace(draft, file)
