@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)  # processes that tests start use this tree
 
 import numpy as np
 import pytest
