@@ -188,6 +188,7 @@ def _hook_config() -> None:
     def build_checked(self: Config, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if self["model"] in _registered:
+            settings.complete(self, self.internal_config_dict)
             settings.check_values(self, self.internal_config_dict)
             device = join_torchrun()
             if device is not None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, unknown
 
 TINY_LAYERS = 2
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
 
 
 def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> Any:
@@ -18,9 +23,9 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
     Parameters
     ----------
     settings : dict
-        ``{"config": "tiny"}``: a Qwen3 of ``width``, two layers, trained whole; or
-        ``{"path": folder or Hugging Face id, "lora": {...}}``: pretrained weights, frozen, with LoRA adapters
-        (the keys of :class:`peft.LoraConfig`).
+        ``llm`` of ``properties/model/NestRec.yaml``. With a ``path``, pretrained weights: frozen under LoRA adapters
+        where ``lora`` is set, frozen where ``learning_rate`` is 0, else trained whole, all but the embedding of text.
+        Without one, a Qwen3 of ``width``.
     width, heads, inner_width : int
         Of the tiny model.
 
@@ -32,50 +37,137 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
     Raises
     ------
     NestRecError
-        When the path holds no Qwen3, or the settings name neither.
+        When the path holds no Qwen3, LoRA's settings fit nothing, or another setting makes no sense.
     """
+    _check(settings)
+    model = _load(settings) if settings["path"] else _tiny(settings, width, heads, inner_width)
+    if settings["gradient_checkpointing"]:
+        # The second is its name before transformers 5.20. Reentrant, it would need an input with a gradient.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if settings["lora"]:
+        return _with_lora(model, settings["lora"])
+    model.requires_grad_(not settings["path"] or settings["learning_rate"] != 0)
+    model.get_input_embeddings().requires_grad_(False)
+    return model
+
+
+def weights_from_path(llm: nn.Module, settings: dict[str, Any]) -> frozenset[str]:
+    """Names of parameters that stay as loaded from ``path``, so that no checkpoint needs them."""
+    if not settings["path"]:
+        return frozenset()
+    return frozenset(name for name, parameter in llm.named_parameters() if not parameter.requires_grad)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for key, choices in {"dtype": DTYPES, "attention": ATTENTIONS}.items():
+        if settings[key] not in choices:
+            raise NestRecError(f"config key 'llm.{key}' is {settings[key]!r}; expected one of {', '.join(choices)}")
+    if not settings["path"] and settings["config"] != "tiny":
+        named = {"config": settings["config"], "path": settings["path"]}
+        raise NestRecError(f"llm is {named!r}: expected {{config: tiny}} or {{path: folder or hub id}}")
+    layers, frozen = settings["layers"], settings["learning_rate"] == 0
+    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+        raise NestRecError(f"config key 'llm.layers' is {layers!r}; expected a whole number from 1, or nothing for all")
+    if settings["dtype"] != "fp32" and not (settings["path"] and (settings["lora"] or frozen)):
+        raise NestRecError("llm.dtype bf16 is for frozen weights, and these are trained; set llm.path and llm.lora")
+
+
+def _tiny(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> Any:
     from transformers import Qwen3Config, Qwen3Model
 
-    if not settings.get("path"):
-        if settings.get("config") != "tiny":
-            raise NestRecError(f"llm is {settings!r}: expected {{config: tiny}} or {{path: folder or hub id}}")
-        tiny = Qwen3Config(
-            vocab_size=1,  # tokens come as vectors
-            hidden_size=width,
-            intermediate_size=2 * inner_width // 3,  # SwiGLU has three matrices (Shazeer 2020)
-            num_hidden_layers=TINY_LAYERS,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            head_dim=width // heads,
-            attention_dropout=0.0,
-        )
-        model = Qwen3Model(tiny)
-        model.embed_tokens.requires_grad_(False)
-        return model
-    return _with_lora(_load(settings["path"], Qwen3Model), settings.get("lora"))
+    if settings["lora"]:
+        raise NestRecError("llm.lora adapts pretrained weights, and config: tiny has none; set llm.path, or remove it")
+    config = Qwen3Config(
+        vocab_size=1,  # tokens come as vectors
+        hidden_size=width,
+        intermediate_size=2 * inner_width // 3,  # SwiGLU has three matrices (Shazeer 2020)
+        num_hidden_layers=settings["layers"] or TINY_LAYERS,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=width // heads,
+        attention_dropout=0.0,
+        attn_implementation=settings["attention"],
+    )
+    return Qwen3Model(config)
 
 
-def _load(path: str, model_class: Any) -> Any:
-    from transformers import AutoConfig
+def _load(settings: dict[str, Any]) -> Any:
+    from safetensors import SafetensorError
+    from transformers import logging
 
+    path, verbosity = settings["path"], logging.get_verbosity()
+    logging.set_verbosity_error()  # it lists every weight of a layer that is left out; what is missing is checked here
     try:
-        config = AutoConfig.from_pretrained(path)
-        if config.model_type != "qwen3":
-            raise NestRecError(f"llm.path {path!r} is a {config.model_type}, not a qwen3")
-        return model_class.from_pretrained(path, dtype=torch.float32)  # whatever it was saved in
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        kind = "folder" if Path(path).exists() else "hub id"
-        raise NestRecError(f"llm.path {path!r}: cannot load Qwen3 from this {kind} ({reason})") from None
+        model, report = _read(settings)
+    except ImportError as error:
+        raise NestRecError(f"llm.attention {settings['attention']}: {_first_line(error)}") from None
+    except NestRecError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        is_folder = Path(path).is_dir()
+        kind = "folder" if is_folder else "hub id"
+        then = "" if is_folder else "; where the hub cannot be reached, name a folder with its files"
+        raise NestRecError(
+            f"llm.path {path!r}: cannot load Qwen3 from this {kind} ({_first_line(error)}){then}"
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        missing = min(report["missing_keys"])
+        raise NestRecError(f"llm.path {path!r}: its weights lack {missing}; get the files of the model again")
+    return model
 
 
-def _with_lora(model: Any, lora: dict[str, Any] | None) -> Any:
-    model.requires_grad_(False)
-    if not lora:
-        return model
+def _read(settings: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, Qwen3Model
+
+    path, kept = settings["path"], settings["layers"]
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type != "qwen3":
+        raise NestRecError(f"llm.path {path!r} is a {config.model_type}, not a qwen3")
+    if kept is not None:
+        if kept > config.num_hidden_layers:
+            raise NestRecError(f"llm.layers is {kept}, but {path!r} has {config.num_hidden_layers}")
+        config.num_hidden_layers, config.layer_types = kept, config.layer_types[:kept]
+    return Qwen3Model.from_pretrained(
+        path,
+        config=config,
+        dtype=DTYPES[settings["dtype"]],  # whatever it was saved in
+        attn_implementation=settings["attention"],
+        output_loading_info=True,
+    )
+
+
+def _with_lora(model: Any, lora: dict[str, Any]) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    known = [field.name for field in dataclasses.fields(LoraConfig)]
+    for key in lora:
+        if key not in known:
+            raise NestRecError(unknown("config key", f"llm.lora.{key}", [f"llm.lora.{name}" for name in known]))
+    _check_targets(model, lora.get("target_modules"))
     try:
-        return get_peft_model(model, LoraConfig(**lora))
+        return get_peft_model(model, LoraConfig(**lora))  # freezes all but the adapters
     except (ValueError, TypeError) as error:
-        raise NestRecError(f"llm.lora: {error}") from None
+        raise NestRecError(f"llm.lora: {_first_line(error)}") from None
+
+
+def _check_targets(model: nn.Module, targets: Any) -> None:
+    """Every target must match a module; PEFT passes over those that match nothing where another matches."""
+    if targets is None or targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if isinstance(targets, str):
+        matches = {targets: any(re.fullmatch(targets, name) for name in names)}
+    else:
+        matches = {one: any(f".{name}".endswith(f".{one}") for name in names) for one in targets}
+    for target, found in matches.items():
+        if not found:
+            known = ", ".join(sorted(linear))
+            raise NestRecError(f"llm.lora.target_modules: {target!r} matches nothing in the model; it has {known}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

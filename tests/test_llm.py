@@ -1,0 +1,353 @@
+"""The language model of NestRec: its settings, what is saved of it, and what is trained."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_dataset
+from recbole.data.interaction import Interaction
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.models.nestrec import adapter_folder
+from nestrec_recbole.train.checkpoint import read_checkpoint
+
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+SMALL = {"hidden_size": 16, "n_heads": 2, "inner_size": 32, "train_batch_size": 256}
+FIELDS = {"item_fields": {"title": {"modality": "text"}, "year": {"modality": "number"}}}
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj", "up_proj"]}
+QUICK = {"learning_rate": 0.01, "hidden_dropout_prob": 0.0, "train_batch_size": 64}
+LAYERS = 3
+Build = Callable[..., tuple[Any, Any, Any, Any]]
+
+
+def save_qwen3(folder: Path, tokenizer: bool = True) -> Path:
+    """A small Qwen3 of other widths than ours, in bfloat16 as Qwen3 is published, and a byte-level tokenizer."""
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    torch.manual_seed(5)
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(["thing number 10, 2."], trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
+    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    config = Qwen3Config(vocab_size=280, num_key_value_heads=2, head_dim=8, max_position_embeddings=512, **shape)
+    Qwen3Model(config).to(torch.bfloat16).save_pretrained(folder)
+    if tokenizer:
+        PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_qwen3(tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.fixture
+def build(tmp_path: Path, make_config: Any) -> Build:
+    """A function (llm settings, other settings) -> (model, trainer, train, valid), every time from the same seed."""
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+
+    def make(llm: dict[str, Any] | None = None, **settings: Any) -> tuple[Any, Any, Any, Any]:
+        given = {**SMALL, **FIELDS, **({"llm": llm} if llm else {}), **settings}
+        config = make_config("NestRec", "circle", **given)
+        init_seed(config["seed"], True)
+        train, valid, _ = data_preparation(config, create_dataset(config))
+        model = get_model("NestRec")(config, train.dataset)
+        return model, get_trainer(config["MODEL_TYPE"], "NestRec")(config, model), train, valid
+
+    return make
+
+
+def histories(rows: list[list[int]]) -> Interaction:
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return Interaction({"item_id_list": padded, "item_length": torch.tensor([len(r) for r in rows])})
+
+
+def trained(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+HISTORIES = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 1], [5]]
+
+
+# what is saved
+
+
+def test_adapters_in_pefts_format_give_equal_states(build: Build, qwen3: Path) -> None:
+    from peft import PeftModel
+    from transformers import Qwen3Model
+
+    llm = {"path": str(qwen3), "lora": LORA, "layers": 2}
+    model, trainer, train, valid = build(llm, epochs=2, learning_rate=0.01)
+    trainer.fit(train, valid, verbose=False)
+    trainer.evaluate(valid)  # loads what was kept
+    folder = adapter_folder(trainer.saved_model_file)
+    base = Qwen3Model.from_pretrained(qwen3, dtype=torch.float32)
+    base.layers, base.config.num_hidden_layers = base.layers[:2], 2
+    tokens = torch.randn(2, 9, 24)
+    with torch.no_grad():
+        plain = base.eval()(inputs_embeds=tokens).last_hidden_state
+        theirs = PeftModel.from_pretrained(base, folder).eval()(inputs_embeds=tokens).last_hidden_state
+        ours = model.eval().llm(inputs_embeds=tokens).last_hidden_state
+    assert torch.equal(theirs, ours)
+    assert not torch.allclose(plain, ours, atol=1e-3)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(qwen3)
+    assert sorted(path.name for path in Path("saved").iterdir()) == [folder.name, Path(trainer.saved_model_file).name]
+
+
+def test_an_adapter_folder_is_written_whole_or_not_at_all(
+    build: Build, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, *_ = build({"path": str(qwen3), "lora": LORA})
+    checkpoint = Path("saved/a.safetensors")
+    model.export(checkpoint)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(1)
+    save = model.llm.save_pretrained
+
+    def break_off(folder: Path, **kwargs: Any) -> None:
+        save(folder, **kwargs)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(model.llm, "save_pretrained", break_off)
+    with pytest.raises(OSError, match="disk full"):
+        model.export(checkpoint)
+    assert [path.name for path in Path("saved").iterdir()] == ["a-adapter"]
+    tensors = load_file("saved/a-adapter/adapter_model.safetensors")
+    assert all((tensor == 0).all() for name, tensor in tensors.items() if "lora_B" in name)
+    monkeypatch.undo()
+    model.export(checkpoint)  # over the folder that is there
+    tensors = load_file("saved/a-adapter/adapter_model.safetensors")
+    assert all((tensor == 1).all() for name, tensor in tensors.items() if "lora_B" in name)
+    assert [path.name for path in Path("saved").iterdir()] == ["a-adapter"]
+
+
+def test_checkpoints_hold_adapters_and_no_frozen_weight(build: Build, qwen3: Path) -> None:
+    from recbole.quick_start import load_data_and_model
+
+    llm = {"path": str(qwen3), "lora": LORA}
+    model, trainer, train, valid = build(llm, epochs=2, checkpoint_last=True, learning_rate=0.01)
+    trainer.fit(train, valid, verbose=False)
+    last = trainer.saved_model_file.replace(".safetensors", "-last.safetensors")
+    for path in (trainer.saved_model_file, last):
+        names = {name.removeprefix("model.") for name in read_checkpoint(path)[0] if name.startswith("model.")}
+        assert {name for name in names if name.startswith("llm.")} == {
+            name for name in trained(model) if name.startswith("llm.")
+        }
+        assert trained(model) <= names
+
+    trainer.evaluate(valid)
+    _, loaded, *_ = load_data_and_model(trainer.saved_model_file)
+    with torch.no_grad():
+        batch = histories(HISTORIES)
+        scores = model.eval().full_sort_predict(batch)
+        assert torch.equal(loaded.eval().full_sort_predict(batch), scores)
+
+    _, resumed, *_ = build(llm, epochs=2)
+    resumed.resume_checkpoint(last)
+    tensors, _ = read_checkpoint(last)
+    assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in resumed.model.state_dict().items())
+
+
+def test_a_checkpoint_that_lacks_an_adapter_is_refused(build: Build, qwen3: Path) -> None:
+    model, *_ = build({"path": str(qwen3), "lora": LORA})
+    state = dict(model.state_dict())
+    lost = next(name for name in state if "lora_A" in name)
+    del state[lost]
+    with pytest.raises(RuntimeError, match=lost):
+        model.load_state_dict(state)
+
+
+def test_weights_that_no_path_gives_back_are_saved_even_when_frozen(build: Build, qwen3: Path) -> None:
+    tiny, *_ = build({"learning_rate": 0}, qformer_learning_rate=0)
+    assert set(tiny.state_dict()) == {name for name, _ in tiny.named_parameters()}
+    whole, *_ = build({"path": str(qwen3)})
+    assert "llm.layers.0.mlp.up_proj.weight" in whole.state_dict()
+    assert "llm.embed_tokens.weight" not in whole.state_dict()
+    frozen, *_ = build({"path": str(qwen3), "learning_rate": 0})
+    assert not [name for name in frozen.state_dict() if name.startswith("llm.")]
+
+
+# what is trained
+
+
+def test_parts_are_frozen_or_have_their_own_learning_rate(build: Build, qwen3: Path) -> None:
+    llm = {"path": str(qwen3), "lora": LORA, "learning_rate": 0.0005}
+    model, trainer, train, valid = build(llm, qformer_learning_rate=0.002, epochs=1, schedule="linear", warmup_steps=2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(p)]: group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert set(rates) == trained(model)
+    for name, rate in rates.items():
+        part = "llm" if name.startswith("llm.") else "own" if name.startswith(("to_llm", "to_st", "token_k")) else "q"
+        assert rate == {"llm": 0.0005, "own": 0.001, "q": 0.002}[part], name
+    assert {group["lr"] / group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.5}
+
+    model, trainer, train, valid = build({**llm, "learning_rate": 0}, qformer_learning_rate=0, epochs=1)
+    assert trained(model) == {"to_llm.weight", "to_llm.bias", "token_kind.weight", "to_state.weight", "to_state.bias"}
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainer.fit(train, valid, verbose=False, saved=False)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == trained(model)
+
+
+def test_the_last_layers_are_left_out(build: Build, qwen3: Path) -> None:
+    whole, *_ = build({"path": str(qwen3), "learning_rate": 0})
+    cut, *_ = build({"path": str(qwen3), "learning_rate": 0, "layers": 1})
+    assert (len(whole.llm.layers), len(cut.llm.layers)) == (LAYERS, 1)
+    tokens = torch.randn(1, 5, 24)
+    with torch.no_grad():
+        after_one = whole.llm(inputs_embeds=tokens, output_hidden_states=True).hidden_states[1]
+        assert torch.equal(cut.llm(inputs_embeds=tokens).last_hidden_state, cut.llm.norm(after_one))
+    assert len(build({"layers": 4})[0].llm.layers) == 4
+
+
+def losses_and_gradients(model: Any, train: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(3)
+    model.train().zero_grad()
+    train.set_epoch(0)
+    loss = model.calculate_loss(next(iter(train)))
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradient_checkpointing_changes_nothing(frozen: bool, build: Build, qwen3: Path) -> None:
+    """Below a frozen Q-Former too, where no input of the language model wants a gradient."""
+    settings = {"qformer_learning_rate": 0} if frozen else {}
+    llm = {"path": str(qwen3), "lora": LORA}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*gradient_checkpointing_enable.*", FutureWarning)
+        (one, _, train, _), (other, *_) = (
+            build({**llm, "gradient_checkpointing": on}, **settings) for on in (False, True)
+        )
+    assert other.llm.base_model.model.layers[0].gradient_checkpointing
+    (loss, gradients), (again, recomputed) = losses_and_gradients(one, train), losses_and_gradients(other, train)
+    assert loss == again and set(gradients) == set(recomputed) == trained(one)
+    assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
+
+
+def test_bf16_weights_under_fp32_adapters(build: Build, qwen3: Path) -> None:
+    """With the trainer's autocast and without it; ranks come out of what bfloat16 can tell apart."""
+    for precision in ("fp32", "bf16"):
+        llm = {"path": str(qwen3), "lora": LORA, "dtype": "bf16"}
+        model, trainer, train, valid = build(llm, precision=precision, epochs=10, **QUICK)
+        kinds = {name: parameter.dtype for name, parameter in model.llm.named_parameters()}
+        assert {kinds[name] for name in kinds if "lora_" in name} == {torch.float32}
+        assert {kinds[name] for name in kinds if "lora_" not in name} == {torch.bfloat16}
+        trainer.fit(train, valid, verbose=False)
+        losses = [record["train_loss"] for record in trainer.history]
+        assert losses[-1] < 0.9 * losses[0]
+        assert trainer.evaluate(valid)
+    full, *_ = build({**llm, "dtype": "fp32"})
+    half, *_ = build(llm)
+    with torch.no_grad():
+        states = [m.eval().encode(histories(HISTORIES[:1])) for m in (full, half)]
+    torch.testing.assert_close(*states, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "full_softmax"},
+        {"loss": "sampled_softmax", "n_negatives": 8},
+        {"loss": "gbce", "n_negatives": 8},
+        {"loss": "info_nce", "temperature": 0.5, "learn_temperature": True},
+    ],
+)
+def test_every_loss_trains(settings: dict[str, Any], build: Build, qwen3: Path) -> None:
+    llm = {"path": str(qwen3), "lora": LORA}
+    _, trainer, train, valid = build(llm, epochs=15, **QUICK, **settings)
+    trainer.fit(train, valid, verbose=False, saved=False)
+    losses = [record["train_loss"] for record in trainer.history]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+# bad input
+
+
+def complaint(build: Build, llm: dict[str, Any], **settings: Any) -> str:
+    with pytest.raises(NestRecError) as raised:
+        build(llm, **settings)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lora": {**LORA, "lora_rank": 4}}, "unknown config key 'llm.lora.lora_rank'; did you mean 'llm.lora."),
+        ({"lora": {"rank": 4}}, "'llm.lora.rank'; did you mean 'llm.lora.r"),
+        ({"lora": {"target_modules": ["q_proj", "query"]}}, "'query' matches nothing in the model; it has down_proj, "),
+        ({"lora": {"target_modules": "h.*attn"}}, "'h.*attn' matches nothing in the model; it has down_proj, gate_pr"),
+        ({"lora": {"r": 0, "target_modules": ["q_proj"]}}, "llm.lora: `r` should be a positive integer"),
+        ({"layers": 9}, "llm.layers is 9, but"),
+        ({"layers": 0}, "config key 'llm.layers' is 0; expected a whole number from 1"),
+        ({"dtype": "fp16", "lora": LORA}, "config key 'llm.dtype' is 'fp16'; expected one of fp32, bf16"),
+        ({"dtype": "bf16"}, "llm.dtype bf16 is for frozen weights, and these are trained"),
+        ({"attention": "flash"}, "config key 'llm.attention' is 'flash'; expected one of sdpa, flash_attention_2, ea"),
+        ({"learning_rate": -1}, "config key 'llm.learning_rate' is -1; expected a number from 0"),
+        ({"learning_rate": "fast"}, "config key 'llm.learning_rate' is 'fast'; expected a number from 0"),
+    ],
+)
+def test_settings_that_fit_nothing(settings: dict[str, Any], words: str, build: Build, qwen3: Path) -> None:
+    assert words in complaint(build, {"path": str(qwen3), **settings})
+
+
+def test_the_small_one_has_nothing_to_adapt(build: Build) -> None:
+    assert "config: tiny has none; set llm.path" in complaint(build, {"lora": LORA})
+    assert "llm.dtype bf16 is for frozen weights" in complaint(build, {"dtype": "bf16"})
+    assert "'qformer_learning_rate' is True; expected a number" in complaint(build, {}, qformer_learning_rate=True)
+
+
+def test_folders_that_are_no_qwen3(build: Build, qwen3: Path, tmp_path: Path) -> None:
+    import shutil
+
+    def damaged(name: str, damage: Callable[[Path], Any]) -> str:
+        shutil.copytree(qwen3, tmp_path / name)
+        damage(tmp_path / name)
+        return complaint(build, {"path": str(tmp_path / name)})
+
+    def retype(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+
+    def lose(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        weights = load_file(folder / "model.safetensors")
+        del weights["layers.1.mlp.up_proj.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    assert "is a llama, not a qwen3" in damaged("llama", retype)
+    assert "cannot load Qwen3 from this folder" in damaged("none", lambda folder: (folder / "config.json").unlink())
+    assert "not a valid JSON file" in damaged("half", lambda folder: (folder / "config.json").write_text("{"))
+    assert "cannot load Qwen3" in damaged(
+        "empty", lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 9)
+    )
+    assert "no file named model.safetensors" in damaged("bare", lambda folder: (folder / "model.safetensors").unlink())
+    assert "its weights lack layers.1.mlp.up_proj.weight" in damaged("part", lose)
+    assert "where the hub cannot be reached, name a folder" in complaint(build, {"path": "Qwen/Qwen3-Embedding-0.6B"})
+
+
+def test_flash_attention_that_is_not_installed(build: Build, qwen3: Path) -> None:
+    if find_spec("flash_attn"):
+        pytest.skip("flash_attn is installed")
+    line = complaint(build, {"path": str(qwen3), "attention": "flash_attention_2"})
+    assert line.startswith("llm.attention flash_attention_2: ")
