@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.layers.packing import Layout, Packed
 
 TINY_LAYERS = 2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -52,6 +53,22 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
     return model
 
 
+def read_tokens(llm: Any, tokens: Tensor, layout: Layout) -> Tensor:
+    """What the language model makes of tokens (rows, width, hidden), laid out: of the same shape and type."""
+    options: dict[str, Any] = {}
+    packed = layout.packed
+    if packed is not None:
+        options = {"position_ids": packed.position[None], "packed": packed}
+        if llm.config._attn_implementation == "flash_attention_2":
+            ends = packed.boundaries()
+            del options["packed"]
+            options |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+            options |= {"max_length_q": packed.longest, "max_length_k": packed.longest}
+    # Rows are padded on the right, where a causal model never looks: no attention mask is needed.
+    hidden = llm(inputs_embeds=tokens.to(llm.dtype), use_cache=False, **options).last_hidden_state
+    return hidden.to(tokens.dtype)
+
+
 def weights_from_path(llm: nn.Module, settings: dict[str, Any]) -> frozenset[str]:
     """Names of parameters that stay as loaded from ``path``, so that no checkpoint needs them."""
     if not settings["path"]:
@@ -66,15 +83,19 @@ def _check(settings: dict[str, Any]) -> None:
     if not settings["path"] and settings["config"] != "tiny":
         named = {"config": settings["config"], "path": settings["path"]}
         raise NestRecError(f"llm is {named!r}: expected {{config: tiny}} or {{path: folder or hub id}}")
-    layers, frozen = settings["layers"], settings["learning_rate"] == 0
-    if layers is not None and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
-        raise NestRecError(f"config key 'llm.layers' is {layers!r}; expected a whole number from 1, or nothing for all")
+    for key, or_else in {"layers": ", or nothing for all", "title_tokens": ""}.items():
+        number = settings[key]
+        if not (number is None and or_else) and (not isinstance(number, int) or number < 1 or number is True):
+            raise NestRecError(f"config key 'llm.{key}' is {number!r}; expected a whole number from 1{or_else}")
+    if settings["packing"] and settings["attention"] == "eager":
+        raise NestRecError("llm.packing has no eager attention; set llm.attention to sdpa or flash_attention_2")
+    frozen = settings["learning_rate"] == 0
     if settings["dtype"] != "fp32" and not (settings["path"] and (settings["lora"] or frozen)):
         raise NestRecError("llm.dtype bf16 is for frozen weights, and these are trained; set llm.path and llm.lora")
 
 
 def _tiny(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> Any:
-    from transformers import Qwen3Config, Qwen3Model
+    from transformers import AutoModel, Qwen3Config
 
     if settings["lora"]:
         raise NestRecError("llm.lora adapts pretrained weights, and config: tiny has none; set llm.path, or remove it")
@@ -87,9 +108,8 @@ def _tiny(settings: dict[str, Any], width: int, heads: int, inner_width: int) ->
         num_key_value_heads=heads,
         head_dim=width // heads,
         attention_dropout=0.0,
-        attn_implementation=settings["attention"],
     )
-    return Qwen3Model(config)
+    return AutoModel.from_config(config, attn_implementation=_attention(settings))
 
 
 def _load(settings: dict[str, Any]) -> Any:
@@ -134,9 +154,37 @@ def _read(settings: dict[str, Any]) -> Any:
         path,
         config=config,
         dtype=DTYPES[settings["dtype"]],  # whatever it was saved in
-        attn_implementation=settings["attention"],
+        attn_implementation=_attention(settings),
         output_loading_info=True,
     )
+
+
+def _attention(settings: dict[str, Any]) -> str:
+    """Name of the attention, under which transformers finds it; ours is told to it first."""
+    from transformers import AttentionInterface
+
+    if not settings["packing"] or settings["attention"] != "sdpa":
+        return settings["attention"]
+    AttentionInterface.register("packed_sdpa", _packed_attention)
+    return "packed_sdpa"
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    packed: Packed,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it; Qwen3 gives further arguments, of which none matters here."""
+    grouped = query.shape[1] != key.shape[1]
+    out = packed.attend(query, key, value, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+    return out.transpose(1, 2), None
 
 
 def _with_lora(model: Any, lora: dict[str, Any]) -> Any:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
-from nestrec_recbole.models.llm import build_llm, weights_from_path
+from nestrec_recbole.layers.packing import lay_out
+from nestrec_recbole.models.llm import build_llm, read_tokens, weights_from_path
+from nestrec_recbole.models.prompt import Prompt
 from nestrec_recbole.models.userqformer import UserQFormer
 
 OWN = ("to_llm.", "token_kind.", "to_state.", "objective.")  # neither Q-Former nor language model
@@ -32,6 +34,9 @@ class NestRec(UserQFormer):
         self.llm_rate = _rate("llm.learning_rate", config["llm"]["learning_rate"])
         self.qformer_rate = _rate("qformer_learning_rate", config["qformer_learning_rate"])
         super().__init__(config, dataset)
+        self.packing = config["llm"]["packing"]
+        self.prompt = Prompt(config["llm"], config, dataset, self.llm.config.vocab_size)
+        self._check_positions(config)
         for name, parameter in self.named_parameters():
             if self.learning_rate_of(name) == 0:
                 parameter.requires_grad_(False)
@@ -48,6 +53,16 @@ class NestRec(UserQFormer):
         with torch.no_grad():
             self.to_state.weight.copy_(self.to_llm.weight.T)
 
+    def _check_positions(self, config: Any) -> None:
+        tokens_per_item, length = config["item_queries"] + config["user_queries"], config["MAX_ITEM_LIST_LENGTH"]
+        needed, positions = length * tokens_per_item + self.prompt.longest, self.llm.config.max_position_embeddings
+        if needed > positions:
+            raise NestRecError(
+                f"llm: a history may take {needed} tokens ({length} items x {tokens_per_item}, and "
+                f"{self.prompt.longest} of text), the model has {positions} positions; lower MAX_ITEM_LIST_LENGTH, "
+                "item_queries, user_queries or llm.title_tokens"
+            )
+
     def learning_rate_of(self, name: str) -> float | None:
         if name.startswith("llm."):
             return self.llm_rate
@@ -57,11 +72,10 @@ class NestRec(UserQFormer):
         items, users = self.history_tokens(batch)
         q, u = items.shape[2], users.shape[2]
         kinds = self.token_kind(torch.tensor([0] * q + [1] * u, device=items.device))  # (q + u, hidden)
-        tokens = self.to_llm(torch.cat([items, users], dim=2)) + kinds  # (B, T, q + u, hidden)
-        # Histories are padded on the right, where a causal model never looks: no attention mask is needed.
-        inputs = tokens.flatten(1, 2).to(self.llm.dtype)
-        hidden = self.llm(inputs_embeds=inputs, use_cache=False).last_hidden_state.to(tokens.dtype)
-        last_user_token = hidden.unflatten(1, (-1, q + u))[:, :, -1]  # (B, T, hidden)
+        vectors = self.to_llm(torch.cat([items, users], dim=2)) + kinds  # (B, T, q + u, hidden)
+        layout = lay_out(batch[self.ITEM_SEQ], q + u, *self.prompt(), packing=self.packing)
+        tokens = layout.fill(vectors, self.llm.get_input_embeddings()(layout.text))
+        last_user_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
         return self.to_state(self.dropout(last_user_token))
 
     # -- what is saved, and where -------------------------------------------------------------------------------
