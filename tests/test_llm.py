@@ -11,64 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_dataset
+from conftest import LAYERS, BuildNestRec
 from recbole.data.interaction import Interaction
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.models.nestrec import adapter_folder
 from nestrec_recbole.train.checkpoint import read_checkpoint
 
-CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
-SMALL = {"hidden_size": 16, "n_heads": 2, "inner_size": 32, "train_batch_size": 256}
-FIELDS = {"item_fields": {"title": {"modality": "text"}, "year": {"modality": "number"}}}
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj", "up_proj"]}
 QUICK = {"learning_rate": 0.01, "hidden_dropout_prob": 0.0, "train_batch_size": 64}
-LAYERS = 3
-Build = Callable[..., tuple[Any, Any, Any, Any]]
-
-
-def save_qwen3(folder: Path, tokenizer: bool = True) -> Path:
-    """A small Qwen3 of other widths than ours, in bfloat16 as Qwen3 is published, and a byte-level tokenizer."""
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
-
-    torch.manual_seed(5)
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    words.train_from_iterator(["thing number 10, 2."], trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
-    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
-    config = Qwen3Config(vocab_size=280, num_key_value_heads=2, head_dim=8, max_position_embeddings=512, **shape)
-    Qwen3Model(config).to(torch.bfloat16).save_pretrained(folder)
-    if tokenizer:
-        PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_qwen3(tmp_path_factory.mktemp("qwen3"))
-
-
-@pytest.fixture
-def build(tmp_path: Path, make_config: Any) -> Build:
-    """A function (llm settings, other settings) -> (model, trainer, train, valid), every time from the same seed."""
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, get_trainer, init_seed
-
-    write_dataset(tmp_path / "data", "circle", CIRCLE)
-
-    def make(llm: dict[str, Any] | None = None, **settings: Any) -> tuple[Any, Any, Any, Any]:
-        given = {**SMALL, **FIELDS, **({"llm": llm} if llm else {}), **settings}
-        config = make_config("NestRec", "circle", **given)
-        init_seed(config["seed"], True)
-        train, valid, _ = data_preparation(config, create_dataset(config))
-        model = get_model("NestRec")(config, train.dataset)
-        return model, get_trainer(config["MODEL_TYPE"], "NestRec")(config, model), train, valid
-
-    return make
 
 
 def histories(rows: list[list[int]]) -> Interaction:
@@ -88,12 +40,12 @@ HISTORIES = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 1], [5]]
 # what is saved
 
 
-def test_adapters_in_pefts_format_give_equal_states(build: Build, qwen3: Path) -> None:
+def test_adapters_in_pefts_format_give_equal_states(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     from peft import PeftModel
     from transformers import Qwen3Model
 
     llm = {"path": str(qwen3), "lora": LORA, "layers": 2}
-    model, trainer, train, valid = build(llm, epochs=2, learning_rate=0.01)
+    model, trainer, train, valid = build_nestrec(llm, epochs=2, learning_rate=0.01)
     trainer.fit(train, valid, verbose=False)
     trainer.evaluate(valid)  # loads what was kept
     folder = adapter_folder(trainer.saved_model_file)
@@ -111,9 +63,9 @@ def test_adapters_in_pefts_format_give_equal_states(build: Build, qwen3: Path) -
 
 
 def test_an_adapter_folder_is_written_whole_or_not_at_all(
-    build: Build, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+    build_nestrec: BuildNestRec, qwen3: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, *_ = build({"path": str(qwen3), "lora": LORA})
+    model, *_ = build_nestrec({"path": str(qwen3), "lora": LORA})
     checkpoint = Path("saved/a.safetensors")
     model.export(checkpoint)
     with torch.no_grad():
@@ -139,11 +91,11 @@ def test_an_adapter_folder_is_written_whole_or_not_at_all(
     assert [path.name for path in Path("saved").iterdir()] == ["a-adapter"]
 
 
-def test_checkpoints_hold_adapters_and_no_frozen_weight(build: Build, qwen3: Path) -> None:
+def test_checkpoints_hold_adapters_and_no_frozen_weight(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     from recbole.quick_start import load_data_and_model
 
     llm = {"path": str(qwen3), "lora": LORA}
-    model, trainer, train, valid = build(llm, epochs=2, checkpoint_last=True, learning_rate=0.01)
+    model, trainer, train, valid = build_nestrec(llm, epochs=2, checkpoint_last=True, learning_rate=0.01)
     trainer.fit(train, valid, verbose=False)
     last = trainer.saved_model_file.replace(".safetensors", "-last.safetensors")
     for path in (trainer.saved_model_file, last):
@@ -160,14 +112,14 @@ def test_checkpoints_hold_adapters_and_no_frozen_weight(build: Build, qwen3: Pat
         scores = model.eval().full_sort_predict(batch)
         assert torch.equal(loaded.eval().full_sort_predict(batch), scores)
 
-    _, resumed, *_ = build(llm, epochs=2)
+    _, resumed, *_ = build_nestrec(llm, epochs=2)
     resumed.resume_checkpoint(last)
     tensors, _ = read_checkpoint(last)
     assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in resumed.model.state_dict().items())
 
 
-def test_a_checkpoint_that_lacks_an_adapter_is_refused(build: Build, qwen3: Path) -> None:
-    model, *_ = build({"path": str(qwen3), "lora": LORA})
+def test_a_checkpoint_that_lacks_an_adapter_is_refused(build_nestrec: BuildNestRec, qwen3: Path) -> None:
+    model, *_ = build_nestrec({"path": str(qwen3), "lora": LORA})
     state = dict(model.state_dict())
     lost = next(name for name in state if "lora_A" in name)
     del state[lost]
@@ -175,22 +127,24 @@ def test_a_checkpoint_that_lacks_an_adapter_is_refused(build: Build, qwen3: Path
         model.load_state_dict(state)
 
 
-def test_weights_that_no_path_gives_back_are_saved_even_when_frozen(build: Build, qwen3: Path) -> None:
-    tiny, *_ = build({"learning_rate": 0}, qformer_learning_rate=0)
+def test_weights_that_no_path_gives_back_are_saved_even_when_frozen(build_nestrec: BuildNestRec, qwen3: Path) -> None:
+    tiny, *_ = build_nestrec({"learning_rate": 0}, qformer_learning_rate=0)
     assert set(tiny.state_dict()) == {name for name, _ in tiny.named_parameters()}
-    whole, *_ = build({"path": str(qwen3)})
+    whole, *_ = build_nestrec({"path": str(qwen3)})
     assert "llm.layers.0.mlp.up_proj.weight" in whole.state_dict()
     assert "llm.embed_tokens.weight" not in whole.state_dict()
-    frozen, *_ = build({"path": str(qwen3), "learning_rate": 0})
+    frozen, *_ = build_nestrec({"path": str(qwen3), "learning_rate": 0})
     assert not [name for name in frozen.state_dict() if name.startswith("llm.")]
 
 
 # what is trained
 
 
-def test_parts_are_frozen_or_have_their_own_learning_rate(build: Build, qwen3: Path) -> None:
+def test_parts_are_frozen_or_have_their_own_learning_rate(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     llm = {"path": str(qwen3), "lora": LORA, "learning_rate": 0.0005}
-    model, trainer, train, valid = build(llm, qformer_learning_rate=0.002, epochs=1, schedule="linear", warmup_steps=2)
+    model, trainer, train, valid = build_nestrec(
+        llm, qformer_learning_rate=0.002, epochs=1, schedule="linear", warmup_steps=2
+    )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(p)]: group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     assert set(rates) == trained(model)
@@ -199,7 +153,7 @@ def test_parts_are_frozen_or_have_their_own_learning_rate(build: Build, qwen3: P
         assert rate == {"llm": 0.0005, "own": 0.001, "q": 0.002}[part], name
     assert {group["lr"] / group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.5}
 
-    model, trainer, train, valid = build({**llm, "learning_rate": 0}, qformer_learning_rate=0, epochs=1)
+    model, trainer, train, valid = build_nestrec({**llm, "learning_rate": 0}, qformer_learning_rate=0, epochs=1)
     assert trained(model) == {"to_llm.weight", "to_llm.bias", "token_kind.weight", "to_state.weight", "to_state.bias"}
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     trainer.fit(train, valid, verbose=False, saved=False)
@@ -207,15 +161,15 @@ def test_parts_are_frozen_or_have_their_own_learning_rate(build: Build, qwen3: P
     assert changed == trained(model)
 
 
-def test_the_last_layers_are_left_out(build: Build, qwen3: Path) -> None:
-    whole, *_ = build({"path": str(qwen3), "learning_rate": 0})
-    cut, *_ = build({"path": str(qwen3), "learning_rate": 0, "layers": 1})
+def test_the_last_layers_are_left_out(build_nestrec: BuildNestRec, qwen3: Path) -> None:
+    whole, *_ = build_nestrec({"path": str(qwen3), "learning_rate": 0})
+    cut, *_ = build_nestrec({"path": str(qwen3), "learning_rate": 0, "layers": 1})
     assert (len(whole.llm.layers), len(cut.llm.layers)) == (LAYERS, 1)
     tokens = torch.randn(1, 5, 24)
     with torch.no_grad():
         after_one = whole.llm(inputs_embeds=tokens, output_hidden_states=True).hidden_states[1]
         assert torch.equal(cut.llm(inputs_embeds=tokens).last_hidden_state, cut.llm.norm(after_one))
-    assert len(build({"layers": 4})[0].llm.layers) == 4
+    assert len(build_nestrec({"layers": 4})[0].llm.layers) == 4
 
 
 def losses_and_gradients(model: Any, train: Any) -> tuple[float, dict[str, torch.Tensor]]:
@@ -228,14 +182,14 @@ def losses_and_gradients(model: Any, train: Any) -> tuple[float, dict[str, torch
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gradient_checkpointing_changes_nothing(frozen: bool, build: Build, qwen3: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(frozen: bool, build_nestrec: BuildNestRec, qwen3: Path) -> None:
     """Below a frozen Q-Former too, where no input of the language model wants a gradient."""
     settings = {"qformer_learning_rate": 0} if frozen else {}
     llm = {"path": str(qwen3), "lora": LORA}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*gradient_checkpointing_enable.*", FutureWarning)
         (one, _, train, _), (other, *_) = (
-            build({**llm, "gradient_checkpointing": on}, **settings) for on in (False, True)
+            build_nestrec({**llm, "gradient_checkpointing": on}, **settings) for on in (False, True)
         )
     assert other.llm.base_model.model.layers[0].gradient_checkpointing
     (loss, gradients), (again, recomputed) = losses_and_gradients(one, train), losses_and_gradients(other, train)
@@ -243,11 +197,11 @@ def test_gradient_checkpointing_changes_nothing(frozen: bool, build: Build, qwen
     assert all(torch.equal(gradients[name], recomputed[name]) for name in gradients)
 
 
-def test_bf16_weights_under_fp32_adapters(build: Build, qwen3: Path) -> None:
+def test_bf16_weights_under_fp32_adapters(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     """With the trainer's autocast and without it; ranks come out of what bfloat16 can tell apart."""
     for precision in ("fp32", "bf16"):
         llm = {"path": str(qwen3), "lora": LORA, "dtype": "bf16"}
-        model, trainer, train, valid = build(llm, precision=precision, epochs=10, **QUICK)
+        model, trainer, train, valid = build_nestrec(llm, precision=precision, epochs=10, **QUICK)
         kinds = {name: parameter.dtype for name, parameter in model.llm.named_parameters()}
         assert {kinds[name] for name in kinds if "lora_" in name} == {torch.float32}
         assert {kinds[name] for name in kinds if "lora_" not in name} == {torch.bfloat16}
@@ -255,8 +209,8 @@ def test_bf16_weights_under_fp32_adapters(build: Build, qwen3: Path) -> None:
         losses = [record["train_loss"] for record in trainer.history]
         assert losses[-1] < 0.9 * losses[0]
         assert trainer.evaluate(valid)
-    full, *_ = build({**llm, "dtype": "fp32"})
-    half, *_ = build(llm)
+    full, *_ = build_nestrec({**llm, "dtype": "fp32"})
+    half, *_ = build_nestrec(llm)
     with torch.no_grad():
         states = [m.eval().encode(histories(HISTORIES[:1])) for m in (full, half)]
     torch.testing.assert_close(*states, atol=0.05, rtol=0.05)
@@ -271,9 +225,9 @@ def test_bf16_weights_under_fp32_adapters(build: Build, qwen3: Path) -> None:
         {"loss": "info_nce", "temperature": 0.5, "learn_temperature": True},
     ],
 )
-def test_every_loss_trains(settings: dict[str, Any], build: Build, qwen3: Path) -> None:
+def test_every_loss_trains(settings: dict[str, Any], build_nestrec: BuildNestRec, qwen3: Path) -> None:
     llm = {"path": str(qwen3), "lora": LORA}
-    _, trainer, train, valid = build(llm, epochs=15, **QUICK, **settings)
+    _, trainer, train, valid = build_nestrec(llm, epochs=15, **QUICK, **settings)
     trainer.fit(train, valid, verbose=False, saved=False)
     losses = [record["train_loss"] for record in trainer.history]
     assert losses[-1] < 0.9 * losses[0]
@@ -282,9 +236,9 @@ def test_every_loss_trains(settings: dict[str, Any], build: Build, qwen3: Path) 
 # bad input
 
 
-def complaint(build: Build, llm: dict[str, Any], **settings: Any) -> str:
+def complaint(build_nestrec: BuildNestRec, llm: dict[str, Any], **settings: Any) -> str:
     with pytest.raises(NestRecError) as raised:
-        build(llm, **settings)
+        build_nestrec(llm, **settings)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -306,23 +260,27 @@ def complaint(build: Build, llm: dict[str, Any], **settings: Any) -> str:
         ({"learning_rate": "fast"}, "config key 'llm.learning_rate' is 'fast'; expected a number from 0"),
     ],
 )
-def test_settings_that_fit_nothing(settings: dict[str, Any], words: str, build: Build, qwen3: Path) -> None:
-    assert words in complaint(build, {"path": str(qwen3), **settings})
+def test_settings_that_fit_nothing(
+    settings: dict[str, Any], words: str, build_nestrec: BuildNestRec, qwen3: Path
+) -> None:
+    assert words in complaint(build_nestrec, {"path": str(qwen3), **settings})
 
 
-def test_the_small_one_has_nothing_to_adapt(build: Build) -> None:
-    assert "config: tiny has none; set llm.path" in complaint(build, {"lora": LORA})
-    assert "llm.dtype bf16 is for frozen weights" in complaint(build, {"dtype": "bf16"})
-    assert "'qformer_learning_rate' is True; expected a number" in complaint(build, {}, qformer_learning_rate=True)
+def test_the_small_one_has_nothing_to_adapt(build_nestrec: BuildNestRec) -> None:
+    assert "config: tiny has none; set llm.path" in complaint(build_nestrec, {"lora": LORA})
+    assert "llm.dtype bf16 is for frozen weights" in complaint(build_nestrec, {"dtype": "bf16"})
+    assert "'qformer_learning_rate' is True; expected a number" in complaint(
+        build_nestrec, {}, qformer_learning_rate=True
+    )
 
 
-def test_folders_that_are_no_qwen3(build: Build, qwen3: Path, tmp_path: Path) -> None:
+def test_folders_that_are_no_qwen3(build_nestrec: BuildNestRec, qwen3: Path, tmp_path: Path) -> None:
     import shutil
 
     def damaged(name: str, damage: Callable[[Path], Any]) -> str:
         shutil.copytree(qwen3, tmp_path / name)
         damage(tmp_path / name)
-        return complaint(build, {"path": str(tmp_path / name)})
+        return complaint(build_nestrec, {"path": str(tmp_path / name)})
 
     def retype(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -343,11 +301,13 @@ def test_folders_that_are_no_qwen3(build: Build, qwen3: Path, tmp_path: Path) ->
     )
     assert "no file named model.safetensors" in damaged("bare", lambda folder: (folder / "model.safetensors").unlink())
     assert "its weights lack layers.1.mlp.up_proj.weight" in damaged("part", lose)
-    assert "where the hub cannot be reached, name a folder" in complaint(build, {"path": "Qwen/Qwen3-Embedding-0.6B"})
+    assert "where the hub cannot be reached, name a folder" in complaint(
+        build_nestrec, {"path": "Qwen/Qwen3-Embedding-0.6B"}
+    )
 
 
-def test_flash_attention_that_is_not_installed(build: Build, qwen3: Path) -> None:
+def test_flash_attention_that_is_not_installed(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     if find_spec("flash_attn"):
         pytest.skip("flash_attn is installed")
-    line = complaint(build, {"path": str(qwen3), "attention": "flash_attention_2"})
+    line = complaint(build_nestrec, {"path": str(qwen3), "attention": "flash_attention_2"})
     assert line.startswith("llm.attention flash_attention_2: ")
