@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -231,6 +233,38 @@ def test_every_loss_trains(settings: dict[str, Any], build_nestrec: BuildNestRec
     trainer.fit(train, valid, verbose=False, saved=False)
     losses = [record["train_loss"] for record in trainer.history]
     assert losses[-1] < 0.9 * losses[0]
+
+
+# torch.compile
+
+
+def compiled_and_eager(build_nestrec: BuildNestRec, llm: dict[str, Any]) -> None:
+    """One step of training, the same with ``compile: True`` as without."""
+    results = []
+    for compiles in (False, True):
+        model, _, train, _ = build_nestrec(llm, compile=compiles, hidden_dropout_prob=0.0)
+        results.append(losses_and_gradients(model, train))
+    torch._dynamo.reset()
+    (loss, gradients), (compiled, others) = results
+    assert compiled == pytest.approx(loss, abs=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_what_is_traced_computes_the_same(
+    packing: bool, build_nestrec: BuildNestRec, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of torch.compile but the code it writes, which takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled_and_eager(build_nestrec, {"path": str(qwen3), "lora": LORA, "packing": packing, "layers": 1})
+
+
+@pytest.mark.slow
+def test_compiled_code_computes_the_same(build_nestrec: BuildNestRec) -> None:
+    if not (which("g++") or which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    compiled_and_eager(build_nestrec, {"layers": 1})
 
 
 # bad input

@@ -75,10 +75,10 @@ class Layout:
         Token ids of the text in the batch.
     text_place : Tensor (M,), int64
         Their places in the flattened grid.
-    is_step : Tensor (B, T), bool
-        Steps that are no padding.
+    steps : Tensor (P,), int64
+        Which of the B * T steps are no padding.
     vector_place : Tensor (P, n), int64
-        Places of the vectors of the P steps that are no padding.
+        Places of the vectors of these steps.
     state_place : Tensor (B, T), int64
         Place of each step's last vector; of padding 0.
     packed : Packed or None
@@ -89,14 +89,14 @@ class Layout:
     width: int
     text: Tensor
     text_place: Tensor
-    is_step: Tensor
+    steps: Tensor
     vector_place: Tensor
     state_place: Tensor
     packed: Packed | None
 
     def fill(self, vectors: Tensor, text: Tensor) -> Tensor:
         """Put vectors (B, T, n, h) and embedded text (M, h) in their places: (rows, width, h), zero between them."""
-        tokens = torch.cat([text.to(vectors.dtype), vectors[self.is_step].flatten(0, 1)])
+        tokens = torch.cat([text.to(vectors.dtype), vectors.flatten(0, 1)[self.steps].flatten(0, 1)])
         places = torch.cat([self.text_place, self.vector_place.flatten()])
         grid = vectors.new_zeros(self.rows * self.width, vectors.shape[-1])
         return grid.index_copy(0, places, tokens).unflatten(0, (self.rows, self.width))
@@ -123,11 +123,10 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
     packing : bool
         One row without padding, rather than a row for each history.
     """
-    n_steps = history.shape[1]
     is_step = history > 0
-    opening, ordinals = before[0].expand(len(history)), before[1 : n_steps + 1].expand_as(history)
-    head = texts.lengths[ordinals]  # (B, T)
-    n_text = head + texts.lengths[history]
+    steps = is_step.flatten().nonzero()[:, 0]
+    opening, numbers = before[0].expand(len(history)), before[1 : history.shape[1] + 1].expand_as(history)
+    n_text = texts.lengths[numbers] + texts.lengths[history]  # (B, T)
     size = (n_text + n_vectors) * is_step
     start = size.cumsum(1) - size + texts.lengths[before[0]]  # (B, T): where in its sequence a step begins
     lengths = texts.lengths[before[0]] + size.sum(1)  # (B,)
@@ -138,8 +137,9 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
         base = torch.arange(rows, device=history.device) * width
     place = base[:, None] + start
 
-    pieces = torch.cat([opening, ordinals[is_step], history[is_step]])
-    targets = torch.cat([base, place[is_step], (place + head)[is_step]])
+    numbers, titles, begins = numbers.flatten()[steps], history.flatten()[steps], place.flatten()[steps]
+    pieces = torch.cat([opening, numbers, titles])
+    targets = torch.cat([base, begins, begins + texts.lengths[numbers]])
     which, offset = enumerate_ragged(texts.lengths[pieces])
     offsets = torch.arange(n_vectors, device=history.device)
     return Layout(
@@ -147,8 +147,8 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
         width,
         text=texts.ids[texts.starts[pieces][which] + offset],
         text_place=targets[which] + offset,
-        is_step=is_step,
-        vector_place=(place + n_text)[is_step][:, None] + offsets,
+        steps=steps,
+        vector_place=(begins + n_text.flatten()[steps])[:, None] + offsets,
         state_place=(place + n_text + n_vectors - 1) * is_step,
         packed=Packed.of(lengths, int(lengths.max())) if packing else None,
     )
