@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError, unknown
@@ -150,6 +151,8 @@ def _read(settings: dict[str, Any]) -> Any:
         if kept > config.num_hidden_layers:
             raise NestRecError(f"llm.layers is {kept}, but {path!r} has {config.num_hidden_layers}")
         config.num_hidden_layers, config.layer_types = kept, config.layer_types[:kept]
+    if _attention(settings) == "packed_sdpa" and "sliding_attention" in config.layer_types:
+        raise NestRecError(f"llm.packing: {path!r} has layers that see a window only; set packing: False")
     return Qwen3Model.from_pretrained(
         path,
         config=config,
@@ -176,14 +179,17 @@ def _packed_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    packed: Packed,
     scaling: float,
     dropout: float = 0.0,
+    packed: Packed | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; Qwen3 gives further arguments, of which none matters here."""
-    grouped = query.shape[1] != key.shape[1]
-    out = packed.attend(query, key, value, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+    """Attention as transformers calls it, with arguments of which no other matters here; plainly causal if unpacked."""
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    if packed is None:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+    else:
+        out = packed.attend(query, key, value, **options)
     return out.transpose(1, 2), None
 
 
