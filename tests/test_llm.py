@@ -18,7 +18,7 @@ from recbole.data.interaction import Interaction
 from safetensors.torch import load_file
 
 from nestrec_recbole import NestRecError
-from nestrec_recbole.models.nestrec import adapter_folder
+from nestrec_recbole.models.adapters import adapter_folder
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj", "up_proj"]}

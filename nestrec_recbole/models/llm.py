@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.layers.packing import Layout, Packed
+from nestrec_recbole.models.adapters import with_lora
 
 TINY_LAYERS = 2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,7 +47,7 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if settings["lora"]:
-        return _with_lora(model, settings["lora"])
+        return with_lora(model, settings["lora"])
     model.requires_grad_(not settings["path"] or settings["learning_rate"] != 0)
     model.get_input_embeddings().requires_grad_(False)
     return model
@@ -122,7 +121,7 @@ def _load(settings: dict[str, Any]) -> Any:
     try:
         model, report = _read(settings)
     except ImportError as error:
-        raise NestRecError(f"llm.attention {settings['attention']}: {_first_line(error)}") from None
+        raise NestRecError(f"llm.attention {settings['attention']}: {first_line(error)}") from None
     except NestRecError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -130,7 +129,7 @@ def _load(settings: dict[str, Any]) -> Any:
         kind = "folder" if is_folder else "hub id"
         then = "" if is_folder else "; where the hub cannot be reached, name a folder with its files"
         raise NestRecError(
-            f"llm.path {path!r}: cannot load Qwen3 from this {kind} ({_first_line(error)}){then}"
+            f"llm.path {path!r}: cannot load Qwen3 from this {kind} ({first_line(error)}){then}"
         ) from None
     finally:
         logging.set_verbosity(verbosity)
@@ -191,37 +190,3 @@ def _packed_attention(
     else:
         out = packed.attend(query, key, value, **options)
     return out.transpose(1, 2), None
-
-
-def _with_lora(model: Any, lora: dict[str, Any]) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    known = [field.name for field in dataclasses.fields(LoraConfig)]
-    for key in lora:
-        if key not in known:
-            raise NestRecError(unknown("config key", f"llm.lora.{key}", [f"llm.lora.{name}" for name in known]))
-    _check_targets(model, lora.get("target_modules"))
-    try:
-        return get_peft_model(model, LoraConfig(**lora))  # freezes all but the adapters
-    except (ValueError, TypeError) as error:
-        raise NestRecError(f"llm.lora: {_first_line(error)}") from None
-
-
-def _check_targets(model: nn.Module, targets: Any) -> None:
-    """Every target must match a module; PEFT passes over those that match nothing where another matches."""
-    if targets is None or targets == "all-linear":
-        return
-    names = [name for name, _ in model.named_modules()]
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if isinstance(targets, str):
-        matches = {targets: any(re.fullmatch(targets, name) for name in names)}
-    else:
-        matches = {one: any(f".{name}".endswith(f".{one}") for name in names) for one in targets}
-    for target, found in matches.items():
-        if not found:
-            known = ", ".join(sorted(linear))
-            raise NestRecError(f"llm.lora.target_modules: {target!r} matches nothing in the model; it has {known}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.files import written_whole
 from nestrec_recbole.layers.packing import lay_out
+from nestrec_recbole.models.adapters import adapter_folder, write_adapters
 from nestrec_recbole.models.llm import build_llm, read_tokens, weights_from_path
 from nestrec_recbole.models.prompt import Prompt
 from nestrec_recbole.models.userqformer import UserQFormer
@@ -25,7 +25,7 @@ class NestRec(UserQFormer):
     Every token of step t was made from items 1..t, and Qwen3 is causal, so one forward trains every position.
     The language model and all that the Q-Formers are made of may have learning rates of their own, 0 to freeze them.
     What is loaded from ``llm.path`` and never changes is in no checkpoint; LoRA adapters also lie beside it in PEFT's
-    format (:func:`adapter_folder`).
+    format (:mod:`.adapters`).
 
     Source: UniRec (arXiv:2601.19423): "Item Q-Former, User Q-Former, Qwen3 + LoRA", there with one target per user.
     """
@@ -93,19 +93,8 @@ class NestRec(UserQFormer):
         return super().load_state_dict({**own, **state_dict}, *args, **kwargs)
 
     def export(self, checkpoint: Path) -> None:
-        """Write LoRA adapters beside the checkpoint: ``PeftModel.from_pretrained(base, adapter_folder(checkpoint))``.
-
-        The base is ``Qwen3Model.from_pretrained(llm.path)``, with its first ``llm.layers`` layers where that is set.
-        """
-        if hasattr(self.llm, "peft_config"):
-            with written_whole(adapter_folder(checkpoint)) as draft:
-                self.llm.save_pretrained(draft, save_embedding_layers=False)
-
-
-def adapter_folder(checkpoint: str | Path) -> Path:
-    """Where the LoRA adapters of a checkpoint lie: ``<checkpoint without its suffix>-adapter``."""
-    path = Path(checkpoint)
-    return path.with_name(f"{path.stem}-adapter")
+        """Write LoRA adapters beside the checkpoint, in PEFT's format."""
+        write_adapters(self.llm, adapter_folder(checkpoint))
 
 
 def _rate(key: str, rate: Any) -> float | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.data.titles import item_titles
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.layers.packing import Texts
 
 
@@ -81,7 +81,7 @@ def _tokenizer(path: str | None) -> Any:
         if tokenizer("a")["input_ids"]:  # of a folder without a tokenizer, transformers makes an empty one
             return tokenizer
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     where = "" if Path(path).is_dir() else ", or name a folder with the files of both"
     raise NestRecError(
         f"llm.path {path!r}: no tokenizer ({reason}), which llm.prompt and llm.titles need; "
