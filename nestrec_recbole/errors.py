@@ -8,6 +8,11 @@ class NestRecError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest right one."""
     known = sorted(known)

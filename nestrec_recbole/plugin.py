@@ -206,6 +206,7 @@ def _hook_config() -> None:
     def build_checked(self: Config, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if self["model"] in _registered:
+            settings.complete(self, self.internal_config_dict)
             settings.check_values(self, self.internal_config_dict)
             device = join_torchrun()
             if device is not None:
@@ -247,6 +248,7 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     finally:
         sys.argv = argv
     config.final_config_dict.update(kept)
+    settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     return {"config": config, "state_dict": weights, "other_parameter": None}

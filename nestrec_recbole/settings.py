@@ -115,6 +115,12 @@ def _fits(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
+def complete(config: Any, defaults: dict[str, Any]) -> None:
+    """Give ``llm``, which RecBole replaces as a whole, the defaults of the keys that are not set."""
+    if "llm" in defaults:
+        config["llm"] = {**defaults["llm"], **(config["llm"] or {})}
+
+
 def check_values(config: Any, defaults: dict[str, Any]) -> None:
     """Refuse settings that are of the right type and still make no sense, or have no effect."""
     for key, choices in _CHOICES.items():

@@ -63,3 +63,52 @@ def make_config(tmp_path: Path) -> Callable[..., Any]:
         return Config(model=model, dataset=dataset, config_dict={**base, "state": "ERROR", **settings})
 
     return make
+
+
+LAYERS = 3
+BuildNestRec = Callable[..., tuple[Any, Any, Any, Any]]
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Qwen3 of widths of its own, in bfloat16 as Qwen3 is published, and its byte-level tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    folder = tmp_path_factory.mktemp("qwen3")
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(["thing number 10, 2."], trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    torch.manual_seed(5)
+    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    config = Qwen3Config(vocab_size=280, num_key_value_heads=2, head_dim=8, max_position_embeddings=512, **shape)
+    Qwen3Model(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def build_nestrec(tmp_path: Path, make_config: Any) -> BuildNestRec:
+    """A function (llm, **settings) -> (model, trainer, train, valid): a NestRec, always from the same seed.
+
+    Every user of its dataset walks round a circle of 12 items.
+    """
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    write_dataset(
+        tmp_path / "data", "circle", [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
+    )
+    given: dict[str, Any] = {"hidden_size": 16, "n_heads": 2, "inner_size": 32, "train_batch_size": 256}
+    given["MAX_ITEM_LIST_LENGTH"] = 30
+    given["item_fields"] = {"title": {"modality": "text"}, "year": {"modality": "number"}}
+
+    def build(llm: dict[str, Any] | None = None, **settings: Any) -> tuple[Any, Any, Any, Any]:
+        config = make_config("NestRec", "circle", **{**given, **({"llm": llm} if llm else {}), **settings})
+        init_seed(config["seed"], True)
+        train, valid, _ = data_preparation(config, create_dataset(config))
+        model = get_model("NestRec")(config, train.dataset)
+        return model, get_trainer(config["MODEL_TYPE"], "NestRec")(config, model), train, valid
+
+    return build

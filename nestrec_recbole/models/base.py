@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,13 @@ class SequenceModel(SequentialRecommender):
         self._remembered: dict[str, Tensor] = {}
         self._version: tuple[int, ...] | None = None
         self._in_step = False
+
+    def learning_rate_of(self, name: str) -> float | None:
+        """Learning rate of the parameter of this name; None stands for ``learning_rate``."""
+        return None
+
+    def export(self, checkpoint: Path) -> None:
+        """Write what lies beside a checkpoint in the formats of others; most models have nothing."""
 
     def item_table(self) -> Tensor:
         """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended."""

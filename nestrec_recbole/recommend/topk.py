@@ -11,7 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.nn.utils.rnn import pad_sequence
 
-from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES
 
@@ -114,16 +114,7 @@ class Recommender:
 
     def titles(self, field: str | None = None) -> dict[str, str]:
         """Item token to title: column ``field`` of the ``.item`` file, or its first column named like a title."""
-        config = self.dataset.config
-        path = Path(config["data_path"]) / f"{config['dataset']}.item"
-        if not path.is_file():
-            return {}
-        how = {"separator": config["field_separator"], "encoding": config["encoding"]}
-        named = field or next((name for name in read_header(path, **how) if "title" in name or name == "name"), None)
-        if named is None:
-            return {}
-        table = read_columns(path, [self.dataset.iid_field, named], **how).dropna()
-        return dict(zip(table[self.dataset.iid_field], table[named], strict=True))
+        return item_titles(self.dataset.config, field)
 
 
 def _fitting(times: Sequence[Sequence[int]] | None, rows: list[list[int]]) -> list[list[int]]:

@@ -11,14 +11,23 @@ from torch import nn
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD over what is trained; weight decay spares biases, norms and embeddings."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
-    spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
-    groups = [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": spared, "weight_decay": 0.0}]
-    kind = OPTIMIZERS[config["learner"].lower()]
-    return kind([group for group in groups if group["params"]], lr=config["learning_rate"])
+def build_optimizer(model: Any, config: Any) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD over what is trained; weight decay spares biases, norms and embeddings.
+
+    The model says which parameters have a learning rate of their own: ``learning_rate_of(name)``, None for no other.
+    """
+    by_rate: dict[float, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = model.learning_rate_of(name)
+            by_rate.setdefault(config["learning_rate"] if own is None else own, []).append((name, parameter))
+    groups: list[dict[str, Any]] = []
+    for rate, trained in by_rate.items():
+        decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
+        spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
+        groups += [{"params": decayed, "lr": rate, "weight_decay": config["weight_decay"]}] if decayed else []
+        groups += [{"params": spared, "lr": rate, "weight_decay": 0.0}] if spared else []
+    return OPTIMIZERS[config["learner"].lower()](groups, lr=config["learning_rate"])
 
 
 class RateFactor:

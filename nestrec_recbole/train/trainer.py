@@ -277,6 +277,7 @@ class SequenceTrainer(Trainer):
         path = kwargs.get("saved_model_file", self.saved_model_file)
         if self.processes.is_first:
             write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
+            self.model.export(Path(path))
         self.processes.wait()
 
     def _save_last(
