@@ -31,9 +31,10 @@ from nestrec_recbole.data.atomic import read_columns
 from nestrec_recbole.data.featurefiles import write_features
 from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.encode import shards
+from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import Taken
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.encode.shards import Engine, encode_inputs
+from nestrec_recbole.encode.shards import encode_inputs
 
 THREADS = 2
 WIDTH = 768

@@ -23,11 +23,12 @@ from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import encode_categories
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.encoder import Encoder
+from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
 from nestrec_recbole.encode.recipe import Recipe, downloaded_revision
 from nestrec_recbole.encode.reduce import Reduction
-from nestrec_recbole.encode.shards import Engine, distinct_inputs, encode_inputs
+from nestrec_recbole.encode.shards import distinct_inputs, encode_inputs
 from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.encode.time import encode_times, parse_times
 

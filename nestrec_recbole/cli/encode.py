@@ -44,8 +44,8 @@ def read_config(options: Any, **settings: Any) -> Any:
 
 def call(options: Any) -> int:
     """Run the verb."""
+    from nestrec_recbole.encode.engine import Engine
     from nestrec_recbole.encode.items import encode_fields
-    from nestrec_recbole.encode.shards import Engine
 
     keys = ("modality", "encoder", "width", "reduce", "instruction", "pooling", "revision", "views")
     how = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, open_encoder
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.encode.shards import Engine, Shard, encode_shard, open_encoder
 from nestrec_recbole.errors import NestRecError
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.encode.shards import Engine
 from nestrec_recbole.encode.sources import item_path, read_cells, require_items
 from nestrec_recbole.errors import NestRecError
 

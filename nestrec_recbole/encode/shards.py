@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from nestrec_recbole.encode.encoder import Encoder
-from nestrec_recbole.encode.image import Picture, open_image_encoder
+from nestrec_recbole.encode.cluster import encode_on_ray
+from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, open_encoder
+from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.encode.text import open_text_encoder
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import written_whole
 
 BATCHES = {"text": 16, "image": 2}  # of a shard: what a kill costs at most
-Shard = Sequence[str | Picture]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What encoding runs on; the features are the same, to the bit, on one machine's engines.
-
-    Attributes
-    ----------
-    name : str
-        ``local``: this process. ``ray``: the workers of a Ray cluster.
-    address : str, optional
-        Of the cluster; a local one is started where it is left out.
-    workers : int
-        Of a cluster.
-    batch_size : int
-        Inputs per forward.
-    progress : bool
-        Show a progress bar.
-    """
-
-    name: str = "local"
-    address: str | None = None
-    workers: int = 2
-    batch_size: int = 64
-    progress: bool = True
 
 
 def encode_inputs(
@@ -93,7 +65,8 @@ def encode_inputs(
                     rows = np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
             rows[number * size : number * size + len(values)] = values
             if number in missing:
-                _save(files[number], values)
+                with written_whole(files[number]) as draft, open(draft, "wb") as opened:
+                    np.save(opened, values)
                 bar.update(len(values))
     assert rows is not None
     return rows, place
@@ -109,22 +82,6 @@ def distinct_inputs(inputs: Shard) -> tuple[list[Any], np.ndarray]:
     return [first[key] for key in order], place
 
 
-def encode_shard(encoder: Encoder, shard: Shard, recipe: Recipe, batch_size: int) -> np.ndarray:
-    """Encode one shard, batch by batch: (n, width) float16, rows of unit length."""
-    values = encoder.in_batches(shard, batch_size)
-    if recipe.width is not None and not recipe.is_fitted:
-        if values.shape[1] < recipe.width:
-            raise NestRecError(f"encoder {recipe.encoder!r} gives {values.shape[1]} features, width is {recipe.width}")
-        values = values[:, : recipe.width]
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.where(length == 0, 1, length)).astype(np.float16)
-
-
-def open_encoder(recipe: Recipe) -> Encoder:
-    """Load the encoder of a recipe for texts or images."""
-    return open_text_encoder(recipe) if recipe.modality == "text" else open_image_encoder(recipe)
-
-
 def _both(
     finished: dict[int, np.ndarray], missing: Mapping[int, Shard], recipe: Recipe, engine: Engine
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -133,8 +90,6 @@ def _both(
     if not missing:
         return
     if engine.name == "ray":
-        from nestrec_recbole.encode.cluster import encode_on_ray
-
         yield from encode_on_ray(missing, recipe, engine)
         return
     encoder = open_encoder(recipe)
@@ -155,11 +110,3 @@ def _read_finished(file: Path) -> np.ndarray | None:
         return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None  # none, or cut off by more than a kill
-
-
-def _save(file: Path, values: np.ndarray) -> None:
-    """Write whole or not at all, also where another process writes the same."""
-    draft = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with open(draft, "wb") as opened:
-        np.save(opened, values)
-    os.replace(draft, file)
