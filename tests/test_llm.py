@@ -64,9 +64,7 @@ def test_adapters_in_pefts_format_give_equal_states(build_nestrec: BuildNestRec,
     assert sorted(path.name for path in Path("saved").iterdir()) == [folder.name, Path(trainer.saved_model_file).name]
 
 
-def test_an_adapter_folder_is_written_whole_or_not_at_all(
-    build_nestrec: BuildNestRec, qwen3: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_folder_is_written_whole_or_not_at_all(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     model, *_ = build_nestrec({"path": str(qwen3), "lora": LORA})
     checkpoint = Path("saved/a.safetensors")
     model.export(checkpoint)
@@ -80,13 +78,13 @@ def test_an_adapter_folder_is_written_whole_or_not_at_all(
         save(folder, **kwargs)
         raise OSError("disk full")
 
-    monkeypatch.setattr(model.llm, "save_pretrained", break_off)
-    with pytest.raises(OSError, match="disk full"):
-        model.export(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.llm, "save_pretrained", break_off)
+        with pytest.raises(OSError, match="disk full"):
+            model.export(checkpoint)
     assert [path.name for path in Path("saved").iterdir()] == ["a-adapter"]
     tensors = load_file("saved/a-adapter/adapter_model.safetensors")
     assert all((tensor == 0).all() for name, tensor in tensors.items() if "lora_B" in name)
-    monkeypatch.undo()
     model.export(checkpoint)  # over the folder that is there
     tensors = load_file("saved/a-adapter/adapter_model.safetensors")
     assert all((tensor == 1).all() for name, tensor in tensors.items() if "lora_B" in name)
