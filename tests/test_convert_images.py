@@ -17,6 +17,7 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.convert import Images, Options, amazon2023, convert, sequences
 from nestrec_recbole.convert import download as download_module
 from nestrec_recbole.convert.download import Limits, download, is_public
+from nestrec_recbole.data.atomic import read_columns
 
 pillow = pytest.importorskip("PIL.Image")
 
@@ -57,6 +58,8 @@ def listed(path: Path) -> dict[str, str]:
 def test_images_are_verified_and_bad_ones_listed_with_the_reason(posters: Path, tmp_path: Path) -> None:
     report = convert(sequences(tmp_path / "s.txt"), "d", Options(images=Images(posters)), tmp_path)
     assert listed(tmp_path / "d" / "images.tsv") == {"a": str(posters / "a.jpg"), "b": str(posters / "b.png")}
+    column = read_columns(tmp_path / "d" / "d.item", ["item_id", "image"]).set_index("item_id").image.dropna()
+    assert column.to_dict() == listed(tmp_path / "d" / "images.tsv") and report["fields"]["image"] == 2 / 8
     reasons = listed(tmp_path / "d" / "images_bad.tsv")
     assert set(reasons) == set("cdefg") and report["images"] == {"listed": 2, "bad": 5}
     assert "truncated" in reasons["c"] and "cannot be read as an image" in reasons["d"]

@@ -58,7 +58,9 @@ def test_places_and_models_exist() -> None:
     assert {name for name in plugin.MODELS if f"| `{name}` |" in README} == set(plugin.MODELS)
 
 
-@pytest.mark.parametrize(("script", "results"), [("quickstart_seeds", "quickstart"), ("speed", "speed"), ("data", "data"), ("llm", "llm")])
+@pytest.mark.parametrize(
+    ("script", "results"), [("quickstart_seeds", "quickstart"), ("speed", "speed"), ("data", "data"), ("llm", "llm")]
+)
 def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     table = importlib.import_module(script).table

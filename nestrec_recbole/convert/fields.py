@@ -155,6 +155,8 @@ def write_fields(
     clean : callable
         Text -> text, applied to every distinct one once.
 
+    Where there is a table ``pictures``, the field ``image`` is what it says, uncleaned.
+
     Returns
     -------
     dict of str to float
@@ -167,7 +169,10 @@ def write_fields(
     staging.apply_function(lambda text: clean(text), f"clean_{kind}_text")
     for number, (field, type_) in enumerate(fields.items()):
         column = f"{raw}.{name(field)}"
-        if type_ == "float":
+        if field == "image" and staging.has("pictures"):
+            columns.append("pictures.image")
+            joins.append(f"LEFT JOIN pictures USING ({key})")
+        elif type_ == "float":
             value = f"TRY_CAST({column} AS DOUBLE)"
             columns.append(f"CASE WHEN isfinite({value}) THEN {value} END AS {name(field)}")
         else:  # each distinct text is cleaned once

@@ -65,7 +65,7 @@ def collect_images(
     """Write ``images.tsv`` (item, image), ``images_bad.tsv`` (item, image, reason) and perhaps ``images/``.
 
     An image is a path: within the dataset where it was copied there, else absolute. It is a URL where images were
-    neither given nor downloaded.
+    neither given nor downloaded. Paths become the table ``pictures`` (``item_id, image``) too.
 
     Parameters
     ----------
@@ -103,6 +103,7 @@ def collect_images(
     good = [(item, str(image)) for (item, _), (image, reason) in zip(found, checked, strict=True) if not reason]
     bad += [(item, str(path), reason) for (item, path), (_, reason) in zip(found, checked, strict=True) if reason]
     _write(draft / "images.tsv", ("item_id:token", "image:token"), good)
+    staging.insert("pictures", {"item_id": [item for item, _ in good], "image": [image for _, image in good]})
     if bad:
         _write(draft / "images_bad.tsv", ("item_id:token", "image:token", "reason:token_seq"), sorted(bad))
     return {"listed": len(good), "bad": len(bad)}

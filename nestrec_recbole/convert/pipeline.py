@@ -119,13 +119,15 @@ def _convert(
         label_parts(staging, options.split or Split("leave_one_out"), options.filters.seed, corpus.time_unit)
     if has_reviews:
         items = add_reviews(staging, items, corpus.options["review_text"])
-    coverage: dict[str, float] = {}
-    for kind, fields, wanted in (("item", items, options.fields), ("user", users, options.user_fields)):
-        path = draft / f"{name}.{kind}"
-        clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
-        coverage |= write_fields(staging, kind, choose(fields, wanted), path, clean)
     cache = target.parent / f".{name}-downloads"
     images = collect_images(staging, options.images, draft, cache, with_urls="image" not in items)
+    pictured: Fields = {"image": "token"} if staging.has("pictures") else {}
+    chosen_items = choose({**items, **pictured}, options.fields) | pictured
+    chosen_users = choose(users, options.user_fields)
+    coverage: dict[str, float] = {}
+    for kind, fields in (("item", chosen_items), ("user", chosen_users)):
+        clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
+        coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean)
     split = write_split(staging, options.split, draft, name) if options.split else None
     found = {"filters": steps, "fields": coverage, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)
