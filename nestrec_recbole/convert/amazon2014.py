@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.amazon2023 import amount, joined
-from nestrec_recbole.convert.corpus import Corpus, Fields, Locate, record_of
+from nestrec_recbole.convert.amazon import amazon_corpus, amount, joined
+from nestrec_recbole.convert.corpus import Corpus, Fields
 from nestrec_recbole.convert.sources import (
     JsonLines,
     Record,
@@ -53,33 +53,22 @@ def amazon2014(reviews: Sequence[str | Path], metadata: Sequence[str | Path] = (
     NestRecError
         A missing file.
     """
-    if review_text < 0:
-        raise NestRecError(f"review_text is {review_text}; expected a number of reviews per item, from 0")
-    columns = (*_COLUMNS.values(), *(("summary", "reviewText") if review_text else ()))
-    source = LooseJson(check_files(reviews), columns)
     meta_columns = ("asin", "title", "price", "brand", "imUrl")
     meta = LooseJson(check_files(metadata), meta_columns, ("description", "categories")) if metadata else None
-    return Corpus(
-        name="amazon2014",
-        sources=source.files + (meta.files if meta else ()),
-        time_unit="s",
-        read_interactions=lambda staging: _read_reviews(staging, source, bool(review_text)),
-        read_items=(lambda staging: _read_metadata(staging, meta)) if meta else None,
+    return amazon_corpus(
+        "amazon2014",
+        reviews,
+        meta,
+        _read_metadata,
+        kind=LooseJson,
         columns=_COLUMNS,
-        options={"review_text": review_text},
+        texts=("summary", "reviewText"),
+        time_unit="s",
+        review_text=review_text,
     )
 
 
-def _read_reviews(staging: Staging, source: LooseJson, with_text: bool) -> Locate:
-    select = '"reviewerID" AS user_id, asin AS item_id, TRY_CAST("unixReviewTime" AS BIGINT) AS timestamp, '
-    select += "TRY_CAST(overall AS DOUBLE) AS rating"
-    if with_text:
-        select += ", concat_ws(' ', summary, \"reviewText\") AS review"
-    staging.load("raw", select, source)
-    return record_of(source)
-
-
-def _read_metadata(staging: Staging, meta: LooseJson) -> Fields:
+def _read_metadata(staging: Staging, meta: JsonLines) -> Fields:
     select = [
         "asin AS item_id",
         "title",

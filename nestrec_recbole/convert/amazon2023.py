@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nestrec_recbole.convert.corpus import Corpus, Fields, Locate, record_of
+from nestrec_recbole.convert.amazon import amazon_corpus, amount, joined
+from nestrec_recbole.convert.corpus import Corpus, Fields
 from nestrec_recbole.convert.sources import JsonLines, check_files
 from nestrec_recbole.convert.staging import Staging
-from nestrec_recbole.errors import NestRecError
 
 _COLUMNS = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
 _META = ("parent_asin", "title", "main_category", "store", "price", "average_rating", "rating_number")
@@ -51,29 +51,18 @@ def amazon2023(reviews: Sequence[str | Path], metadata: Sequence[str | Path] = (
     NestRecError
         A missing file.
     """
-    if review_text < 0:
-        raise NestRecError(f"review_text is {review_text}; expected a number of reviews per item, from 0")
-    columns = (*_COLUMNS.values(), *(("title", "text") if review_text else ()))
-    source = JsonLines(check_files(reviews), columns)
     meta = JsonLines(check_files(metadata), _META, _NESTED) if metadata else None
-    return Corpus(
-        name="amazon2023",
-        sources=source.files + (meta.files if meta else ()),
-        time_unit="ms",
-        read_interactions=lambda staging: _read_reviews(staging, source, bool(review_text)),
-        read_items=(lambda staging: _read_metadata(staging, meta)) if meta else None,
+    return amazon_corpus(
+        "amazon2023",
+        reviews,
+        meta,
+        _read_metadata,
+        kind=JsonLines,
         columns=_COLUMNS,
-        options={"review_text": review_text},
+        texts=("title", "text"),
+        time_unit="ms",
+        review_text=review_text,
     )
-
-
-def _read_reviews(staging: Staging, source: JsonLines, with_text: bool) -> Locate:
-    select = "user_id, parent_asin AS item_id, TRY_CAST(timestamp AS BIGINT) AS timestamp, "
-    select += "TRY_CAST(rating AS DOUBLE) AS rating"
-    if with_text:
-        select += ", concat_ws(' ', title, text) AS review"
-    staging.load("raw", select, source)
-    return record_of(source)
 
 
 def _read_metadata(staging: Staging, meta: JsonLines) -> Fields:
@@ -89,19 +78,6 @@ def _read_metadata(staging: Staging, meta: JsonLines) -> Fields:
     ]
     staging.load("raw_items", ", ".join(select), meta, "WHERE parent_asin IN (FROM catalogue)")
     return _FIELDS
-
-
-def joined(column: str) -> str:
-    """SQL of a JSON list of texts, or a text, as one text."""
-    return (
-        f"CASE json_type({column}) WHEN 'ARRAY' THEN array_to_string({column} ->> '$[*]', ' ') "
-        f"WHEN 'VARCHAR' THEN {column} ->> '$' END"
-    )
-
-
-def amount(column: str) -> str:
-    """SQL of the first amount of money in a text."""
-    return f"TRY_CAST(replace(regexp_extract({column}, '\\d[\\d,]*(\\.\\d+)?|\\.\\d+'), ',', '') AS DOUBLE)"
 
 
 def _detail(field: str, keys: tuple[str, ...]) -> str:
