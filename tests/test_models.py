@@ -153,3 +153,20 @@ def test_pretrained_qwen3_with_lora(tmp_path: Any, make_config: Any) -> None:
     assert trainer.history[-1]["train_loss"] < trainer.history[0]["train_loss"]
     assert 0 <= trainer.evaluate(test)["ndcg@10"] <= 1
     assert all(torch.equal(p, frozen[name]) for name, p in model.llm.named_parameters() if name in frozen)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_fastsasrec_with_the_recent_mean(cosine: bool, tmp_path: Any, make_config: Any) -> None:
+    """The mean weighs the last item most, sees no later one, and without the transformer it is all that is left."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    _, model, _ = build(make_config, "FastSASRec", recency_scale=0.5, cosine=cosine)
+    model.eval()
+    one, other = histories([[1, 2, 3, 4, 5, 6]]), histories([[1, 2, 3, 9, 10, 11]])
+    with torch.no_grad():
+        assert torch.equal(model.encode(one)[:, :3], model.encode(other)[:, :3])
+        items = model.item_embedding.weight[torch.tensor([1, 2, 3])]
+        expected = (items * torch.tensor([0.25, 0.5, 1.0])[:, None]).sum(0) / 1.75
+        torch.testing.assert_close(model.recent_mean(items[None])[0, 2], expected)
+        model.transformer.norm.weight.zero_()  # says nothing now
+        state = model.encode(one)[0, 2]
+    torch.testing.assert_close(state / state.norm(), expected / expected.norm())

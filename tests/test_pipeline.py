@@ -36,7 +36,7 @@ def test_each_stage_starts_from_the_one_before() -> None:
     for stage in STAGES:
         (path,) = Path("runs").glob(f"{stage}-*/weights.safetensors")
         tensors[stage] = read_checkpoint(path)[0]
-    for name in ("item_qformer.queries", "to_token.weight", "fields.projections.0.weight", "decay"):
+    for name in ("item_qformer.queries", "to_token.weight", "fields.projections.0.weight", "recent_mean.decay"):
         assert len({tensors[stage][f"model.{name}"].sum().item() for stage in STAGES}) == 1
     user = "model.user_qformer.layers.0.to_inner.weight"
     assert torch.equal(tensors["users"][user], tensors["joint"][user])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens
 from nestrec_recbole.layers.qformer import QFormer
+from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel
 
 
@@ -57,7 +58,7 @@ class ItemQFormer(SequenceModel):
                 self.id_embedding.weight[0] = 0
         self.id_dropout = config["id_dropout_prob"]
         self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.decay = nn.Parameter(torch.tensor(0.0))
+        self.recent_mean = RecencyMean()
         self._build_state(config)
 
     def _build_state(self, config: Any) -> None:
@@ -88,10 +89,3 @@ class ItemQFormer(SequenceModel):
     def encode(self, batch: Any) -> Tensor:
         vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
         return self.to_state(self.norm(self.recent_mean(vectors)))
-
-    def recent_mean(self, vectors: Tensor) -> Tensor:
-        """At every step the mean of the vectors so far, weighted by a learned decay: (B, T, d) -> (B, T, d)."""
-        age = torch.arange(vectors.shape[1], device=vectors.device)
-        age = age[:, None] - age[None, :]  # (T, T): how many steps before t item s came
-        weights = (torch.sigmoid(self.decay) ** age.clamp(min=0)) * (age >= 0)
-        return weights / weights.sum(dim=1, keepdim=True) @ vectors
