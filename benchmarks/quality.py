@@ -17,13 +17,17 @@ from readme import HERE, put_table, read_results, write_results
 
 from nestrec_recbole.bench.run import train
 
-# What matters, on validation data: cosine scores at temperature 0.05 (F), twice the width (U), dropout 0.5.
+# What matters, on validation data of Beauty with one seed (NDCG@10 under U and F): width 64 with dropout 0.5 gives .0491
+# and .0630; cosine scores at temperature 0.05 .0497 and .0677; twice the width .0551 and .0685. The recency-weighted mean
+# and dropout 0.6 give .0727 under F where F chooses the epoch, and less under U.
 FAST = {"cosine": True, "temperature": 0.05, "hidden_size": 128, "inner_size": 256, "hidden_dropout_prob": 0.5}
+FOR_F = {**FAST, "hidden_dropout_prob": 0.6, "recency_scale": 0.5, "valid_metric": "NDCG@10_f"}
 RUNS: dict[str, dict[str, Any]] = {
-    "FastSASRec": {"model": "FastSASRec", "dataset": "beauty", **FAST},
-    "FastSASRec, ties in random order": {"model": "FastSASRec", "dataset": "beauty", "shuffle_ties": True, **FAST},
-    "FastSASRec, default settings": {"model": "FastSASRec", "dataset": "beauty", "hidden_dropout_prob": 0.5},
-    "FastSASRec on Sports": {"model": "FastSASRec", "dataset": "sports", **FAST},
+    "Beauty, tuned for U": {"model": "FastSASRec", "dataset": "beauty", **FAST},
+    "Beauty, tuned for F": {"model": "FastSASRec", "dataset": "beauty", **FOR_F},
+    "Beauty, ties in random order": {"model": "FastSASRec", "dataset": "beauty", "shuffle_ties": True, **FOR_F},
+    "Sports, as tuned for U on Beauty": {"model": "FastSASRec", "dataset": "sports", **FAST},
+    "Sports, as tuned for F on Beauty": {"model": "FastSASRec", "dataset": "sports", **FOR_F},
 }
 COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "show_progress": False, "state": "ERROR"}
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10", "coverage@10")
@@ -41,7 +45,7 @@ def run(name: str, seed: int, data: str) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """Markdown: means over seeds, and the smallest and largest NDCG@10."""
     lines = [
-        "| run | valid NDCG@10 U | test NDCG@10 U | F | Recall@10 U | F | MRR@10 U | coverage | NDCG@10 F by seed |",
+        "| run | valid NDCG@10 | test NDCG@10 U | F | Recall@10 U | F | MRR@10 U | coverage | NDCG@10 F by seed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(one["run"] for one in results["runs"]):
