@@ -28,9 +28,9 @@ from nestrec_recbole.convert import (
     sequences,
     table,
 )
-from nestrec_recbole.convert.report import sha256
 from nestrec_recbole.convert.text import clean_text
 from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.files import sha256_of
 
 Row = tuple[str, ...]
 
@@ -428,7 +428,7 @@ def test_any_text_is_one_clean_line(raw: str, longest: int) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_bytes_depend_on_the_input_only(tmp_path: Path) -> None:
@@ -444,7 +444,11 @@ def test_bytes_depend_on_the_input_only(tmp_path: Path) -> None:
     assert seen[0] == seen[1] == seen[2]
     report = json.loads((tmp_path / "d" / "dataset.json").read_text())
     assert report["files"] == {name: digest for name, digest in seen[0].items() if name != "dataset.json"}
-    assert report["sources"][0] == {"file": str(paths[0]), "bytes": paths[0].stat().st_size, "sha256": sha256(paths[0])}
+    assert report["sources"][0] == {
+        "file": str(paths[0]),
+        "bytes": paths[0].stat().st_size,
+        "sha256": sha256_of(paths[0]),
+    }
 
 
 def test_a_dataset_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -518,3 +522,40 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "unknown split 'tempral'; did you mean 'temporal'?" in capsys.readouterr().err
     assert main(["convert", "sequences", "missing.txt", "--name", "small"]) == 2
     assert capsys.readouterr().err == "nestrec: missing.txt: file not found; check the path\n"
+
+
+def test_files_of_the_user_survive_a_second_conversion(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b c\n")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    (tmp_path / "d" / "d.emb.item").write_text("item_id:token\n")
+    (tmp_path / "d" / "features").mkdir()
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"d.inter", "dataset.json", "d.emb.item", "features"}
+
+
+def test_what_a_killed_conversion_left_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b c\n")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    dead = 2**22 + 1  # no process has so large a number
+    (tmp_path / f".d-old-{dead}-x").mkdir()
+    (tmp_path / "d").rename(tmp_path / f".d-old-{dead}-x" / "d")  # killed between the two renames
+    (tmp_path / f".d-work-{dead}-x").mkdir()
+    (tmp_path / "e.txt").write_text("")
+    with pytest.raises(NestRecError):
+        convert(sequences(tmp_path / "e.txt"), "d", data_path=tmp_path)
+    assert (tmp_path / "d" / "d.inter").is_file()
+    assert not list(tmp_path.glob(".d-*"))
+
+
+def test_times_in_some_histories_only_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\nv c|5 d|6\n")
+    with pytest.raises(NestRecError, match=r"line 2: 'c\|5' has a time, the first history has none"):
+        convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+
+
+def test_the_main_image_is_found_behind_one_without_a_variant(tmp_path: Path) -> None:
+    images = [{"large": "http://x/side.jpg"}, {"variant": "MAIN", "hi_res": "http://x/main.jpg"}]
+    write_lines(tmp_path / "r.jsonl", [review("u", "a", 1), review("u", "b", 2)])
+    write_lines(tmp_path / "m.jsonl", [meta("a", images=images)])
+    convert(amazon2023([tmp_path / "r.jsonl"], [tmp_path / "m.jsonl"]), "d", data_path=tmp_path)
+    assert "a\thttp://x/main.jpg\n" in (tmp_path / "d" / "images.tsv").read_text()

@@ -66,14 +66,14 @@ def test_components_by_command_are_those_by_model(
 
 def test_nearest_neighbours_are_those_of_a_full_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]], dtype=np.float32)
-    np.save("toy.npy", values)
-    run(capsys, "features", "small", "--import", "toy.npy", "--as", "toy")
-    (line,) = (
-        n for n in np.split(np.array(run(capsys, "features", "small", "--neighbours", "toy")), 5) if n[0][0] == "0"
-    )
+    np.savez("toy.npz", ids=np.array([f"i{row}" for row in range(5)]), features=values)
+    run(capsys, "features", "small", "--import", "toy.npz", "--as", "toy")
+    groups = np.split(np.array(run(capsys, "features", "small", "--neighbours", "toy")), 5)
+    (group,) = (one for one in groups if one[0].startswith("i0\t"))
     unit = values / np.linalg.norm(values, axis=1, keepdims=True)
     expected = sorted(((unit[0] @ unit[row], row) for row in range(1, 5)), reverse=True)[:3]
-    assert [one.split() for one in line[1:]] == [[f"{cosine:.3f}", str(row)] for cosine, row in expected]
+    found = [one.split("\t")[:2] for one in group[1:]]
+    assert found == [[f"  {cosine:.3f}", f"i{row}"] for cosine, row in expected]
 
 
 def write_foreign(kind: str, tokens: list[str]) -> str:
@@ -125,14 +125,14 @@ def test_features_of_others(kind: str, place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_imported_again_is_replaced_and_zeros_are_missing(place: Path, make_config: Any) -> None:
-    config = make_config("ItemQFormer", "small")
-    np.save("f.npy", VALUES)
-    import_features(config, "f.npy", "theirs")
+    config, ids = make_config("ItemQFormer", "small"), np.array([f"i{row}" for row in range(9)])
+    np.savez("f.npz", ids=ids, features=VALUES)
+    import_features(config, "f.npz", "theirs")
     values = VALUES.copy()
     values[3] = 0
-    np.save("f.npy", values)
-    store = import_features(config, "f.npy", "theirs")
-    assert store.items == [str(row) for row in range(9) if row != 3]
+    np.savez("f.npz", ids=ids, features=values)
+    store = import_features(config, "f.npz", "theirs")
+    assert store.items == [f"i{row}" for row in range(9) if row != 3]
     assert [path.name for path in store.path.parent.iterdir() if path.is_dir()] == [store.path.name]
 
 
@@ -142,8 +142,7 @@ def test_imported_again_is_replaced_and_zeros_are_missing(place: Path, make_conf
         (lambda: np.save("f.npy", np.ones(3)), r"float64 of shape \(3,\); expected numbers \(n_items, width\)"),
         (lambda: np.save("f.npy", np.array([[{}]], object)), "cannot be read"),
         (lambda: Path("f.npy").write_text("no array"), "cannot be read"),
-        (lambda: np.save("f.npy", np.zeros((3, 2))), "all features are zero"),
-        (lambda: np.save("f.npy", np.full((3, 2), np.nan)), "the features of item '0' are not finite"),
+        (lambda: np.save("f.npy", np.ones((3, 2))), r"none of its items \('0', \.\.\.\) is in this dataset"),
         (lambda: None, "file not found"),
     ],
 )
@@ -152,6 +151,21 @@ def test_files_that_are_no_features(write: Any, words: str, place: Path, make_co
     config = make_config("ItemQFormer", "small")
     with pytest.raises(NestRecError, match=words):
         import_features(config, "f.npy", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0, "all features are zero"), (np.nan, "the features of item 'i0' are not finite")]
+)
+def test_numbers_that_are_no_features(value: float, words: str, place: Path, make_config: Any) -> None:
+    np.savez("f.npz", ids=np.array(["i0", "i1"]), features=np.full((2, 3), value))
+    with pytest.raises(NestRecError, match=words):
+        import_features(make_config("ItemQFormer", "small"), "f.npz", "theirs")
+
+
+def test_a_damaged_archive_is_one_line(place: Path, make_config: Any) -> None:
+    Path("f.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(NestRecError, match=r"f\.npz: cannot be read"):
+        import_features(make_config("ItemQFormer", "small"), "f.npz", "theirs")
 
 
 @pytest.mark.parametrize(

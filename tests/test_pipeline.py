@@ -59,6 +59,11 @@ def test_unchanged_stages_are_skipped_and_changed_ones_run_anew(capsys: pytest.C
     run_pipeline("small", {**STAGES, "joint": {"model": "NestRec", "epochs": 1}}, SMALL, "runs")
     said = capsys.readouterr().out
     assert said.count(": unchanged") == 2 and said.count(": training") == 1
+    for store in Path("data/small/features").glob("year-*"):  # as if encoded from something else
+        about = json.loads((store / "manifest.json").read_text())
+        (store / "manifest.json").write_text(json.dumps({**about, "revision": "other"}))
+    run()
+    assert capsys.readouterr().out.count(": training") == 3
     with open("data/small/small.inter", "a") as file:
         file.write("u0\ti1\t1700000000\n")
     run()

@@ -75,3 +75,15 @@ def test_a_model_that_reads_times_recommends_by_them(tmp_path: Path) -> None:
     for times in (None, [[1]], [[1, 2], [3]]):
         with pytest.raises(NestRecError, match="give `times`, one for every item"):
             recommender.recommend([["i1", "i2"]], times=times)
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"), [("ms", "set times_per_second: 1000.0"), ("place in the history", "set it to False")]
+)
+def test_the_unit_that_conversion_wrote_down_counts(unit: str, words: str, tmp_path: Path, make_config: Any) -> None:
+    place = write_dataset(tmp_path / "data", "circle", CIRCLE)
+    (place / "dataset.json").write_text(f'{{"time_unit": "{unit}"}}')
+    config = make_config("UserQFormer", "circle", use_times=True, item_fields={"title": {"modality": "text"}})
+    train, _, _ = data_preparation(config, create_dataset(config))
+    with pytest.raises(NestRecError, match=words):
+        next(iter(train))

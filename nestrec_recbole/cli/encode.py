@@ -37,7 +37,7 @@ def read_config(options: Any, **settings: Any) -> Any:
 
     import nestrec_recbole  # noqa: F401  # the repairs come first
 
-    paths = {"data_path": options.data_path, "feature_path": options.feature_path or options.data_path}
+    paths = {"data_path": options.data_path, "feature_path": options.feature_path}
     given = {key: value for key, value in {**paths, **settings}.items() if value is not None}
     return Config(model="ItemQFormer", dataset=options.dataset, config_dict=given)
 

@@ -46,7 +46,8 @@ def _import(config: Any, options: Any) -> int:
 
 
 def _print_neighbours(config: Any, name: str) -> int:
-    from nestrec_recbole.encode.overview import find_store, item_titles, neighbours
+    from nestrec_recbole.data.titles import item_titles
+    from nestrec_recbole.encode.overview import find_store, neighbours
 
     titles = item_titles(config)
     for item, near in neighbours(find_store(config, name)):

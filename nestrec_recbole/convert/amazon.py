@@ -71,4 +71,6 @@ def joined(column: str) -> str:
 
 def amount(column: str) -> str:
     """SQL of the first amount of money in a text."""
-    return f"TRY_CAST(replace(regexp_extract({column}, '\\d[\\d,]*(\\.\\d+)?|\\.\\d+'), ',', '') AS DOUBLE)"
+    found = f"regexp_extract({column}, '\\d[\\d,]*(\\.\\d+)?|\\.\\d+')"
+    whole = f"regexp_replace({found}, ',(\\d\\d\\d)', '\\1', 'g')"  # what comma is left is a decimal one
+    return f"TRY_CAST(replace({whole}, ',', '.') AS DOUBLE)"

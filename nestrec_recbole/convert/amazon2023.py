@@ -16,7 +16,7 @@ _NESTED = ("description", "features", "details", "images")
 _FIELDS: Fields = {
     **{"title": "token_seq", "description": "token_seq", "features": "token_seq"},
     **{"main_category": "token", "store": "token", "brand": "token"},
-    **{"color": "token", "size": "token", "material": "token"},
+    **{"color": "token", "size": "token", "material": "token", "style": "token"},
     **{"price": "float", "average_rating": "float", "rating_number": "float"},
 }
 _DETAILS = {
@@ -24,16 +24,17 @@ _DETAILS = {
     "color": ("Color", "Colour"),
     "size": ("Size",),
     "material": ("Material", "Material Type"),
+    "style": ("Style", "Style Name"),
 }
 
 
 def amazon2023(reviews: Sequence[str | Path], metadata: Sequence[str | Path] = (), *, review_text: int = 0) -> Corpus:
     """Read reviews and the metadata of their items, joined on ``parent_asin``.
 
-    Texts that are lists are joined by a space. ``brand``, ``color``, ``size`` and ``material`` come out of ``details``,
-    which may be an object or JSON in a string. A price is the first amount in it ("from 12.99" is 12.99, "10.00 -
-    20.00" is 10.00, "None" is missing). The image is that of variant ``MAIN``, else the first one; ``large``, else
-    ``hi_res``. Times are milliseconds. An item in several files keeps its first record.
+    Texts that are lists are joined by a space. ``brand``, ``color``, ``size``, ``material`` and ``style`` come out of
+    ``details``, which may be an object or JSON in a string. A price is the first amount in it ("from 12.99" is 12.99,
+    "10.00 - 20.00" is 10.00, "None" is missing). The image is that of variant ``MAIN``, else the first one; ``large``,
+    else ``hi_res``. Times are milliseconds. An item in several files keeps its first record.
 
     Parameters
     ----------
@@ -87,6 +88,7 @@ def _detail(field: str, keys: tuple[str, ...]) -> str:
 
 def _image() -> str:
     """SQL of the URL of the main image, else of the first."""
-    main = "list_position(images ->> '$[*].variant', 'MAIN') - 1"
-    urls = [f"images ->> ('/' || {place} || '/{size}')" for place in (f"({main})", "0") for size in ("large", "hi_res")]
+    images = "TRY_CAST(images AS JSON[])"
+    main = f"list_filter({images}, lambda x: (x ->> '$.variant') = 'MAIN')[1]"
+    urls = [f"{one} ->> '$.{size}'" for one in (f"({main})", f"({images}[1])") for size in ("large", "hi_res")]
     return f"coalesce({', '.join(urls)})"

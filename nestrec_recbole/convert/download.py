@@ -96,6 +96,8 @@ def _fetch_or_reason(url: str, folder: Path, limits: Limits) -> Path | str:
             return path
         except Refused as error:
             return str(error)
+        except ValueError as error:  # a host or a redirect that is no address
+            return f"{url[:200]!r} cannot be fetched: {error}"
         except (Retry, OSError, http.client.HTTPException) as error:
             reason = f"{error or type(error).__name__} ({limits.tries} tries)"
             if attempt + 1 < limits.tries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -14,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.data.pictures import TYPES
 from nestrec_recbole.errors import NestRecError, unknown
 
-TYPES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 FORMATS = ("jpeg", "png", "webp")
 _QUALITY = 90
 
@@ -55,6 +56,8 @@ class Images:
             raise NestRecError(f"image sizes are {self.min_size} and {self.resize}; expected pixels from 1")
         if self.folder is not None and not self.folder.is_dir():
             raise NestRecError(f"{self.folder}: no such folder of images")
+        if self.folder is None and not self.download and (self.copy or self.resize or self.format):
+            raise NestRecError("no images to copy or alter: name their folder (--images), or --download-images")
         if self.folder is not None and self.download:
             raise NestRecError("images come from a folder or from their URLs; give one of the two")
 
@@ -96,7 +99,8 @@ def collect_images(
     target = draft / "images" if images.copy or images.resize or images.format or images.download else None
     if target:
         target.mkdir()
-    with ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # filters are one for all threads
+        warnings.simplefilter("ignore")
         checked = list(
             pool.map(partial(_check, images=images, target=target), *zip(*found, strict=True)) if found else []
         )
@@ -132,17 +136,15 @@ def _check(item: str, path: Path, images: Images, target: Path | None) -> tuple[
     except ImportError:
         raise NestRecError("images need Pillow: pip install nestrec_recbole[vision]") from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.format not in TYPES:
-                    return None, f"of type {image.format}; expected one of {', '.join(TYPES)}"
-                if min(image.size) < images.min_size:
-                    return None, f"{image.size[0]} x {image.size[1]} pixels; expected {images.min_size} at least"
-                image.load()  # all of it: a file that is cut off opens without complaint
-                if target is None:
-                    return path, ""
-                return _place(item, path, image, images, target), ""
+        with Image.open(path, formats=list(TYPES)) as image:  # other formats can start programs
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                return None, f"{image.width} x {image.height} pixels; expected {Image.MAX_IMAGE_PIXELS:,} at most"
+            if min(image.size) < images.min_size:
+                return None, f"{image.width} x {image.height} pixels; expected {images.min_size} at least"
+            image.load()  # all of it: a file that is cut off opens without complaint
+            if target is None:
+                return path, ""
+            return _place(item, path, image, images, target), ""
     except Exception as error:  # a damaged image can raise anything
         return None, f"cannot be read as an image: {' '.join(str(error).split())[:200] or type(error).__name__}"
 

@@ -120,7 +120,8 @@ def _convert(
     if has_reviews:
         items = add_reviews(staging, items, corpus.options["review_text"])
     cache = target.parent / f".{name}-downloads"
-    images = collect_images(staging, options.images, draft, cache, with_urls="image" not in items)
+    with_urls = "image" not in items or options.images.download
+    images = collect_images(staging, options.images, draft, cache, with_urls)
     pictured: Fields = {"image": "token"} if staging.has("pictures") else {}
     chosen_items = choose({**items, **pictured}, options.fields) | pictured
     chosen_users = choose(users, options.user_fields)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.corpus import Corpus
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.files import sha256_of
 
 _COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) FROM catalogue),
     min(timestamp), max(timestamp) FROM interactions"""
@@ -35,7 +35,7 @@ def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found:
         "notes": corpus.notes,
         "options": {**corpus.options, **options},
         "sources": [
-            {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in corpus.sources
+            {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in corpus.sources
         ],
     }
 
@@ -43,18 +43,9 @@ def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found:
 def write_report(report: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Add the SHA-256 of every file written so far, and write ``dataset.json`` beside them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    report = {**report, "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files}}
+    report = {**report, "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}}
     (folder / "dataset.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
-
-
-def sha256(path: Path) -> str:
-    """Hash a file without reading it whole."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def short_table(report: dict[str, Any], folder: Path) -> str:

@@ -102,6 +102,10 @@ def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
         item, time = "event", "row_number() OVER (PARTITION BY user_id ORDER BY row) - 1"
     staging.run(f"CREATE TABLE histories AS {words} WHERE trim(line, ' \t') <> ''")
     staging.run(f"CREATE TABLE events AS {events}")
+    mixed = "SELECT line, event FROM events WHERE regexp_matches(event, '.\\|\\d+$') ORDER BY rowid LIMIT 1"
+    for line, event in [] if has_times else staging.run(mixed):
+        where = f"{source.files[0]}: line {line + 1}"
+        raise NestRecError(f"{where}: {event!r} has a time, the first history has none; give all items times, or none")
     staging.run(
         f"CREATE TABLE raw AS SELECT user_id, {item} AS item_id, {time} AS timestamp, line, event "
         "FROM (SELECT *, rowid AS row FROM events) ORDER BY row"

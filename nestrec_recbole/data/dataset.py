@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,18 @@ class SequenceDataset(SequentialDataset):
             return {}
         if self.times is None or self.times.dtype.kind != "i":
             raise NestRecError(f"use_times: {self.dataset_name!r} has no times, or none in whole numbers of their unit")
+        self._check_unit()
         return {"exact_time_list": torch.from_numpy(gather(self.times, starts, ends, width))}
+
+    def _check_unit(self) -> None:
+        """Compare ``times_per_second`` with what ``nestrec convert`` has written down."""
+        path = Path(self.dataset_path) / "dataset.json"
+        unit = json.loads(path.read_text(encoding="utf-8")).get("time_unit", "s") if path.is_file() else None
+        expected = {"s": 1, "ms": 1000, None: self.config["times_per_second"]}.get(unit)
+        if expected is None:
+            raise NestRecError(f"use_times: {path} says that times are the {unit}; set it to False")
+        if expected != self.config["times_per_second"]:
+            raise NestRecError(f"use_times: {path} says that times are in {unit}; set times_per_second: {expected}.0")
 
     def _benchmark_presets(self) -> None:
         suffix = self.config["LIST_SUFFIX"]

@@ -89,8 +89,15 @@ class Rows(Protocol):
 
 
 def feature_folder(config: Any) -> Path:
-    """``<feature_path>/<dataset>/features``: where the arrays of a dataset live."""
-    return Path(config["feature_path"]) / config["dataset"] / "features"
+    """``<feature_path>/<dataset>/features``: where the arrays of a dataset live, by default beside its atomic files.
+
+    Those of the dataset inside RecBole's package go to ``dataset_atomic/``.
+    """
+    root = config["feature_path"]
+    if not root:
+        root = Path(config["data_path"]).parent
+        root = Path("dataset_atomic") if root.name == "dataset_example" else root
+    return Path(root) / config["dataset"] / "features"
 
 
 def content_hash(tokens: Iterable[str], values: Iterable[str]) -> str:
@@ -139,7 +146,7 @@ class FeatureStore:
                 f"{path}: no {Path(error.filename).name}; the feature is not encoded: run `nestrec encode`, or a model "
                 "that names it in `item_fields`"
             ) from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, EOFError) as error:
             raise NestRecError(f"{path}: damaged feature ({error}); delete the folder and encode again") from None
         rows = (manifest.n_items, manifest.width)
         shapes: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {"embeddings.npy": (embeddings, rows)}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from nestrec_recbole.files import sha256_of, written_whole
+
 _COLUMNS = ["path", "size", "mtime_ns", "sha256"]
 
 
@@ -36,7 +38,7 @@ class FileDigests:
                 about = os.stat(name)
                 size, when, digest = known.get(name, (-1, -1, ""))
                 if (size, when) != (about.st_size, about.st_mtime_ns):
-                    digest = _sha256(name)
+                    digest = sha256_of(name)
                     known[name] = (about.st_size, about.st_mtime_ns, digest)
                     changed = True
                 found.append(digest)
@@ -67,18 +69,10 @@ class FileDigests:
 
     def _write(self, known: dict[str, tuple[int, int, str]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        pd.DataFrame([(name, *about) for name, about in known.items()], columns=_COLUMNS).to_parquet(draft)
-        os.replace(draft, self.path)
+        table = pd.DataFrame([(name, *about) for name, about in known.items()], columns=_COLUMNS)
+        with written_whole(self.path) as draft:
+            table.to_parquet(draft)
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _sha256(name: str) -> str:
-    with open(name, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -16,7 +17,7 @@ from nestrec_recbole.data.features import FeatureStore, content_hash, feature_fo
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.recipe import IMPORTED
 from nestrec_recbole.encode.sources import item_path, read_column
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 PLM_WIDTH = 768  # of UniSRec's files, which do not say
 Features = tuple[list[str] | None, np.ndarray]  # item tokens, where the file names them, and (n, width)
@@ -61,7 +62,10 @@ def import_features(
         raise NestRecError(f"{file}: {values.dtype} of shape {values.shape}; expected numbers (n_items, width)")
     if tokens is None:
         tokens = _tokens_of_rows(file, len(values), rows, config)
-    kept = (values != 0).any(axis=1) & ~pd.Index(tokens).duplicated()
+    known = pd.Index(tokens).isin(read_column(item_path(config), config["ITEM_ID_FIELD"], config))
+    if not known.any():
+        raise NestRecError(f"{file}: none of its items ({tokens[0]!r}, ...) is in this dataset; see --rows")
+    kept = (values != 0).any(axis=1) & known & ~pd.Index(tokens).duplicated()
     if not kept.any():
         raise NestRecError(f"{file}: all features are zero")
     tokens = [token for token, is_kept in zip(tokens, kept, strict=True) if is_kept]
@@ -98,8 +102,8 @@ def _read(file: Path, config: Any, width: int | None) -> Features:
             return read(file)
         if file.suffix.startswith(".feat"):
             return _read_raw(file, width or PLM_WIDTH)
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise NestRecError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise NestRecError(f"{file}: cannot be read ({first_line(error)})") from None
     return _read_atomic(file, config)
 
 

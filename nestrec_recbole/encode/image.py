@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nestrec_recbole.data.pictures import TYPES
 from nestrec_recbole.encode.augment import alter_image
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.recipe import Recipe
@@ -73,9 +74,9 @@ def open_picture(picture: Picture) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(picture.path) as file:
+        with Image.open(picture.path, formats=list(TYPES)) as file:  # other formats can start programs
             image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a damaged image can raise anything
         return None
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return alter_image(image, picture.digest, picture.view) if picture.view else image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.pictures import SUFFIXES
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.sources import item_path, read_cells, require_items
 from nestrec_recbole.errors import NestRecError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+# Counts and means over all time, the time that is to be predicted included: no field unless one is named.
+TOTALS = ("average_rating", "rating_number", *(f"{what}_number" for what in ("view", "comment", "thumbup", "share")))
+TOTALS += tuple(f"{what}_number" for what in ("coin", "favorite", "barrage"))
 MOST = 0.95  # of a column's values decide what it holds
 
 
@@ -102,7 +106,10 @@ def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | Non
     cells = read_cells(path, name, config)
     if not len(cells):
         return None
-    if cells.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > MOST:
+    if cells.str.contains("://").mean() > MOST:
+        getLogger().info("%s: %s holds addresses and is left out; `nestrec convert` fetches images", path, name)
+        return None
+    if cells.str.lower().str.endswith(SUFFIXES).mean() > MOST:
         return {"modality": "image"}
     if kind == "float" or pd.to_numeric(cells, errors="coerce").notna().mean() > MOST:
         return {"modality": "number"}
@@ -112,6 +119,7 @@ def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | Non
 def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
     header = read_header(path, config["field_separator"], config["encoding"])
     names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
+    names = [name for name in names if name not in TOTALS]
     guesses = {name: guess(path, name, header[name], config) for name in names}
     fields = {name: how for name, how in guesses.items() if how}
     if not fields:

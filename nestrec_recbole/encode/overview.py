@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.featurefiles import DRAFT
 from nestrec_recbole.data.features import FeatureStore, blocks, feature_folder
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe
-from nestrec_recbole.encode.sources import item_path, read_cells, read_column, read_source
+from nestrec_recbole.encode.sources import item_path, read_column, read_source
 from nestrec_recbole.errors import NestRecError
 
 
@@ -105,17 +104,6 @@ def neighbours(store: FeatureStore, n_items: int = 5, k: int = 3) -> list[tuple[
         (items[row], [(items[other], float(near[other])) for other in others])
         for row, others, near in zip(chosen, nearest, cosine, strict=True)
     ]
-
-
-def item_titles(config: Any) -> dict[str, str]:
-    """Titles by item token: of the first column whose name says so, else of the first text column."""
-    path = item_path(config)
-    if not path.is_file():
-        return {}
-    header = read_header(path, config["field_separator"], config["encoding"])
-    names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and "token" in kind]
-    names.sort(key=lambda name: "title" not in name and "name" not in name)
-    return read_cells(path, names[0], config).to_dict() if names else {}
 
 
 def unfinished(config: Any) -> list[tuple[Path, int]]:

@@ -26,8 +26,9 @@ class UserPretraining(UserQFormer):
             raise NestRecError(
                 "UserPretraining foretells item tokens: set init_from to a checkpoint of ItemPretraining"
             )
-        for part in (self.fields, self.item_qformer, self.to_token):
-            part.requires_grad_(False)
+        for part in (self.fields, self.item_qformer, self.to_token, self.id_embedding):
+            if part is not None:
+                part.requires_grad_(False)
         self.to_next = nn.Linear(self.width, config["item_queries"] * self.width)
 
     def next_tokens(self, batch: Any) -> Tensor:

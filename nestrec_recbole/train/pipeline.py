@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.data import create_dataset
 
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
@@ -22,7 +23,7 @@ from nestrec_recbole.version import __version__
 _ELSEWHERE = (
     *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
     *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
-    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "shuffle"),
+    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec"),
 )
 
 
@@ -78,7 +79,7 @@ def _run_stage(
     if before:
         settings["init_from"] = before["weights"]
     config = Config(model=model, dataset=dataset, config_dict={**settings, "checkpoint_last": True})
-    key = _key(config, before)
+    key = _key(config, before, getattr(create_dataset(config), "feature_paths", {}))
     place = folder / f"{name}-{key[:10]}"
     about, weights = place / "stage.json", place / "weights.safetensors"
     if about.is_file() and weights.is_file():
@@ -111,7 +112,7 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _key(config: Any, before: Mapping[str, Any]) -> str:
+def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -> str:
     """What a stage's result depends on, as a hash."""
     kept = {k: v for k, v in sorted(config.final_config_dict.items()) if k not in _ELSEWHERE}
     folder, name = Path(config["data_path"]), config["dataset"]
@@ -119,6 +120,7 @@ def _key(config: Any, before: Mapping[str, Any]) -> str:
     made_of = {
         "settings": kept,
         "data": {path.name: sha256_of(path) for path in files},
+        "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "before": before.get("key"),
         "version": __version__,
     }
