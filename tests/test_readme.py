@@ -60,7 +60,7 @@ def test_places_and_models_exist() -> None:
 
 @pytest.mark.parametrize(
     ("script", "results"),
-    [("quickstart_seeds", "quickstart"), *((name, name) for name in ("speed", "data", "features", "llm"))],
+    [("quickstart_seeds", "quickstart"), *((name, name) for name in ("speed", "data", "features", "llm", "quality"))],
 )
 def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
