@@ -34,7 +34,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> with written_whole("notes.txt") as draft:  # doctest: +SKIP
     ...     draft.write_text("all of it")
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     for left in path.parent.glob(f".{glob.escape(path.name)}-*"):  # by a process that was killed

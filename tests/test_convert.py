@@ -388,6 +388,8 @@ def test_time_range_in_dates(tmp_path: Path) -> None:
     reviews = write_lines(tmp_path / "r.jsonl", [review("u", f"i{t}", t) for t in times])
     convert(amazon2023([reviews]), "d", Options(Filters(since="2018-01-01", until="2019-01-01")), tmp_path)
     assert [row[3] for row in rows_of(tmp_path / "d" / "d.inter")] == ["1514764800000"]
+    with pytest.raises(NestRecError, match="since is '2018', which is a moment of 1970; for the year give 2018-01-01"):
+        convert(amazon2023([reviews]), "d", Options(Filters(since="2018")), tmp_path)
 
 
 # -- texts ------------------------------------------------------------------------------------------------------

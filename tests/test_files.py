@@ -21,6 +21,14 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "there" / "notes.txt")
+    with written_whole(tmp_path / "notes.txt") as draft:
+        draft.write_text("first")
+    assert (tmp_path / "notes.txt").is_symlink() and (tmp_path / "there" / "notes.txt").read_text() == "first"
+
+
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     code = """import os, signal, sys
 from nestrec_recbole.files import written_whole

@@ -124,6 +124,8 @@ def _time_range(staging: Staging, filters: Filters, unit: str) -> None:
 
 def _moment(option: str, text: str, unit: str) -> int:
     """A date or a number in the corpus' unit."""
+    if text.isdecimal() and len(text) == 4 and unit != PLACE:
+        raise NestRecError(f"{option} is {text!r}, which is a moment of 1970; for the year give {text}-01-01")
     try:
         return int(text)
     except ValueError:
