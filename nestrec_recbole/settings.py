@@ -151,6 +151,8 @@ def _check_ranges(config: Any) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
+    if config["candidates"] < 0:
+        raise NestRecError(f"config key 'candidates' is {config['candidates']}; expected a whole number from 0")
     for key, top in {"ema_decay": 1.0, "calibration": 1.0, "mask_near_duplicates": 1.0}.items():
         if not 0 <= config[key] <= top:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
@@ -162,5 +164,10 @@ def _check_metrics(config: Any) -> None:
     if metric not in names:
         computed = ", ".join(config["metrics"])
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
-    if k.removesuffix("_f") not in set(map(str, config["topk"])):
+    k, _, protocol = k.partition("_")
+    if protocol not in ("", "f", "c"):
+        raise NestRecError(f"valid_metric is {config['valid_metric']!r}; expected no suffix, _f or _c")
+    if k not in set(map(str, config["topk"])):
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
+    if protocol == "c" and not config["candidates"]:
+        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but candidates is 0; set candidates: 99")

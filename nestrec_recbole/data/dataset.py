@@ -33,9 +33,13 @@ class SequenceDataset(SequentialDataset):
     ----------
     items : numpy.ndarray of shape (n_interactions,), int32
         Item ids, user after user, in time order.
+    owners : numpy.ndarray of shape (n_interactions,), int32
+        The user of each.
     users : numpy.ndarray of shape (n_rows,), int32
     starts, ends : numpy.ndarray of shape (n_rows,), int32
         The row index of this split, ascending.
+    rankable : numpy.ndarray of shape (n_items,), bool, optional
+        Items that evaluation may recommend; None: all.
     feature_paths : dict of str to Path
         The feature store of each item field, where the model has any.
 
@@ -46,10 +50,12 @@ class SequenceDataset(SequentialDataset):
     """
 
     items: np.ndarray
+    owners: np.ndarray
     times: np.ndarray | None
     users: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    rankable: np.ndarray | None = None
     feature_paths: dict[str, Path]
     _table: Any
 
@@ -176,7 +182,7 @@ class SequenceDataset(SequentialDataset):
             keys.insert(0, np.random.default_rng(self.config["seed"]).permutation(len(users)))
         order = np.lexsort(keys)
         table, users = table.iloc[order], users[order]
-        self.items = table[self.iid_field].to_numpy(dtype=np.int32)
+        self.items, self.owners = table[self.iid_field].to_numpy(dtype=np.int32), users
         self.times = times[order]
         self._exact_times = None
         unused = (self.config["unused_col"] or {}).get("inter", [])
@@ -215,6 +221,7 @@ class SequenceDataset(SequentialDataset):
         self.times, self.columns = None, {}
         self.starts, self.ends = (ends - lengths).astype(np.int32), ends.astype(np.int32)
         self.users = table[self.uid_field].to_numpy(dtype=np.int32)
+        self.owners = np.repeat(self.users, lengths + 1)
 
     @property
     def inter_feat(self) -> Any:

@@ -52,13 +52,16 @@ def row_values(metric: str, rank: np.ndarray, k: int) -> np.ndarray:
 
 def coverage(top: np.ndarray, n_items: int) -> float:
     """Share of the catalogue that is recommended to anybody; ``n_items`` counts the padding item."""
-    return len(np.unique(top)) / (n_items - 1)
+    return len(np.unique(top[top > 0])) / (n_items - 1)
 
 
 def evaluate_ranks(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
-    """Means of rank metrics under both protocols: ``ndcg@10`` (U) and ``ndcg@10_f`` (F)."""
+    """Means of rank metrics: ``ndcg@10`` (protocol U), ``ndcg@10_f`` (F), and ``ndcg@10_c`` among candidates."""
     result = {}
-    for suffix, rank in (("", ranks.rank), ("_f", ranks.rank_unseen)):
+    by_protocol = {"": ranks.rank, "_f": ranks.rank_unseen}
+    if ranks.rank_candidates is not None:
+        by_protocol["_c"] = ranks.rank_candidates
+    for suffix, rank in by_protocol.items():
         for metric in metrics:
             for k in topk:
                 result[f"{metric}@{k}{suffix}"] = float(row_values(metric, rank, k).mean())

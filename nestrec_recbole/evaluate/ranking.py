@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.evaluate.candidates import draw_candidates
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.processes import Processes
 
@@ -36,6 +37,8 @@ class Ranks:
         The recommended items under each protocol; k is 0 where no lists were asked for.
     n_items : int
         Size of the catalogue, the padding item included.
+    rank_candidates : numpy.ndarray of shape (n_rows,), int64, optional
+        Among the candidates drawn for the row, where the setting ``candidates`` asks for them.
     """
 
     users: np.ndarray
@@ -45,6 +48,7 @@ class Ranks:
     top: np.ndarray
     top_unseen: np.ndarray
     n_items: int
+    rank_candidates: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -58,6 +62,9 @@ def rank_targets(
 ) -> Ranks:
     """Rank the target of every row against the whole catalogue; under ``torchrun`` the processes share the work.
 
+    Items that are not ``dataset.rankable`` count for nothing. Where the dataset's config says ``candidates``, targets
+    are ranked among those too, by the same scores.
+
     Parameters
     ----------
     score : callable
@@ -65,7 +72,8 @@ def rank_targets(
     dataset : SequenceDataset
         The split to evaluate.
     k : int
-        Length of the recommended lists; they take longer than the ranks. 0: none.
+        Length of the recommended lists; they take longer than the ranks. 0: none. Where a user has fewer items left,
+        a list ends in zeros.
     batch_size : int
         Rows at most per forward; fewer where the catalogue is large.
 
@@ -77,12 +85,15 @@ def rank_targets(
     Raises
     ------
     NestRecError
-        When a score is NaN: it would compare as neither better nor worse, and rank first.
+        When a score is NaN: it would compare as neither better nor worse, and rank first. When a target may not be
+        recommended, or there are too few items to draw candidates from.
     """
     n_rows, n_items, processes = len(dataset), dataset.item_num, Processes.current()
-    k = min(k, n_items - 1)
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    rank, rank_unseen = np.zeros((2, n_rows), np.int64)
+    hidden = _not_rankable(dataset, targets).to(device)
+    k = min(k, int((~hidden).sum()))
+    pools = _candidates(dataset)
+    rank, rank_unseen, rank_candidates = np.zeros((3, n_rows), np.int64)
     top, top_unseen = np.zeros((2, n_rows, k), np.int32)
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
     batches = list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items))))
@@ -91,30 +102,67 @@ def rank_targets(
         scores[:, 0] = 0.0
         if scores.sum().isnan():
             raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
-        scores[:, 0] = -torch.inf
+        scores.masked_fill_(hidden.to(scores.device), -torch.inf)
         target = torch.from_numpy(targets[rows]).to(scores.device)
         row, item = (torch.from_numpy(x).to(scores.device) for x in seen_items(dataset, rows))
         row, item = row[item != target[row]], item[item != target[row]]
         before, seen_before = count_before(scores, target, row, item)
         rank[rows], rank_unseen[rows] = 1 + before.cpu().numpy(), 1 + (before - seen_before).cpu().numpy()
+        if pools is not None:
+            pool = torch.from_numpy(pools[rows].astype(np.int64)).to(scores.device)
+            rank_candidates[rows] = 1 + _count_pairs(scores, target, pool).cpu().numpy()
         if k:
-            top[rows] = scores.topk(k).indices.cpu()
+            top[rows] = _best(scores, k)
             scores[row, item] = -torch.inf
-            top_unseen[rows] = scores.topk(k).indices.cpu()
+            top_unseen[rows] = _best(scores, k)
     # Rows of other processes are 0 here, and a row is nobody else's: the sum is the whole.
-    parts = zip(*processes.gather((rank, rank_unseen, top, top_unseen)), strict=True)
-    rank, rank_unseen, top, top_unseen = (np.sum(part, axis=0) for part in parts)
-    return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items)
+    parts = zip(*processes.gather((rank, rank_unseen, rank_candidates, top, top_unseen)), strict=True)
+    rank, rank_unseen, rank_candidates, top, top_unseen = (np.sum(part, axis=0) for part in parts)
+    among = None if pools is None else rank_candidates
+    return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items, among)
+
+
+def _not_rankable(dataset: SequenceDataset, targets: np.ndarray) -> Tensor:
+    """Items that are never counted nor listed, (n_items,) bool: the padding item and those not ``rankable``."""
+    hidden = np.zeros(dataset.item_num, dtype=bool) if dataset.rankable is None else ~dataset.rankable
+    if hidden[targets].any():
+        item = str(dataset.field2id_token[dataset.iid_field][targets[hidden[targets]][0]])
+        raise NestRecError(
+            f"{int(hidden[targets].sum())} targets, {item!r} among them, are items that may not be recommended; "
+            "leave their rows out of the evaluation"
+        )
+    return torch.from_numpy(hidden | (np.arange(len(hidden)) == 0))
+
+
+def _candidates(dataset: SequenceDataset) -> np.ndarray | None:
+    n = dataset.config["candidates"]
+    return draw_candidates(dataset, n, dataset.config["candidate_seed"]) if n else None
+
+
+def _count_pairs(scores: Tensor, target: Tensor, pool: Tensor) -> Tensor:
+    """How many items of each row's pool (B, n) rank before its target: (B,) int64."""
+    own, target = scores.gather(1, target[:, None]), target[:, None]
+    its = scores.gather(1, pool)
+    return ((its > own) | ((its == own) & (pool < target))).sum(dim=1)
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """The items of the k highest scores, (B, k) on the CPU; 0 where there are fewer above -inf."""
+    found = scores.topk(k)
+    return found.indices.masked_fill(found.values == -torch.inf, 0).cpu()
 
 
 def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path) -> None:
     """Write the ranks of every row to a Parquet file, whole or not at all.
 
-    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U) and ``rank_unseen`` (F); the order is the split's.
+    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U), ``rank_unseen`` (F) and, where candidates were
+    drawn, ``rank_candidates``; the order is the split's.
     """
     users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
     columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
     table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen})
+    if ranks.rank_candidates is not None:
+        table["rank_candidates"] = ranks.rank_candidates
     with written_whole(path) as draft:
         table.to_parquet(draft, index=False)
 
