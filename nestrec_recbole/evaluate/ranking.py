@@ -107,14 +107,15 @@ def rank_targets(
     return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items)
 
 
-def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path) -> None:
+def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path, **more: np.ndarray) -> None:
     """Write the ranks of every row to a Parquet file, whole or not at all.
 
-    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U) and ``rank_unseen`` (F); the order is the split's.
+    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U), ``rank_unseen`` (F) and those of ``more``, each
+    (n_rows,); the order is the split's.
     """
     users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
     columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
-    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen})
+    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen, **more})
     with written_whole(path) as draft:
         table.to_parquet(draft, index=False)
 
