@@ -132,15 +132,19 @@ def register() -> None:
     compat.checkpoint_readers[".safetensors"] = _read_for_recbole
 
 
+def looks_at_items(config: Any) -> bool:
+    """Whether a run of one of our models reads item fields: the model, its loss or a metric does."""
+    dataset = getattr(recbole.data.dataset, f"{config['model']}Dataset", None)
+    is_measured = "diversity" in (metric.lower() for metric in config["metrics"])
+    return bool(getattr(dataset, "needs_item_fields", False) or config["mask_near_duplicates"] or is_measured)
+
+
 class _FeatureDataset(SequenceDataset):
     """A dataset whose item fields, if anything looks at them, are encoded where they are missing."""
 
-    needs_item_fields: bool
-
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        is_measured = "diversity" in (metric.lower() for metric in config["metrics"])
-        if not (self.needs_item_fields or config["mask_near_duplicates"] or is_measured):
+        if not looks_at_items(config):
             return
         processes = Processes.current()
         if not processes.is_first:

@@ -44,6 +44,12 @@ _POSITIVE = (
     "n_negatives",
     "schedule_patience",
 )
+# Settings that say where and how to run, and change nothing of what comes out.
+_ELSEWHERE = (
+    *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
+    *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
+    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec"),
+)
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -171,3 +177,22 @@ def _check_metrics(config: Any) -> None:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
     if protocol == "c" and not config["candidates"]:
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but candidates is 0; set candidates: 99")
+
+
+def decisive(config: Any) -> dict[str, Any]:
+    """The settings of a config that decide what comes out, by name; not those that say where and how to run."""
+    return {key: value for key, value in sorted(config.final_config_dict.items()) if key not in _ELSEWHERE}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The settings of a config that JSON can hold, by name."""
+    return {key: value for key, value in sorted(config.final_config_dict.items()) if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value and give it back."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and is_plain(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))

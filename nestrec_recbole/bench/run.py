@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,13 +15,15 @@ from recbole.data import create_dataset
 from recbole.utils import get_model
 
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks
+from nestrec_recbole.evaluate.beyond import diversity
+from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import prepare
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
+LIST_METRICS = ("itemcoverage", "novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
 
 
 @dataclass
@@ -34,6 +36,46 @@ class Run:
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     checkpoint: str | None = None
+
+
+@dataclass
+class Trained:
+    """A model with the weights that validation chose, and how it ranks the test data.
+
+    Attributes
+    ----------
+    trainer : SequenceTrainer
+    train_data : data loader
+    test : SequenceDataset
+        The test split.
+    ranks : Ranks
+    seconds : dict of str to float
+        ``prepare``, ``train``, ``per_epoch`` (without validation) and ``evaluate``.
+    """
+
+    trainer: Any
+    train_data: Any
+    test: SequenceDataset
+    ranks: Ranks
+    seconds: dict[str, float]
+
+
+def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Trained:
+    """Train, choose the epoch on validation data, and rank the test data once."""
+    began = perf_counter()
+    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    trainer, (train_data, valid_data, test_data) = prepare(config)
+    ready = perf_counter()
+    trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
+    fitted = perf_counter()
+    load_weights(trainer.model, read_checkpoint(trainer.saved_model_file)[0], trainer.saved_model_file)
+    score, device = trainer.model.eval().full_sort_predict, trainer.device
+    starts = perf_counter()
+    ranks = rank_targets(score, test_data.dataset, k=max(config["topk"]), device=device)
+    seconds = {"prepare": ready - began, "train": fitted - ready, "evaluate": perf_counter() - starts}
+    epochs = [record["train_seconds"] for record in trainer.history]
+    seconds["per_epoch"] = float(np.mean(epochs)) if epochs else 0.0
+    return Trained(trainer, train_data, test_data.dataset, ranks, seconds)
 
 
 def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
@@ -49,20 +91,14 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     test : SequenceDataset
         The test split.
     """
-    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
-    trainer, (train_data, valid_data, test_data) = prepare(config)
-    began = perf_counter()
-    trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
-    seconds = perf_counter() - began
-    trained, test = trainer.model, test_data.dataset
-    load_weights(trained, read_checkpoint(trainer.saved_model_file)[0], trainer.saved_model_file)
-    ranks = rank_targets(trained.eval().full_sort_predict, test, k=max(TOPK), device=trainer.device)
+    done = train_and_rank(model, dataset, settings)
+    trainer, seed = done.trainer, done.trainer.config["seed"]
     if checkpoint is not None:
-        write_ranks(ranks, test, checkpoint.with_suffix(".parquet"))
+        write_ranks(done.ranks, done.test, checkpoint.with_suffix(".parquet"))
         with written_whole(checkpoint) as draft:
             shutil.move(trainer.saved_model_file, draft)
-    run = Run(model, config["seed"], test_metrics(ranks), seconds, trainer.history, str(checkpoint or ""))
-    return run, trained, test
+    metrics, seconds = test_metrics(done.ranks), done.seconds["train"]
+    return Run(model, seed, metrics, seconds, trainer.history, str(checkpoint or "")), trainer.model, done.test
 
 
 def popularity(dataset: str, settings: dict[str, Any]) -> Run:
@@ -82,6 +118,35 @@ def test_metrics(ranks: Ranks) -> dict[str, float]:
     values = evaluate_ranks(ranks, METRICS, TOPK)
     values["coverage@10"] = coverage(ranks.top, ranks.n_items)
     values["coverage@10_f"] = coverage(ranks.top_unseen, ranks.n_items)
+    return values
+
+
+def all_metrics(done: Trained, content: np.ndarray | None = None) -> dict[str, float]:
+    """Compute everything a table may ask for, both protocols, at every k of ``topk``.
+
+    Parameters
+    ----------
+    done : Trained
+    content : numpy.ndarray of shape (n_items, d), optional
+        What items are, see :func:`nestrec_recbole.data.content.item_content`; without it there is no ``diversity``.
+
+    Returns
+    -------
+    dict of str to float
+        ``hit``, ``ndcg``, ``recall``, ``mrr``, ``coverage``, ``novelty``, ``serendipity``, ``averagepopularity``,
+        ``giniindex`` and ``diversity``, as ``ndcg@10`` (U), ``ndcg@10_f`` (F) and, where targets were ranked among
+        candidates too, ``ndcg@10_c``.
+    """
+    ranks, topk = done.ranks, done.trainer.config["topk"]
+    values = evaluate_ranks(ranks, ("hit", *METRICS), topk)
+    how = {"metrics": LIST_METRICS, "topk": topk, "metric_decimal_place": 12}
+    unseen = replace(ranks, rank=ranks.rank_unseen, top=ranks.top_unseen)
+    for suffix, own in (("", ranks), ("_f", unseen)):
+        of_lists = recbole_metrics(own, how, done.train_data)
+        if content is not None:
+            at = diversity(own.top, content).mean(axis=0)
+            of_lists |= {f"diversity@{k}": float(at[min(k, len(at)) - 1]) for k in topk}
+        values |= {f"{name.removeprefix('item')}{suffix}": value for name, value in of_lists.items()}
     return values
 
 

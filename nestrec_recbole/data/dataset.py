@@ -70,7 +70,7 @@ class SequenceDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         if not Path(dataset_path).is_dir():
-            raise NestRecError(_no_such_dataset(token, Path(dataset_path)))
+            raise NestRecError(no_such_dataset(token, Path(dataset_path)))
         super()._load_data(token, dataset_path)
         needed = [self.uid_field, self.iid_field]
         needed += [] if self.benchmark_filename_list else [self.time_field]
@@ -395,7 +395,8 @@ def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int)
     return cut
 
 
-def _no_such_dataset(name: str, folder: Path) -> str:
+def no_such_dataset(name: str, folder: Path) -> str:
+    """Say that ``folder``, where a dataset should lie, is not there."""
     beside = [file.stem for file in folder.parent.glob("*/*.inter") if file.stem == file.parent.name]
     hint = f"if the name is right, put {name}.inter into {folder}, or set `data_path`"
     return f"{unknown('dataset', name, ['ml-100k', *beside])}; {hint}"

@@ -152,15 +152,15 @@ def _best(scores: Tensor, k: int) -> Tensor:
     return found.indices.masked_fill(found.values == -torch.inf, 0).cpu()
 
 
-def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path) -> None:
+def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path, **more: np.ndarray) -> None:
     """Write the ranks of every row to a Parquet file, whole or not at all.
 
-    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U), ``rank_unseen`` (F) and, where candidates were
-    drawn, ``rank_candidates``; the order is the split's.
+    Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U), ``rank_unseen`` (F), where candidates were drawn
+    ``rank_candidates``, and those of ``more``, each (n_rows,); the order is the split's.
     """
     users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
     columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
-    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen})
+    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen, **more})
     if ranks.rank_candidates is not None:
         table["rank_candidates"] = ranks.rank_candidates
     with written_whole(path) as draft:

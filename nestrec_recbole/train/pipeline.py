@@ -15,16 +15,10 @@ from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.processes import Processes
+from nestrec_recbole.settings import decisive
 from nestrec_recbole.train.prepare import prepare
 from nestrec_recbole.train.trainer import last_checkpoint
 from nestrec_recbole.version import __version__
-
-# Settings that say where and how to run, and change nothing of what comes out.
-_ELSEWHERE = (
-    *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
-    *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
-    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec"),
-)
 
 
 def run_pipeline(
@@ -114,11 +108,10 @@ def _say(line: str) -> None:
 
 def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -> str:
     """What a stage's result depends on, as a hash."""
-    kept = {k: v for k, v in sorted(config.final_config_dict.items()) if k not in _ELSEWHERE}
     folder, name = Path(config["data_path"]), config["dataset"]
     files = sorted(path for kind in ("inter", "item", "user") for path in folder.glob(f"{name}*.{kind}"))
     made_of = {
-        "settings": kept,
+        "settings": decisive(config),
         "data": {path.name: sha256_of(path) for path in files},
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "before": before.get("key"),
