@@ -29,6 +29,8 @@ _ANY_TYPE = ("item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "i
 _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,
+    "targets": ("all", "last"),
+    "item_table": ("fused", "content"),
     "precision": ("fp32", "bf16", "fp16"),
     "schedule": ("constant", "cosine", "linear", "step", "plateau"),
     "activation": ("gelu", "swiglu"),

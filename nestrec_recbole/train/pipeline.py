@@ -23,7 +23,7 @@ from nestrec_recbole.version import __version__
 _ELSEWHERE = (
     *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
     *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
-    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec"),
+    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
 )
 
 
