@@ -32,7 +32,7 @@ from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec")
+RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec")
 PRETRAININGS = ("ItemPretraining", "UserPretraining")
 MODELS = RECOMMENDERS + PRETRAININGS  # a model's base classes before it
 _HERE = Path(__file__).resolve().parent
@@ -54,6 +54,16 @@ def load_properties(model: str) -> dict[str, Any]:
     for path in _registered[model]:
         defaults |= _read_yaml(path)
     return defaults
+
+
+def _load_preset(model: str, name: Any) -> dict[str, Any]:
+    """The settings of ``properties/preset/<model>-<name>.yaml``, between a model's defaults and what a user sets."""
+    known = [file.stem.removeprefix(f"{model}-") for file in (_PROPERTIES / "preset").glob(f"{model}-*.yaml")]
+    if not name or not known:
+        return {}
+    if name not in known:
+        raise NestRecError(unknown(f"preset of {model}", str(name), known))
+    return _read_yaml(_PROPERTIES / "preset" / f"{model}-{name}.yaml")
 
 
 def pipeline_stages(model: str) -> dict[str, dict[str, Any]]:
@@ -201,6 +211,7 @@ def _hook_config() -> None:
         )
         if model in _registered:
             self.internal_config_dict.update(load_properties(model))
+            self.internal_config_dict.update(_load_preset(model, self.external_config_dict.get("preset")))
         if ours.is_file() and (model in _registered or not theirs.is_file()):
             self.internal_config_dict.update(_read_yaml(ours))
         if model in _registered:

@@ -29,6 +29,8 @@ _ANY_TYPE = ("item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "i
 _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,
+    "targets": ("all", "last"),
+    "item_table": ("fused", "content"),
     "precision": ("fp32", "bf16", "fp16"),
     "schedule": ("constant", "cosine", "linear", "step", "plateau"),
     "activation": ("gelu", "swiglu"),
@@ -48,7 +50,7 @@ _POSITIVE = (
 _ELSEWHERE = (
     *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
     *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
-    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec"),
+    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
 )
 
 

@@ -103,7 +103,7 @@ def test_overfits_a_circle(built: Any, make_config: Any) -> None:
 
     config, _, _ = built
     settings = {"epochs": 120, "eval_step": 5, "learning_rate": 0.01, "hidden_dropout_prob": 0.0, "stopping_step": 5}
-    settings |= {"id_dropout_prob": 0.0, "qformer_dropout_prob": 0.0} if config["model"] != "FastSASRec" else {}
+    settings |= {key: 0.0 for key in ("id_dropout_prob", "qformer_dropout_prob") if key in config}
     config, model, (train, valid, test) = build(make_config, config["model"], 40, **settings)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.fit(train, valid, verbose=False)

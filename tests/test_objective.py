@@ -28,6 +28,7 @@ DEFAULTS = {
     "mask_near_duplicates": 0.9,
     "calibration": 0.75,
     "margin": 1.0,
+    "symmetric": False,
 }
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nestrec_recbole.bench.curves import plot_curves
 from nestrec_recbole.bench.run import Run, full_histories, popularity, train
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.recommend import Recommender
+from nestrec_recbole.train.curves import plot_curves
 
 DATASET = "ml-100k"
 # As many epochs as fit into three minutes on two cores; validation scores of both still rise a little at the end.
@@ -53,6 +53,7 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
         "state": "WARNING",
         "checkpoint_dir": str(folder),
         "feature_path": str(folder / "features"),
+        "plot_curves": False,  # both models in one picture
         **settings,
     }
     runs = [popularity(DATASET, settings)]
@@ -64,7 +65,7 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     print(examples(Recommender(trained, test), test))
     with written_whole(folder / "results.json") as draft:
         draft.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n")
-    plot_curves(runs[1:], folder / "curves.png")
+    plot_curves({run.model: run.history for run in runs[1:]}, folder / "curves.png")
     print(f"{perf_counter() - began:.0f} s in all. Results, curves and checkpoints: {folder}/")
     return runs
 

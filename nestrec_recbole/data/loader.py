@@ -43,7 +43,8 @@ class WindowLoader:
         self.epoch = 0
         self.first_batch = 0
         self.processes = Processes.current()
-        self._stretches = find_stretches(dataset.users, dataset.starts, dataset.ends)
+        stretches = find_stretches(dataset.users, dataset.starts, dataset.ends)
+        self._stretches = last_targets(stretches) if config["targets"] == "last" else stretches
         self._planned: tuple[int, list[np.ndarray]] | None = None
 
     @property
@@ -139,6 +140,14 @@ def find_stretches(users: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> n
     first = np.flatnonzero(np.r_[True, ~follows])
     last = np.r_[first[1:] - 1, len(users) - 1]
     return np.stack([users[first], starts[first], ends[first], ends[last]], axis=1).astype(np.int64)
+
+
+def last_targets(stretches: np.ndarray) -> np.ndarray:
+    """Of every user's stretches (n, 4), by user, the last one with its last target only: (n_users, 4)."""
+    is_last = np.diff(stretches[:, 0], append=-1) != 0
+    kept = stretches[is_last]
+    kept[:, 2] = kept[:, 3]
+    return kept
 
 
 def cut_windows(stretches: np.ndarray, max_length: int, random: np.random.Generator) -> np.ndarray:

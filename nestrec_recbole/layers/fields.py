@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+Scale = tuple[np.ndarray, np.ndarray]  # centre and spread of each feature
+AS_IT_IS: Scale = np.zeros(1), np.ones(1)
 
-class FieldTokens(nn.Module):
-    """One token per item field: projected features, plus a learned field and a modality embedding.
+
+class FrozenFields(nn.Module):
+    """Features of items that no training changes, each field in its own width, missing ones masked.
 
     Parameters
     ----------
@@ -18,16 +22,77 @@ class FieldTokens(nn.Module):
         Frozen features; kept as buffers outside the state dict.
     masks : sequence of numpy.ndarray, each of shape (n_items,), bool
         True where the item has the field.
+    views : sequence of numpy.ndarray or None, each of shape (n_views - 1, n_items, width of the field), optional
+        The fields of altered items (frozen encoders cannot alter them on the fly). While training, each item's view is
+        drawn anew in each forward; in evaluation it is ``values``.
+    standardised : bool
+        Centre and scale the features, see :func:`standardise`.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        values: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        views: Sequence[np.ndarray | None] | None = None,
+        standardised: bool = True,
+    ) -> None:
+        super().__init__()
+        self.scales: list[Scale] = []
+        for index, (field, mask, more) in enumerate(zip(values, masks, views or [None] * len(values), strict=True)):
+            scale = scale_of(field, mask) if standardised else AS_IT_IS
+            features = np.stack([standardise(view, mask, scale) for view in (field, *(() if more is None else more))])
+            self.register_buffer(f"features_{index}", torch.from_numpy(features), persistent=False)
+            self.scales.append(scale)
+        self.register_buffer("mask", torch.from_numpy(np.stack(masks, axis=1)), persistent=False)
+        self.widths = [field.shape[1] for field in values]
+
+    def features(self) -> list[Tensor]:
+        """The features of each field: (n_items, width of the field), zero where it is missing."""
+        return [views[0] for views in self._views()]
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """Append items that came after training, on the scale of those before them.
+
+        Parameters
+        ----------
+        values, masks : sequences of numpy.ndarray, each of shape (n, width of the field) and (n,)
+            In the order of the fields.
+        """
+        for index, (field, mask, scale) in enumerate(zip(values, masks, self.scales, strict=True)):
+            known = getattr(self, f"features_{index}")
+            new = torch.from_numpy(standardise(field, mask, scale)).to(known.device)
+            setattr(self, f"features_{index}", torch.cat([known, new.expand(len(known), -1, -1)], dim=1))
+        new_mask = torch.from_numpy(np.stack(masks, axis=1)).to(self.mask.device)
+        self.mask = torch.cat([self.mask, new_mask])
+
+    def _views(self) -> list[Tensor]:
+        return [getattr(self, f"features_{index}") for index in range(len(self.widths))]
+
+    def _drawn(self) -> list[Tensor]:
+        """One view of each item for every field, (n_items, width of the field) of (n_views, n_items, width)."""
+        return [self._draw(views) for views in self._views()]
+
+    def _draw(self, features: Tensor) -> Tensor:
+        n_views, n_items, _ = features.shape
+        if not self.training or n_views == 1:
+            return features[0]
+        drawn = torch.randint(n_views, (n_items,), device=features.device)
+        return features[drawn, torch.arange(n_items, device=features.device)]
+
+
+class FieldTokens(FrozenFields):
+    """One token per item field: projected features, plus a learned field and a modality embedding.
+
+    Parameters are those of :class:`FrozenFields`, and
+
     modalities : sequence of str
         Modality of each field.
     width : int
         Width of the tokens.
-    views : sequence of numpy.ndarray or None, each of shape (n_views - 1, n_items, width of the field), optional
-        The fields of altered items (frozen encoders cannot alter them on the fly). While training, each item's view is
-        drawn anew in each forward; in evaluation it is ``values``.
     """
 
-    mask: Tensor
     modality: Tensor
 
     def __init__(
@@ -38,45 +103,55 @@ class FieldTokens(nn.Module):
         width: int,
         views: Sequence[np.ndarray | None] | None = None,
     ) -> None:
-        super().__init__()
-        for index, (field, mask, more) in enumerate(zip(values, masks, views or [None] * len(values), strict=True)):
-            features = np.stack([standardise(view, mask, field) for view in (field, *(() if more is None else more))])
-            self.register_buffer(f"features_{index}", torch.from_numpy(features), persistent=False)
-        self.register_buffer("mask", torch.from_numpy(np.stack(masks, axis=1)), persistent=False)
+        super().__init__(values, masks, views)
         self.projections = nn.ModuleList(nn.Linear(field.shape[1], width) for field in values)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in values)
-        self.widths = [field.shape[1] for field in values]
         names = sorted(set(modalities))
         self.register_buffer("modality", torch.tensor([names.index(m) for m in modalities]), persistent=False)
         self.field_embedding = nn.Parameter(torch.randn(len(values), width) * 0.02)
         self.modality_embedding = nn.Parameter(torch.randn(len(names), width) * 0.02)
 
-    def features(self) -> list[Tensor]:
-        """The standardised features of each field: (n_items, width of the field), zero where it is missing."""
-        return [views[0] for views in self._views()]
-
-    def _views(self) -> list[Tensor]:
-        return [getattr(self, f"features_{index}") for index in range(len(self.widths))]
-
     def forward(self) -> tuple[Tensor, Tensor]:
         """Tokens (n_items, n_fields, width) and their mask (n_items, n_fields), True where a field is there."""
-        tokens = [
-            norm(project(self._view(views)))
-            for views, project, norm in zip(self._views(), self.projections, self.norms, strict=True)
-        ]
+        read = zip(self._drawn(), self.projections, self.norms, strict=True)
+        tokens = [norm(project(features)) for features, project, norm in read]
         kinds = self.field_embedding + self.modality_embedding[self.modality]  # (n_fields, width)
         return torch.stack(tokens, dim=1) + kinds, self.mask
 
-    def _view(self, features: Tensor) -> Tensor:
-        """One view of each item, (n_items, width) of (n_views, n_items, width)."""
-        n_views, n_items, _ = features.shape
-        if not self.training or n_views == 1:
-            return features[0]
-        drawn = torch.randint(n_views, (n_items,), device=features.device)
-        return features[drawn, torch.arange(n_items, device=features.device)]
+
+class FieldSum(FrozenFields):
+    """The sum of the fields that an item has, of unit length.
+
+    Parameters are those of :class:`FrozenFields`, and
+
+    width : int
+        Of the sum. Fields are projected to it; raw ones only where they have another width.
+    raw : bool
+        Take features as they are, not standardised.
+    """
+
+    def __init__(
+        self,
+        values: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        width: int,
+        views: Sequence[np.ndarray | None] | None = None,
+        raw: bool = False,
+    ) -> None:
+        super().__init__(values, masks, views, standardised=not raw)
+        fits = [raw and field.shape[1] == width for field in values]
+        self.projections = nn.ModuleList(
+            nn.Identity() if fit else nn.Linear(field.shape[1], width) for field, fit in zip(values, fits, strict=True)
+        )
+
+    def forward(self) -> Tensor:
+        """Sums (n_items, width) of length 1; zero where an item has no field."""
+        parts = [project(features) for features, project in zip(self._drawn(), self.projections, strict=True)]
+        there = self.mask.T[:, :, None]  # (n_fields, n_items, 1)
+        return F.normalize(sum(part * has for part, has in zip(parts, there, strict=True)), dim=-1)
 
 
-def standardise(field: np.ndarray, mask: np.ndarray, by: np.ndarray | None = None) -> np.ndarray:
+def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None) -> np.ndarray:
     """Centre and scale each feature over the items that have the field; a constant feature becomes 0.
 
     Sentence embeddings all point much the same way; what tells items apart is the rest (Zhang et al. 2024, WhitenRec).
@@ -85,16 +160,22 @@ def standardise(field: np.ndarray, mask: np.ndarray, by: np.ndarray | None = Non
     ----------
     field : numpy.ndarray of shape (n_items, width)
     mask : numpy.ndarray of shape (n_items,), bool
-    by : numpy.ndarray of shape (n_items, width), optional
-        What mean and scale are taken from; ``field`` by default.
+    scale : (centre, spread), optional
+        By which; that of the field by default.
 
     Returns
     -------
     numpy.ndarray of shape (n_items, width), float32
         Zero where the field is missing.
     """
-    known = (field if by is None else by)[mask].astype(np.float64)
-    spread = known.std(axis=0)
+    centre, spread = scale or scale_of(field, mask)
     scaled = np.zeros(field.shape, dtype=np.float32)
-    scaled[mask] = (field[mask] - known.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
+    scaled[mask] = (field[mask] - centre) / spread
     return scaled
+
+
+def scale_of(field: np.ndarray, mask: np.ndarray) -> Scale:
+    """Mean and standard deviation of each feature over the items that have the field; infinity for a constant one."""
+    known = field[mask].astype(np.float64)
+    spread = known.std(axis=0)
+    return known.mean(axis=0), np.where(spread > 1e-6, spread, np.inf)

@@ -45,7 +45,7 @@ class Objective(nn.Module):
         self.register_buffer("counts", counts, persistent=False)
         self.sampler = None
         draws = self.loss in ("sampled_softmax", "gbce", "triplet")
-        self.margin = config["margin"]
+        self.margin, self.symmetric = config["margin"], config["symmetric"]
         self.masks_known = self.loss != "full_softmax" and config["mask_known"]
         duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
         self.register_buffer("duplicates", duplicates, persistent=False)
@@ -69,7 +69,8 @@ class Objective(nn.Module):
             return full_softmax(states, table, targets, temperature=temperature)
         positives = self._with_duplicates(targets, positives)
         if self.loss == "info_nce":
-            return info_nce(states, table[targets], targets, forbidden=positives, temperature=temperature)
+            how = {"forbidden": positives, "temperature": temperature, "symmetric": self.symmetric}
+            return info_nce(states, table[targets], targets, **how)
         negatives, log_q = self._draw(targets)
         if self.loss == "sampled_softmax":
             corrected = {"log_q": log_q} if self.uses_log_q else {}

@@ -114,3 +114,18 @@ class CausalTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map step vectors (B, T, width) to states (B, T, width); the state of step t depends on steps 1..t only."""
         return self.norm(self.blocks(x))
+
+
+class BidirectionalTransformer(nn.TransformerEncoder):
+    """torch's post-norm encoder (Vaswani et al. 2017), in which every step sees the whole history.
+
+    Parameters are those of :class:`CausalTransformer`.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, inner_width: int, dropout: float = 0.0):
+        layer = nn.TransformerEncoderLayer(width, heads, inner_width, dropout, batch_first=True)
+        super().__init__(layer, depth, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor, is_step: Tensor) -> Tensor:  # type: ignore[override]
+        """Map step vectors (B, T, width) to states (B, T, width); ``is_step`` (B, T), bool, is False for padding."""
+        return super().forward(x, src_key_padding_mask=~is_step)

@@ -26,6 +26,7 @@ from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings import is_plain, plain
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, take_weights, write_checkpoint
+from nestrec_recbole.train.curves import plot_curves
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +39,13 @@ class SequenceTrainer(Trainer):
     protocols: ``ndcg@10`` ranks seen items too (U, RecBole's default), ``ndcg@10_f`` leaves them out (F).
 
     Two files are kept per run: the best weights (``saved_model_file``) and, beside it, ``...-last`` with everything
-    that resuming needs: weights, optimiser, schedule, random state, epoch and step.
+    that resuming needs: weights, optimiser, schedule, random state, epoch and step. ``plot_curves`` adds a picture.
+
+    Attributes
+    ----------
+    history : list of dict
+        Of every epoch ``epoch, train_loss, train_seconds`` and, where it was validated, ``valid_score, valid_seconds``
+        and each metric of the validation data as ``valid_<metric>``.
     """
 
     best_valid_score: float
@@ -175,9 +182,16 @@ class SequenceTrainer(Trainer):
                 self._save_last(epoch + 1, finished=stop)
             if stop:
                 break
+        if saved:
+            self._plot_curves()
         if self.average is not None and not saved:
             self.average.keep()
         return (self.best_valid_score, self.best_valid_result) if valid_data else (-1, None)
+
+    def _plot_curves(self) -> None:
+        """Draw the history beside the checkpoint."""
+        if self.config["plot_curves"] and self.history and self.processes.is_first:
+            plot_curves({self.config["model"]: self.history}, Path(self.saved_model_file).with_suffix(".png"))
 
     def _validate(
         self,
@@ -193,6 +207,7 @@ class SequenceTrainer(Trainer):
         began = perf_counter()
         score, result = self._valid_epoch(valid_data, show_progress=show_progress)
         record |= {"valid_score": score, "valid_seconds": perf_counter() - began}
+        record |= {f"valid_{name}": value for name, value in result.items()}
         self.best_valid_score, self.cur_step, stop, better = early_stopping(
             score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
         )
