@@ -58,6 +58,7 @@ class SequenceDataset(SequentialDataset):
     rankable: np.ndarray | None = None
     feature_paths: dict[str, Path]
     _table: Any
+    _settled: list[np.ndarray] | None = None  # the rows of each split, where the config no longer says
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
@@ -312,6 +313,12 @@ class SequenceDataset(SequentialDataset):
     def build(self) -> list[SequenceDataset]:
         """Split into training, validation and test as ``eval_args`` (or the benchmark files) say."""
         self._change_feat_format()
+        return [self._part(rows) for rows in self.split()]
+
+    def split(self) -> list[np.ndarray]:
+        """The row numbers of the training, validation and test rows."""
+        if self._settled is not None:
+            return self._settled
         if self.benchmark_filename_list is not None:
             cuts = np.cumsum(self.file_size_list)
             parts = np.split(np.arange(len(self)), cuts[:-1])
@@ -323,7 +330,30 @@ class SequenceDataset(SequentialDataset):
             raise NestRecError(
                 f"dataset {self.dataset_name!r}: no user has two interactions, so there is nothing to train on"
             )
-        return [self._part(rows) for rows in parts]
+        return parts
+
+    def without_test(self) -> SequenceDataset:
+        """The same data without its test rows, their items, times and other columns: nothing is left to look at.
+
+        Its :meth:`build` gives the training and the validation rows of this one, and no test rows. Item and user ids
+        are the same.
+        """
+        self._change_feat_format()
+        train, valid, test = self.split()
+        kept = np.sort(np.r_[train, valid])
+        rest = self._part(kept)
+        rest._settled = [np.searchsorted(kept, train), np.searchsorted(kept, valid), np.zeros(0, dtype=np.int64)]
+        places = self.ends[test]
+        rest.items = _blanked(self.items, places)
+        rest.times = None if self.times is None else _blanked(self.times, places)
+        rest.columns = {name: torch.from_numpy(_blanked(c.numpy(), places)) for name, c in self.columns.items()}
+        return rest
+
+    def under(self, config: Any) -> SequenceDataset:
+        """The same data for a model of other settings, which must not differ in what is read or split."""
+        other = copy.copy(self)
+        other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
+        return other
 
     def _part(self, rows: np.ndarray) -> SequenceDataset:
         part = copy.copy(self)
@@ -393,6 +423,12 @@ def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int)
     cut = column[np.minimum(place, len(column) - 1)]
     cut[~inside] = 0
     return cut
+
+
+def _blanked(column: np.ndarray, places: np.ndarray) -> np.ndarray:
+    column = column.copy()
+    column[places] = 0
+    return column
 
 
 def no_such_dataset(name: str, folder: Path) -> str:

@@ -174,12 +174,14 @@ class SequenceTrainer(Trainer):
             stop = False
             with self.average.applied() if self.average is not None else nullcontext():
                 if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
-                    stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress, callback_fn)
+                    stop = self._validate(valid_data, epoch, record, verbose, saved, show_progress)
                 elif saved and (not valid_data or self.eval_step <= 0):
                     self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
             if saved and self.config["checkpoint_last"]:
                 self._save_last(epoch + 1, finished=stop)
+            if callback_fn and "valid_score" in record:  # last: what it is told of can be resumed
+                callback_fn(epoch, record["valid_score"])
             if stop:
                 break
         if saved:
@@ -201,7 +203,6 @@ class SequenceTrainer(Trainer):
         verbose: bool,
         saved: bool,
         show_progress: bool,
-        callback_fn: Callable[[int, float], None] | None,
     ) -> bool:
         """Evaluate on validation data, keep the best weights, and say whether to stop."""
         began = perf_counter()
@@ -220,8 +221,6 @@ class SequenceTrainer(Trainer):
             self.best_valid_result = result
             if saved:
                 self._save_checkpoint(epoch, verbose=verbose)
-        if callback_fn:
-            callback_fn(epoch, score)
         return stop
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
