@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.domains import Domains, keep_domains, warn_of_original
 from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
@@ -33,11 +34,17 @@ class SequenceDataset(SequentialDataset):
     ----------
     items : numpy.ndarray of shape (n_interactions,), int32
         Item ids, user after user, in time order.
+    item_users : numpy.ndarray of shape (n_interactions,), int32
+        The user of each; only where histories are not written out in benchmark files.
     users : numpy.ndarray of shape (n_rows,), int32
     starts, ends : numpy.ndarray of shape (n_rows,), int32
         The row index of this split, ascending.
     feature_paths : dict of str to Path
         The feature store of each item field, where the model has any.
+    domains : Domains or None
+        Which item is of which domain, where ``target_domain`` is set.
+    rankable : numpy.ndarray of shape (n_items,), bool, or None
+        Which items may be recommended; None: all of them.
 
     Raises
     ------
@@ -46,11 +53,14 @@ class SequenceDataset(SequentialDataset):
     """
 
     items: np.ndarray
+    item_users: np.ndarray
     times: np.ndarray | None
     users: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
     feature_paths: dict[str, Path]
+    domains: Domains | None = None
+    rankable: np.ndarray | None = None
     _table: Any
 
     def __init__(self, config: Any) -> None:
@@ -74,6 +84,7 @@ class SequenceDataset(SequentialDataset):
                     f"{dataset_path}/{token}.inter: no column {field!r}; it has {', '.join(self.inter_feat)}. "
                     "Set USER_ID_FIELD, ITEM_ID_FIELD or TIME_FIELD, or add it to load_col.inter"
                 )
+        self.inter_feat = keep_domains(self.inter_feat, self.config)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         load, unload = self._get_load_and_unload_col(source)
@@ -149,6 +160,8 @@ class SequenceDataset(SequentialDataset):
         if self.time_field in self.inter_feat:
             self._exact_times = self.inter_feat[self.time_field].to_numpy()
         super()._remap_ID_all()
+        self.domains = Domains.of(self.config, self.field2id_token[self.iid_field])
+        self.rankable = None if self.domains is None else self.domains.rankable
 
     # -- indexing -----------------------------------------------------------------------------------------------
 
@@ -175,8 +188,12 @@ class SequenceDataset(SequentialDataset):
         if self.config["shuffle_ties"]:
             keys.insert(0, np.random.default_rng(self.config["seed"]).permutation(len(users)))
         order = np.lexsort(keys)
-        table, users = table.iloc[order], users[order]
-        self.items = table[self.iid_field].to_numpy(dtype=np.int32)
+        items = table[self.iid_field].to_numpy(dtype=np.int32)
+        if self.domains is not None and self.config["protocol"] == "original":
+            warn_of_original()
+            order = order[self.domains.original_order(users[order], items[order])]
+        table, users, self.items = table.iloc[order], users[order], items[order]
+        self.item_users = users
         self.times = times[order]
         self._exact_times = None
         unused = (self.config["unused_col"] or {}).get("inter", [])
@@ -308,6 +325,8 @@ class SequenceDataset(SequentialDataset):
         if self.benchmark_filename_list is not None:
             cuts = np.cumsum(self.file_size_list)
             parts = np.split(np.arange(len(self)), cuts[:-1])
+        elif self.domains is not None:
+            parts = self.domains.split(self.item_users, self.items, self.ends)
         else:
             assert self.times is not None
             target_times = self.times[self.ends]
