@@ -10,9 +10,10 @@ import yaml
 from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
+from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
-from nestrec_recbole.layers.objective import LOSSES, NEGATIVES
+from nestrec_recbole.layers.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
 from nestrec_recbole.train.optimisation import OPTIMIZERS
 
 # Keys that RecBole reads but lists in none of its files.
@@ -35,6 +36,10 @@ _CHOICES = {
     "schedule": ("constant", "cosine", "linear", "step", "plateau"),
     "activation": ("gelu", "swiglu"),
     "residual": ("plain", "gated"),
+    "protocol": PROTOCOLS,
+    "domain_loss": DOMAIN_LOSSES,
+    "objective": ("causal", "masked"),
+    "user_vectors": ("visible", "frozen"),
     "learner": tuple(OPTIMIZERS),
 }
 _POSITIVE = (
@@ -143,6 +148,8 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
         raise NestRecError("config key 'train_neg_sample_args' has no effect here; use `loss` and `negatives`")
+    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
+        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
     if config["enable_amp"]:
         raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
     if config["transform"]:

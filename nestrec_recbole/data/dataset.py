@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.domains import Domains, keep_domains, warn_of_original
 from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
@@ -42,6 +43,8 @@ class SequenceDataset(SequentialDataset):
         Items that evaluation may recommend; None: all.
     feature_paths : dict of str to Path
         The feature store of each item field, where the model has any.
+    domains : Domains or None
+        Which item is of which domain, where ``target_domain`` is set.
 
     Raises
     ------
@@ -57,6 +60,7 @@ class SequenceDataset(SequentialDataset):
     ends: np.ndarray
     rankable: np.ndarray | None = None
     feature_paths: dict[str, Path]
+    domains: Domains | None = None
     _table: Any
     _settled: list[np.ndarray] | None = None  # the rows of each split, where the config no longer says
 
@@ -81,6 +85,7 @@ class SequenceDataset(SequentialDataset):
                     f"{dataset_path}/{token}.inter: no column {field!r}; it has {', '.join(self.inter_feat)}. "
                     "Set USER_ID_FIELD, ITEM_ID_FIELD or TIME_FIELD, or add it to load_col.inter"
                 )
+        self.inter_feat = keep_domains(self.inter_feat, self.config)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         load, unload = self._get_load_and_unload_col(source)
@@ -156,6 +161,8 @@ class SequenceDataset(SequentialDataset):
         if self.time_field in self.inter_feat:
             self._exact_times = self.inter_feat[self.time_field].to_numpy()
         super()._remap_ID_all()
+        self.domains = Domains.of(self.config, self.field2id_token[self.iid_field])
+        self.rankable = None if self.domains is None else self.domains.rankable
 
     # -- indexing -----------------------------------------------------------------------------------------------
 
@@ -182,8 +189,12 @@ class SequenceDataset(SequentialDataset):
         if self.config["shuffle_ties"]:
             keys.insert(0, np.random.default_rng(self.config["seed"]).permutation(len(users)))
         order = np.lexsort(keys)
-        table, users = table.iloc[order], users[order]
-        self.items, self.owners = table[self.iid_field].to_numpy(dtype=np.int32), users
+        items = table[self.iid_field].to_numpy(dtype=np.int32)
+        if self.domains is not None and self.config["protocol"] == "original":
+            warn_of_original()
+            order = order[self.domains.original_order(users[order], items[order])]
+        table, users, self.items = table.iloc[order], users[order], items[order]
+        self.owners = users
         self.times = times[order]
         self._exact_times = None
         unused = (self.config["unused_col"] or {}).get("inter", [])
@@ -322,6 +333,8 @@ class SequenceDataset(SequentialDataset):
         if self.benchmark_filename_list is not None:
             cuts = np.cumsum(self.file_size_list)
             parts = np.split(np.arange(len(self)), cuts[:-1])
+        elif self.domains is not None:
+            parts = self.domains.split(self.owners, self.items, self.ends)
         else:
             assert self.times is not None
             target_times = self.times[self.ends]

@@ -14,6 +14,7 @@ from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
 NEGATIVES = ("uniform", "popularity", "in_batch")
+DOMAIN_LOSSES = ("own", "all", "target")
 
 
 class Objective(nn.Module):
@@ -97,3 +98,44 @@ class Objective(nn.Module):
         if self.sampler is None:
             return in_batch_negatives(targets, self.counts)
         return self.sampler(self.n_negatives), self.sampler.log_q
+
+
+class DomainObjective(nn.Module):
+    """A softmax in which each target competes with the items of its own domain only.
+
+    Parameters
+    ----------
+    objective : Objective
+        Whose ``loss`` is ``full_softmax``.
+    of_item : Tensor (n_items,), int64
+        The domain of each item, from 1; 0 for the padding item.
+    only : int
+        The one domain whose targets count; 0: all do.
+    """
+
+    of_item: Tensor
+    place: Tensor
+
+    def __init__(self, objective: Objective, of_item: Tensor, only: int = 0) -> None:
+        super().__init__()
+        self.objective, self.only, self.masks_known = objective, only, False
+        self.n_domains = int(of_item.max())
+        self.register_buffer("of_item", of_item, persistent=False)
+        place = torch.zeros_like(of_item)
+        for domain in range(1, self.n_domains + 1):
+            rows = torch.cat([torch.zeros(1, dtype=torch.int64), (of_item == domain).nonzero()[:, 0]])
+            self.register_buffer(f"rows_{domain}", rows, persistent=False)
+            place[rows] = torch.arange(len(rows))
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, states: Tensor, table: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Mean loss of a batch's positions, as that of :class:`Objective`; 0 where none counts."""
+        domain = self.of_item[targets]
+        total, n_targets = states.sum() * 0, 0
+        for number in [self.only] if self.only else range(1, self.n_domains + 1):
+            at = (domain == number).nonzero()[:, 0]
+            if len(at):
+                rows = getattr(self, f"rows_{number}")
+                total = total + len(at) * self.objective(states[at], table[rows], self.place[targets[at]])
+                n_targets += len(at)
+        return total / max(n_targets, 1)

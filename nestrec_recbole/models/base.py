@@ -12,7 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
-from nestrec_recbole.layers.objective import Objective
+from nestrec_recbole.layers.objective import DomainObjective, Objective
 
 
 class SequenceModel(SequentialRecommender):
@@ -34,7 +34,15 @@ class SequenceModel(SequentialRecommender):
         super().__init__(config, dataset)
         masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
         content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
-        self.objective = Objective(config, _item_counts(dataset), content)
+        objective = Objective(config, _item_counts(dataset), content)
+        self.objective: Objective | DomainObjective = objective
+        self.rankable: Tensor | None
+        domains = getattr(dataset, "domains", None)
+        if domains is not None and config["domain_loss"] != "all":
+            only = domains.target if config["domain_loss"] == "target" else 0
+            self.objective = DomainObjective(objective, torch.from_numpy(domains.of_item), only)
+        rankable = None if domains is None else torch.from_numpy(domains.rankable)
+        self.register_buffer("rankable", rankable, persistent=False)
         self._remembered: dict[str, Tensor] = {}
         self._version: tuple[int, ...] | None = None
         self._in_step = False
@@ -139,10 +147,13 @@ class SequenceModel(SequentialRecommender):
         return super().train(mode)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores of every item for every history: (B, n_items); the padding item scores -inf."""
-        scores = self.user_states(interaction) @ self.remember("item_table", self.item_table).T
+        """Scores of every item for every history: (B, n_items); -inf for padding and what may not be recommended."""
+        return self.masked(self.user_states(interaction) @ self.remember("item_table", self.item_table).T)
+
+    def masked(self, scores: Tensor) -> Tensor:
+        """Set the scores (B, n_items) of the padding item and of items of other domains to -inf."""
         scores[:, 0] = -torch.inf
-        return scores
+        return scores if self.rankable is None else scores.masked_fill_(~self.rankable, -torch.inf)
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of ``item_id`` for each history: (B,)."""

@@ -1,0 +1,206 @@
+"""Datasets of two domains: what is split off, what is visible, and what may be recommended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.data import create_dataset
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.layers.full_softmax import full_softmax
+from nestrec_recbole.train.prepare import prepare
+
+# One user a line, oldest first: f is food, k is kitchen.
+HISTORIES = {
+    "a": "f1 k1 f2 k2 f3 k3 f4 k4 k5",
+    "b": "k1 k2 f1 f2 k3 f5",
+    "c": "f4 f3 k1 f2",
+    "few": "k1 f1 k2 f2 k4",
+    "alone": "f1 f2 f3 f4",
+    "kitchen": "k1 k2 k3 k5",
+}
+
+
+def write(folder: Path, histories: dict[str, str] = HISTORIES, name: str = "shop") -> None:
+    place = folder / name
+    place.mkdir(parents=True)
+    rows = [(user, item, 100 + t) for user, row in histories.items() for t, item in enumerate(row.split())]
+    items = sorted({item for _, item, _ in rows})
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"] + [f"{u}\t{i}\t{t}" for u, i, t in reversed(rows)]
+    (place / f"{name}.inter").write_text("\n".join(lines) + "\n")
+    lines = ["item_id:token\tdomain:token"] + [f"{i}\t{'food' if i[0] == 'f' else 'kitchen'}" for i in items]
+    (place / f"{name}.item").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, make_config: Any) -> Any:
+    write(tmp_path / "data")
+
+    def build(**settings: Any) -> Any:
+        return create_dataset(make_config("FastSASRec", "shop", **{"target_domain": "food", **settings}))
+
+    return build
+
+
+def rows(part: Any) -> set[tuple[str, str, str]]:
+    """User, history and target of each row, in tokens."""
+    user, item = part.field2id_token["user_id"], part.field2id_token["item_id"]
+    return {
+        (str(user[u]), " ".join(item[part.items[s:e]]), str(item[part.items[e]]))
+        for u, s, e in zip(part.users, part.starts, part.ends, strict=True)
+    }
+
+
+def expected(order: str = "strict") -> list[set[tuple[str, str, str]]]:
+    """The same by hand: a loop over users."""
+    train, valid, test = set(), set(), set()
+    for user, text in HISTORIES.items():
+        history = text.split()
+        food = [i for i in history if i[0] == "f"]
+        held = food[-2:] if len(food) >= 3 else []
+        if order == "original":
+            history = [i for i in history if i not in held] + held
+        until = history.index(held[0]) if held else len(history)
+        train |= {(user, " ".join(history[:t]), history[t]) for t in range(1, until)}
+        for part, target in zip((valid, test), held, strict=False):
+            part.add((user, " ".join(history[: history.index(target)]), target))
+    return [train, valid, test]
+
+
+@pytest.mark.parametrize("protocol", ["strict", "original"])
+def test_the_split_is_that_of_a_loop_over_users(protocol: str, shop: Any) -> None:
+    assert [rows(part) for part in shop(protocol=protocol).build()] == expected(protocol)
+
+
+def test_nothing_of_the_source_that_is_later_than_the_target_is_visible(shop: Any) -> None:
+    train, valid, test = (rows(part) for part in shop().build())
+    assert ("a", "f1 k1 f2 k2 f3 k3", "f4") in test and ("a", "f1 k1 f2 k2", "f3") in valid
+    assert not any("k4" in history or "k5" in history for _, history, _ in test | valid)
+    seen = {item for user, history, target in train if user == "a" for item in (*history.split(), target)}
+    assert seen == {"f1", "k1", "f2", "k2"}  # k3 is before the test target, and after the validation target
+
+
+def test_original_shows_the_future_and_says_so(shop: Any, caplog: pytest.LogCaptureFixture) -> None:
+    _, _, test = (rows(part) for part in shop(protocol="original").build())
+    assert ("a", "f1 k1 f2 k2 k3 k4 k5 f3", "f4") in test
+    assert "a leak" in caplog.text
+    caplog.clear()
+    shop()
+    assert "leak" not in caplog.text
+
+
+def test_target_alone_has_the_same_targets(shop: Any) -> None:
+    """So that runs with and without the source domain can be compared user by user."""
+    both, alone = shop().build(), shop(domains=["food"]).build()
+    for one, other in zip(both[1:], alone[1:], strict=True):
+        assert {(u, t) for u, _, t in rows(one)} == {(u, t) for u, _, t in rows(other)}
+    assert not any("k" in history for _, history, _ in rows(alone[2]))
+    assert shop(domains="food").item_num == 6  # f1..f5 and padding
+
+
+def test_only_the_target_domain_is_rankable(shop: Any) -> None:
+    dataset = shop()
+    tokens = dataset.field2id_token["item_id"]
+    assert sorted(tokens[dataset.rankable]) == sorted(t for t in tokens[1:] if t[0] == "f")
+    assert not dataset.rankable[0] and shop(target_domain=None).rankable is None
+    assert dataset.build()[2].rankable is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"), [("FastSASRec", "own"), ("FastSASRec", "all"), ("FastSASRec", "target"), ("NestRec", "own")]
+)
+def test_any_model_ranks_and_recommends_the_target_domain_only(
+    model: str, loss: str, tmp_path: Path, make_config: Any
+) -> None:
+    from nestrec_recbole.recommend import Recommender
+
+    write(tmp_path / "data")
+    small = {"hidden_size": 16, "n_heads": 2, "inner_size": 32, "epochs": 1, "target_domain": "food"}
+    small |= {"item_fields": {"domain": {"modality": "category"}}} if model == "NestRec" else {}
+    trainer, (train, valid, test) = prepare(make_config(model, "shop", domain_loss=loss, metrics=["NDCG"], **small))
+    trainer.fit(train, valid, verbose=False)
+    trainer.evaluate(test)
+    n_food = 5
+    assert (trainer.ranks.rank <= n_food).all()
+    lists = Recommender(trainer.model, test.dataset).recommend([["k1", "k2"], ["f1"]], k=20)
+    assert [len(one) for one in lists] == [n_food, n_food - 1]
+    assert all(token[0] == "f" for one in lists for token, _ in one)
+
+
+def test_own_domain_softmax_by_hand(shop: Any, make_config: Any) -> None:
+    """Each target against the items of its domain: the plain softmax over that part of the catalogue."""
+    _, (train, _, _) = prepare(make_config("FastSASRec", "shop", target_domain="food"))
+    of_item = torch.from_numpy(train.dataset.domains.of_item)
+    torch.manual_seed(0)
+    states, table = torch.randn(6, 4, dtype=torch.float64), torch.randn(len(of_item), 4, dtype=torch.float64)
+    targets = torch.tensor([1, 2, 3, 7, 8, 10])
+    logits = states @ table.T
+    others = (of_item != of_item[targets][:, None]).to(logits.device)
+    value = -torch.log_softmax(logits.masked_fill(others, -torch.inf), dim=1)[torch.arange(6), targets]
+    counted = value[of_item[targets] == 1].mean()
+    for which, expected_loss in (
+        ("own", value.mean()),
+        ("target", counted),
+        ("all", full_softmax(states, table, targets)),
+    ):
+        trainer, _ = prepare(make_config("FastSASRec", "shop", target_domain="food", domain_loss=which))
+        torch.testing.assert_close(trainer.model.objective(states, table, targets), expected_loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target_domain": "fod"}, "unknown target_domain 'fod'; did you mean 'food'?"),
+        ({"domains": ["fod"]}, "unknown domain in `domains` 'fod'; did you mean 'food'?"),
+        ({"domain_field": "domian"}, "no column 'domian'"),
+        ({"protocol": "orginal"}, "config key 'protocol' is 'orginal'; expected one of strict, original"),
+        ({"loss": "gbce"}, "loss 'gbce' is over all domains; set domain_loss: all, or loss: full_softmax"),
+        ({"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO"}}, "target_domain: its split is leave-one-out"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], words: str, shop: Any) -> None:
+    with pytest.raises(NestRecError) as caught:
+        shop(**settings)
+    assert words in str(caught.value)
+
+
+def test_an_item_without_domain_is_named(shop: Any, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "shop" / "shop.item"
+    path.write_text(path.read_text().replace("k3\tkitchen\n", ""))
+    with pytest.raises(NestRecError, match=r"shop.item: item 'k3' has no 'domain'"):
+        shop()
+
+
+def test_pickles_of_unknown_order_are_refused_for_the_second_domain(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TriGRec's pickles leave open which domain's last items came later; the first domain is put first."""
+    import pickle
+
+    from nestrec_recbole.convert import convert, pickles
+
+    food, kitchen = {1: [1, 2, 3, 4]}, {1: [11, 12, 13, 14]}
+    merged = {1: [1, 11, 2, 12, 13, 14]}, {1: [1, 11, 2, 12, 3, 4]}
+    for name, content in (("food", food), ("kitchen", kitchen), ("f", merged[0]), ("k", merged[1])):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
+
+    def build(first: str, second: str, target: str) -> Any:
+        paths = [tmp_path / f"{name}.pkl" for name in (first, second)]
+        corpus = pickles(paths, merged=[tmp_path / "f.pkl", tmp_path / "k.pkl"])
+        convert(corpus, f"from_{first}", data_path=tmp_path / "data")
+        return create_dataset(make_config("FastSASRec", f"from_{first}", target_domain=target))
+
+    assert rows(build("food", "kitchen", "food").build()[2]) == {("1", "1 11 2 12 3", "4")}
+    assert rows(build("kitchen", "food", "kitchen").build()[2]) == {("1", "1 11 2 12 13", "14")}
+    with pytest.raises(NestRecError, match="convert the pickles again with 'kitchen' as first domain"):
+        build("food", "kitchen", "kitchen")
+
+
+def test_domain_file_with_numpy_tokens(shop: Any) -> None:
+    domains = shop().domains
+    assert domains.names == ("food", "kitchen") and domains.target == 1 and domains.of_item[0] == 0
+    assert np.bincount(domains.of_item).tolist() == [1, 5, 5]
