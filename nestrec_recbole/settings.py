@@ -145,11 +145,15 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     _check_metrics(config)
     _check_ranges(config)
+    _check_without_effect(config)
+    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
+        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
+
+
+def _check_without_effect(config: Any) -> None:
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
         raise NestRecError("config key 'train_neg_sample_args' has no effect here; use `loss` and `negatives`")
-    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
-        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
     if config["enable_amp"]:
         raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
     if config["transform"]:

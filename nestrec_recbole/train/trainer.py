@@ -184,15 +184,14 @@ class SequenceTrainer(Trainer):
                 callback_fn(epoch, record["valid_score"])
             if stop:
                 break
-        if saved:
-            self._plot_curves()
-        if self.average is not None and not saved:
-            self.average.keep()
+        self._finish(saved)
         return (self.best_valid_score, self.best_valid_result) if valid_data else (-1, None)
 
-    def _plot_curves(self) -> None:
-        """Draw the history beside the checkpoint."""
-        if self.config["plot_curves"] and self.history and self.processes.is_first:
+    def _finish(self, saved: bool) -> None:
+        """Draw the history beside the checkpoint; without one, leave the averaged weights in the model."""
+        if self.average is not None and not saved:
+            self.average.keep()
+        if saved and self.config["plot_curves"] and self.history and self.processes.is_first:
             plot_curves({self.config["model"]: self.history}, Path(self.saved_model_file).with_suffix(".png"))
 
     def _validate(
