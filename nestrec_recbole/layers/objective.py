@@ -37,8 +37,6 @@ class Objective(nn.Module):
     counts: Tensor
     duplicates: Tensor | None
 
-    counts: Tensor
-
     def __init__(self, config: Any, counts: Tensor, content: Tensor | None = None) -> None:
         super().__init__()
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]

@@ -34,7 +34,7 @@ class SequenceModel(SequentialRecommender):
         super().__init__(config, dataset)
         masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
         content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
-        objective = Objective(config, _item_counts(dataset), content)
+        objective = Objective(config, item_counts(dataset), content)
         self.objective: Objective | DomainObjective = objective
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
@@ -161,7 +161,7 @@ class SequenceModel(SequentialRecommender):
         return (self.user_states(interaction) * items).sum(dim=-1)
 
 
-def _item_counts(dataset: Any) -> Tensor:
+def item_counts(dataset: Any) -> Tensor:
     """Interactions of each item in the training data: (n_items,) int64."""
     if hasattr(dataset, "item_counts"):
         return torch.from_numpy(dataset.item_counts())

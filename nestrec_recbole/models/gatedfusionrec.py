@@ -14,7 +14,7 @@ from nestrec_recbole.layers.fields import FieldSum
 from nestrec_recbole.layers.gate import IdGate
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, item_counts
 
 
 class GatedFusionRec(SequenceModel):
@@ -47,7 +47,7 @@ class GatedFusionRec(SequenceModel):
         self.id_embedding = nn.Embedding(self.n_items, width, padding_idx=0) if config["use_ids"] else None
         self.id_dropout = config["id_dropout_prob"]
         self.has_history: Tensor
-        self.register_buffer("has_history", self.objective.counts > 0, persistent=False)
+        self.register_buffer("has_history", item_counts(dataset) > 0, persistent=False)
         self.norm = nn.LayerNorm(width)
         self.position_embedding = nn.Embedding(self.max_seq_length, width)
         self.dropout = Dropout(dropout)
