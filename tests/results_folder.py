@@ -34,7 +34,7 @@ def write_results(
         "metrics": ["ndcg@10_f", "ndcg@10", "recall@10_f", "coverage@10"],
         "published": {"small": published},
     }
-    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
     for place, (data, dataset) in enumerate(DATASETS.items()):
         items = write_data(folder / "datasets" / data, dataset)
         for row, skill in rows.items():
@@ -112,17 +112,18 @@ def _write_ranks(folder: Path, items: pd.DataFrame, skill: float, seed: int, pla
     taste = world.normal(size=(N_USERS, N_ITEMS))  # what models share
     scores = 0.5 * popularity + taste + 0.3 * own.normal(size=(N_USERS, N_ITEMS))
     scores[np.arange(N_USERS), targets] += skill
-    order = np.argsort(-scores, axis=1)
-    rank = 1 + (order == targets[:, None]).argmax(axis=1)
+    seen = world.random((N_USERS, N_ITEMS)) < 0.05
+    seen[np.arange(N_USERS), targets] = False
+    order, order_unseen = (np.argsort(-np.where(left_out, -np.inf, scores)) for left_out in (False, seen))
+    rank, unseen = (1 + (one == targets[:, None]).argmax(axis=1) for one in (order, order_unseen))
     lengths = world.integers(1, 70, N_USERS)
     users, tokens = [f"u{u}" for u in range(N_USERS)], items["item"].to_numpy()
-    unseen = np.maximum(1, rank - world.integers(0, 4, N_USERS))
     ranks = pd.DataFrame({"user": users, "item": tokens[targets], "rank": rank, "rank_unseen": unseen})
     ranks = ranks.assign(history_length=lengths, tied=world.random(N_USERS) < 0.2)
     ranks.to_parquet(folder / "ranks.parquet", index=False)
     history = [tokens[world.integers(0, N_ITEMS, min(n, 10))].tolist() for n in lengths]
-    top = tokens[order[:, :10]].tolist()
-    lists = pd.DataFrame({"user": users, "history": history, "items": top, "items_unseen": top})
+    top, top_unseen = (tokens[one[:, :10]].tolist() for one in (order, order_unseen))
+    lists = pd.DataFrame({"user": users, "history": history, "items": top, "items_unseen": top_unseen})
     lists.to_parquet(folder / "lists.parquet", index=False)
     ndcg = {f"ndcg@10{s}": float(((r <= 10) / np.log2(1 + r)).mean()) for s, r in (("", rank), ("_f", unseen))}
     recall = {f"recall@10{s}": float((r <= 10).mean()) for s, r in (("", rank), ("_f", unseen))}

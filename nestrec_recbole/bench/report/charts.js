@@ -3,6 +3,8 @@ const page = JSON.parse(document.getElementById('page').textContent);
 const SYMBOLS = ['circle', 'square', 'triangle-up', 'diamond', 'triangle-down', 'star', 'cross', 'x'];
 const SIGNS = ['●', '■', '▲', '◆', '▼', '★', '✚', '✖'];
 const DASHES = ['solid', 'dash', 'dot', 'dashdot'];
+const STEPS = [-1, 0, 1, 2, 3, 4, 5].flatMap(power => [1, 2, 5].map(digit => Number(`${digit}e${power}`)));
+const LOWER_IS_BETTER = /^(averagepopularity|giniindex)/;
 const hiddenRows = new Set();
 const element = id => document.getElementById(id);
 const cssColour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -90,35 +92,43 @@ function drawSlices(dataset) {
     chart.className = 'chart';
     figure.append(caption, chart);
     grid.append(figure);
-    const labels = slicing.labels.map((label, i) => `${broken(label)}<br>n = ${slicing.counts[i].toLocaleString('en')}`);
+    const labels = slicing.labels.map((label, i) => `${broken(label, slicing.labels.length > 3 ? 8 : 12)}<br>n = ${slicing.counts[i].toLocaleString('en')}`);
     const traces = slicing.rows.filter(row => !hiddenRows.has(row.name)).map(row => ({
       type: 'bar', x: labels, y: row.values, name: plain(row.name),
       marker: { color: cssColour(look(row.name).colour) }, hovertemplate: '%{y:.4f}',
     }));
-    draw(chart, traces, '', page.metrics[page.tested], { bargap: .3, bargroupgap: .08, xaxis: { type: 'category', tickangle: 0 } });
+    draw(chart, traces, '', '', { bargap: .3, bargroupgap: .08, xaxis: { type: 'category', tickangle: 0 } });
   }
 }
 
 // A label of several words stands on several lines, so that it need not be turned.
-function broken(label) {
+function broken(label, width) {
   const lines = [''];
   for (const word of label.split(' ')) {
-    if (lines.at(-1) && (lines.at(-1) + word).length > 12) lines.push('');
+    if (lines.at(-1) && (lines.at(-1) + word).length > width) lines.push('');
     lines[lines.length - 1] += (lines.at(-1) ? ' ' : '') + word;
   }
   return lines.map(plain).join('<br>');
+}
+
+// Axes of epochs have whole numbers.
+function epochs(dataset) {
+  const last = Math.max(1, ...dataset.rows.flatMap(row => row.curves.flatMap(curve => curve.epochs)));
+  return { xaxis: last <= 12 ? { dtick: 1, tick0: 1 } : { rangemode: 'tozero' } };
 }
 
 function drawCharts() {
   const dataset = page.datasets[element('chart-dataset').selectedIndex];
   const names = Object.keys(page.metrics);
   const other = names[element('trade-metric').selectedIndex], quality = names[element('time-metric').selectedIndex];
-  draw('chart-loss', curveTraces(dataset, 'epochs', 'loss'), 'epoch', 'training loss');
-  draw('chart-score', curveTraces(dataset, 'scored', 'score'), 'epoch', 'validation score');
+  draw('chart-loss', curveTraces(dataset, 'epochs', 'loss'), 'epoch', 'training loss', epochs(dataset));
+  draw('chart-score', curveTraces(dataset, 'scored', 'score'), 'epoch', 'validation score', epochs(dataset));
   draw('chart-trade', pointTraces(dataset, row => row.means[other], row => row.means[page.tested]),
     page.metrics[other], page.metrics[page.tested]);
   draw('chart-time', pointTraces(dataset, row => row.train, row => row.means[quality]),
-    'seconds', page.metrics[quality], { xaxis: { type: 'log' } });
+    'seconds', page.metrics[quality], { xaxis: { type: 'log', tickvals: STEPS, ticktext: STEPS.map(String) } });
+  element('trade-caption').textContent =
+    `Above and to the ${LOWER_IS_BETTER.test(other) ? 'left' : 'right'} is better in both`;
   drawSlices(dataset);
 }
 

@@ -7,6 +7,8 @@ function itemOf(token, about) {
     picture.src = about.pictures[token];
     picture.alt = '';
     item.append(picture);
+  } else if (Object.keys(about.pictures).length) {
+    item.append(document.createElement('i'));  // keeps the titles in line
   }
   title.textContent = about.titles[token] ?? token;
   title.title = about.titles[token] ? `${about.titles[token]} (${token})` : token;

@@ -16,7 +16,7 @@ from nestrec_recbole.data.pictures import TYPES
 from nestrec_recbole.errors import NestRecError, first_line
 
 N_USERS = 4  # of each kind
-N_PICTURES, SIDE = 60, 96
+N_PICTURES, SIDE = 200, 80
 
 
 def examples(group: Group, data: Data, unseen: bool) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def examples(group: Group, data: Data, unseen: bool) -> dict[str, Any]:
         if all(user in lists[name].index and user in ranks[name].index for name in lists)
     ]
     shown = [item for one in users for item in [one["target"], *one["history"], *sum(one["lists"].values(), [])]]
-    return {"users": users, **_about_items(dict.fromkeys(shown), data, next(iter(runs.values())))}
+    return {"users": users, **_about_items(list(dict.fromkeys(shown)), data)}
 
 
 def _choose(ranks: list[pd.Series]) -> dict[str, str]:
@@ -90,10 +90,10 @@ def _tokens(items: Any) -> list[str]:
     return [str(item) for item in items]
 
 
-def _about_items(shown: dict[str, None], data: Data, run: Record) -> dict[str, dict[str, str]]:
+def _about_items(shown: list[str], data: Data) -> dict[str, dict[str, str]]:
     if data.items is None:
         return {"titles": {}, "pictures": {}}
-    items = data.items[data.items["item"].isin(list(shown))].set_index("item")
+    items = data.items[data.items["item"].isin(shown)].set_index("item")
     titles = items["title"].dropna().astype(str).to_dict() if "title" in items else {}
     pictures: dict[str, str] = {}
     places = items["image"].dropna().to_dict() if "image" in items else {}

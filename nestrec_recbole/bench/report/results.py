@@ -127,8 +127,8 @@ def read_results(folder: str | Path) -> Results:
         raise NestRecError(f"{folder}: no runs in it yet; `nestrec benchmark` with the suite's file makes them")
     found.sort(key=lambda run: run.started)
     runs = list({(run.data, run.row, run.seed): run for run in found}.values())  # the last of each stays
-    order = {name: place for place, name in enumerate(suite.get("models") or {})}
-    runs.sort(key=lambda run: (run.dataset, run.data, order.get(run.row, len(order)), run.row, run.seed))
+    rows, datasets = list(suite.get("models") or {}), list(suite.get("datasets") or {})
+    runs.sort(key=lambda run: (_place(run.dataset, datasets), run.data, _place(run.row, rows), run.seed))
     data = {name: _read_data(folder / "datasets" / name) for name in dict.fromkeys(run.data for run in runs)}
     return Results(folder, suite, str(about.get("nestrec_recbole", "")), runs, data, len(found) - len(runs))
 
@@ -159,6 +159,10 @@ def read_run(folder: str | Path) -> Record:
     if given["status"] not in ("finished", "failed"):
         raise NestRecError(f"{path}: {unknown('status', given['status'], ('finished', 'failed'))}")
     return Record(folder=Path(folder), **given)
+
+
+def _place(name: str, names: list[str]) -> tuple[int, str]:
+    return (names.index(name), name) if name in names else (len(names), name)
 
 
 def _check_format(path: Path, found: dict[str, Any]) -> None:

@@ -1,8 +1,12 @@
 // Settings of two runs, and only those that differ.
+function settingsOf(left, right) {
+  const keys = [...new Set([...Object.keys(left.settings), ...Object.keys(right.settings)])].sort();
+  return { keys, differing: keys.filter(key => left.settings[key] !== right.settings[key]) };
+}
+
 function drawDifference() {
   const [left, right] = ['settings-left', 'settings-right'].map(id => page.runs[element(id).selectedIndex]);
-  const keys = [...new Set([...Object.keys(left.settings), ...Object.keys(right.settings)])].sort();
-  const differing = keys.filter(key => left.settings[key] !== right.settings[key]);
+  const { keys, differing } = settingsOf(left, right);
   const note = document.createElement('p');
   note.className = 'quiet';
   note.textContent = `${differing.length} of ${keys.length} settings differ.`;
@@ -31,7 +35,7 @@ function drawDifference() {
 function startSettings() {
   const labels = page.runs.map(run => run.label);
   fillSelect(element('settings-left'), labels, 0);
-  const other = page.runs.findIndex(run => run.label.split(', seed')[0] !== labels[0].split(', seed')[0]);
+  const other = page.runs.findIndex(run => settingsOf(page.runs[0], run).differing.some(key => key !== 'seed'));
   fillSelect(element('settings-right'), labels, Math.max(other, 0));
   for (const id of ['settings-left', 'settings-right']) element(id).addEventListener('change', drawDifference);
   drawDifference();
