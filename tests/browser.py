@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive through a pair of pipes (Chrome DevTools Protocol): nothing to install beside it."""
+"""A headless Chromium that tests drive through two pipes (Chrome DevTools Protocol), with nothing else to install."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
     Parameters
     ----------
     a, b : str
-        Folders of runs (``<results>/<suite>/runs/<key>``), or names of rows in ``folder``, all seeds of which are taken.
+        Folders of runs (``<results>/<suite>/runs/<key>``), or names of rows in ``folder``, over all their seeds.
     metric : str
         Such as ``ndcg@10_f``.
     folder : str, optional
@@ -37,8 +37,10 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
 
 
 def _row(name: str, folder: str | None, dataset: str | None) -> Row:
-    if (Path(name) / "run.json").is_file() or folder is None:
+    if (Path(name) / "run.json").is_file():
         return _checked(Row(name, [read_run(name)]))
+    if folder is None:
+        raise NestRecError(f"{name}: no folder of a run (no run.json in it); rows of a suite need --in FOLDER")
     runs = read_results(folder).runs
     known = list(dict.fromkeys(run.row for run in runs))
     if name not in known:
@@ -85,7 +87,7 @@ def _lines(sides: Sequence[Row], found: Comparison, metric: str) -> list[str]:
     )
     judged = verdict(found.difference, found.p)
     between = "from" if judged == "not distinguished" else "than"
-    return [*lines, f"A ({names[0]}) is {judged} {between} B ({names[1]})."]
+    return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}."]
 
 
 def _seeds(row: Row, metric: str) -> str:

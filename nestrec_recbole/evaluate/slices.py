@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ def slicings(ranks: pd.DataFrame, items: pd.DataFrame | None) -> list[Slicing]:
 def by_history_length(lengths: np.ndarray) -> Slicing:
     """Divide by how many items the user had taken before."""
     starts = np.array(_LENGTHS)
-    labels = [f"{low} to {high - 1}" for low, high in zip(_LENGTHS, _LENGTHS[1:], strict=False)]
+    labels = [f"{low} to {high - 1}" for low, high in pairwise(_LENGTHS)]
     slice_of = np.maximum(np.searchsorted(starts, lengths, side="right") - 1, 0)
     return Slicing("history length", [*labels, f"{_LENGTHS[-1]} and more"], slice_of)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +37,26 @@ def examples(group: Group, data: Data, unseen: bool) -> dict[str, Any]:
     dict
         ``users``, ``titles`` and ``pictures`` (data URIs) by item; no users where no run has lists.
     """
-    runs = {row.name: row.finished[0] for row in group.finished if (row.finished[0].folder / "lists.parquet").is_file()}
-    runs = {name: run for name, run in runs.items() if (run.folder / "ranks.parquet").is_file()}
+    firsts = {row.name: row.finished[0] for row in group.finished}
+    files = ("ranks.parquet", "lists.parquet")
+    runs = {name: run for name, run in firsts.items() if all((run.folder / file).is_file() for file in files)}
     if not runs:
         return {"users": [], "titles": {}, "pictures": {}}
-    rank = "rank_unseen" if unseen else "rank"
+    rank, column = ("rank_unseen", "items_unseen") if unseen else ("rank", "items")
     ranks = {name: run.ranks.drop_duplicates("user").set_index("user") for name, run in runs.items()}
     chosen = _choose([of_run[rank] for of_run in ranks.values()])
     lists = {name: _read_lists(run, list(chosen)) for name, run in runs.items()}
-    users = [
-        {
-            "user": str(user),
-            "why": why,
-            "target": str(next(iter(ranks.values())).loc[user, "item"]),
-            "history": _tokens(next(iter(lists.values())).loc[user, "history"]),
-            "lists": {name: _tokens(lists[name].loc[user, "items_unseen" if unseen else "items"]) for name in lists},
-            "ranks": {name: int(ranks[name].loc[user, rank]) for name in lists},
-        }
-        for user, why in chosen.items()
-        if all(user in lists[name].index and user in ranks[name].index for name in lists)
-    ]
-    shown = [item for one in users for item in [one["target"], *one["history"], *sum(one["lists"].values(), [])]]
+    first = next(iter(runs))
+    users, shown = [], []
+    for user, why in chosen.items():
+        if not all(user in of_run.index for of_run in lists.values()):
+            continue
+        target, history = str(ranks[first].loc[user, "item"]), _tokens(lists[first].loc[user, "history"])
+        listed = {name: _tokens(of_run.loc[user, column]) for name, of_run in lists.items()}
+        places = {name: int(of_run.loc[user, rank]) for name, of_run in ranks.items()}
+        about = {"user": str(user), "why": why, "target": target, "history": history}
+        users.append({**about, "lists": listed, "ranks": places})
+        shown += [target, *history, *chain.from_iterable(listed.values())]
     return {"users": users, **_about_items(list(dict.fromkeys(shown)), data)}
 
 

@@ -1,4 +1,4 @@
-"""The report itself: one HTML file that needs no network, from a template, two style sheets of colours and small scripts."""
+"""The report itself: one HTML file that needs no network, from a template, a style sheet and small scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nestrec_recbole.bench.report.rows import Group, metrics_of, spoken
 from nestrec_recbole.bench.report.summary import findings, p_value
 from nestrec_recbole.bench.report.tables import best_of
 
+MISSING = "\N{EN DASH}"
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("table.js", "charts.js", "examples.js", "settings.js", "start.js")
 
@@ -106,7 +107,7 @@ def flat(settings: dict[str, Any], inside: str = "") -> dict[str, str]:
 def duration(seconds: float | None) -> str:
     """Seconds as ``0.4 s``, ``12 s``, ``3 min 20 s`` or ``2 h 5 min``."""
     if seconds is None:
-        return "–"
+        return MISSING
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -118,7 +119,7 @@ def duration(seconds: float | None) -> str:
 def count(number: float | None) -> str:
     """A large number in thousands or millions, to three digits: ``12.3 k``, ``4.56 M``."""
     if number is None:
-        return "–"
+        return MISSING
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -128,13 +129,13 @@ def count(number: float | None) -> str:
 def day(time: Any) -> str:
     """The day of an ISO time or of Unix seconds; what is neither, as it is."""
     if time is None:
-        return "–"
+        return MISSING
     try:
-        return (datetime.fromtimestamp(time) if isinstance(time, (int, float)) else datetime.fromisoformat(time)).strftime(
-            "%Y-%m-%d"
-        )
+        is_number = isinstance(time, (int, float))
+        found = datetime.fromtimestamp(time, timezone.utc) if is_number else datetime.fromisoformat(time)
     except (ValueError, TypeError, OverflowError, OSError):
         return str(time)
+    return f"{found:%Y-%m-%d}"
 
 
 def _published_value(published: dict[str, Any], metric: str) -> float | None:

@@ -143,7 +143,7 @@ def read_run(folder: str | Path) -> Record:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise NestRecError(f"{folder}: no run.json, so no run; name a folder under runs/ or a row of the suite")
+        raise NestRecError(f"{path}: missing; expected the folder of a run, such as results/<suite>/runs/<key>")
     found = _read_json(path)
     _check_format(path, found)
     known = {one.name for one in fields(Record)}

@@ -36,7 +36,9 @@ def _sentences(group: Group, metric: str) -> list[str]:
     elif not ranked:
         said.append(f"No run has {spoken(metric)}, so there is nothing to compare.")
     elif len(ranked) == 1:
-        said.append(f"{ranked[0].name} reaches {spoken(metric)} {_value(ranked[0], metric)}; there is nothing beside it.")
+        said.append(
+            f"{ranked[0].name} reaches {spoken(metric)} {_value(ranked[0], metric)}; there is nothing beside it."
+        )
     else:
         said += [_best(ranked, metric), *_verdicts(ranked)]
     if ranked:
@@ -61,7 +63,9 @@ def _judgement(row: Row) -> str:
     found = row.comparison
     if found is None or row.p is None:
         return f"Whether that holds was not tested: {row.untested or 'it is one of a kind'}."
-    low, high = (found.low, found.high) if row.verdict != "worse" and found.difference >= 0 else (-found.high, -found.low)
+    low, high = (
+        (found.low, found.high) if row.verdict != "worse" and found.difference >= 0 else (-found.high, -found.low)
+    )
     words = "The difference holds" if row.verdict != "not distinguished" else "That may be chance"
     return (
         f"{words}: {p_value(row.p)} after Holm's correction, {1 - LEVEL:.0%} confidence interval "
