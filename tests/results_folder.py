@@ -49,7 +49,7 @@ def write_data(folder: Path, dataset: str) -> pd.DataFrame:
     counts = np.sort(np.random.default_rng(5).zipf(1.6, N_ITEMS).clip(max=400))[::-1].copy()
     counts[-6:] = 0
     images: list[str | None] = [None] * N_ITEMS
-    for i in range(0, N_ITEMS, 2):
+    for i in range(0, 60, 2):
         colour = tuple(int(c) for c in np.random.default_rng(i).integers(40, 220, 3))
         Image.new("RGB", (120, 160), colour).save(folder / "pictures" / f"{i}.png")
         images[i] = f"pictures/{i}.png"
