@@ -12,13 +12,17 @@ import yaml
 from PIL import Image
 
 ROWS = {"SASRec": 0.0, "NestRec": 0.9, "NestRec <without> ids": 0.05}  # what is added to the target's score
-DATASETS = {"small-0a1b2c3d": "small", "other-99aa88bb": "other"}
+DATASETS = {"small": "small-0a1b2c3d", "other": "other-99aa88bb"}
 SCRIPT = "<script>document.title = 'broken into'</script>"
 N_USERS, N_ITEMS = 240, 400
 
 
 def write_results(
-    folder: Path, seeds: tuple[int, ...] = (1, 2), rows: dict[str, float] = ROWS, fails: Any = ("small", "NestRec", 2)
+    folder: Path,
+    seeds: tuple[int, ...] = (1, 2),
+    rows: dict[str, float] = ROWS,
+    fails: Any = ("small", "NestRec", 2),
+    datasets: tuple[str, ...] = ("small", "other"),
 ) -> Path:
     """Write the folder; ``fails`` is the (dataset, row, seed) of the run that failed."""
     folder.mkdir(parents=True)
@@ -28,14 +32,15 @@ def write_results(
     suite = {
         "name": "tiny",
         "about": "Made up, to look at the report.",
-        "datasets": {name: {} for name in DATASETS.values()},
+        "datasets": {name: {} for name in datasets},
         "models": {row: {"baseline": row == "SASRec"} for row in rows},
         "seeds": list(seeds),
         "metrics": ["ndcg@10_f", "ndcg@10", "recall@10_f", "coverage@10"],
         "published": {"small": published},
     }
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
-    for place, (data, dataset) in enumerate(DATASETS.items()):
+    for place, dataset in enumerate(datasets):
+        data = DATASETS[dataset]
         items = write_data(folder / "datasets" / data, dataset)
         for row, skill in rows.items():
             for seed in seeds:

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from results_folder import SCRIPT, write_results
 
-from nestrec_recbole import NestRecError
 from nestrec_recbole.bench.report import write_report
 from nestrec_recbole.bench.report.page import count, day, duration, flat, json_of
 from nestrec_recbole.bench.report.results import read_results
@@ -309,8 +308,9 @@ def test_compare_refuses_other_test_users(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_small_words() -> None:
-    assert [duration(x) for x in (None, 0.44, 59.6, 200, 7500)] == ["–", "0.4 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]  # noqa: RUF001
-    assert [count(x) for x in (None, 12, 12_345, 4_560_000)] == ["–", "12", "12.3 k", "4.56 M"]  # noqa: RUF001
+    assert [duration(x) for x in (0.44, 59.6, 200, 7500)] == ["0.4 s", "1 min 0 s", "3 min 20 s", "2 h 5 min"]
+    assert [count(x) for x in (12, 12_345, 4_560_000)] == ["12", "12.3 k", "4.56 M"]
+    assert {duration(None), count(None), day(None)} == {"\N{EN DASH}"}
     assert [day(x) for x in (0, "1998-04-22T23:10:38+00:00", "soon")] == ["1970-01-01", "1998-04-22", "soon"]
     assert [spoken(x) for x in ("ndcg@10_f", "recall@5", "coverage@10", "mrr@10_c", "giniindex@10")] == [
         *("NDCG@10 F", "Recall@5 U", "Coverage@10", "MRR@10 of candidates", "Giniindex@10")

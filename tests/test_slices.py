@@ -71,9 +71,13 @@ def test_seeds_of_other_targets_are_refused() -> None:
 def test_slices_against_a_loop() -> None:
     random = np.random.default_rng(0)
     n_rows, n_items = 400, 60
-    items = pd.DataFrame({"item": [f"i{i}" for i in range(n_items)], "train_count": random.geometric(0.05, n_items) - 1})
+    items = pd.DataFrame(
+        {"item": [f"i{i}" for i in range(n_items)], "train_count": random.geometric(0.05, n_items) - 1}
+    )
     items = items.assign(has_text=random.random(n_items) < 0.6)
-    ranks = pd.DataFrame({"item": random.choice(items["item"], n_rows), "history_length": random.integers(1, 80, n_rows)})
+    ranks = pd.DataFrame(
+        {"item": random.choice(items["item"], n_rows), "history_length": random.integers(1, 80, n_rows)}
+    )
     values = row_values("ndcg", random.integers(1, 20, n_rows), 10)
     found = {one.name: one for one in slicings(ranks, items)}
     assert set(found) == {"history length", "training interactions of the target", "text"}
