@@ -1,0 +1,119 @@
+"""The results in words: which model is best on each dataset, by how much, whether that holds, and what failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestrec_recbole.bench.report.rows import Group, Row, spoken
+from nestrec_recbole.evaluate.significance import LEVEL
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one dataset."""
+
+    label: str
+    sentences: list[str]
+
+
+def findings(groups: list[Group], metric: str) -> list[Finding]:
+    """A few sentences for each dataset.
+
+    Parameters
+    ----------
+    groups : list of Group
+    metric : str
+        The one that is tested, such as ``ndcg@10_f``.
+    """
+    return [Finding(group.label, list(_sentences(group, metric))) for group in groups]
+
+
+def _sentences(group: Group, metric: str) -> list[str]:
+    ranked = [row for row in group.finished if row.mean(metric) is not None]
+    said = []
+    if not group.finished:
+        said.append("No run finished, so there is nothing to compare.")
+    elif not ranked:
+        said.append(f"No run has {spoken(metric)}, so there is nothing to compare.")
+    elif len(ranked) == 1:
+        said.append(
+            f"{ranked[0].name} reaches {spoken(metric)} {_value(ranked[0], metric)}; there is nothing beside it."
+        )
+    else:
+        said += [_best(ranked, metric), *_verdicts(ranked)]
+    if ranked:
+        said.append(_seeds(ranked[0], metric))
+    return [*said, *_failures(group)]
+
+
+def _best(ranked: list[Row], metric: str) -> str:
+    first, second = ranked[:2]
+    reference = first.against or second
+    best = f"{first.name}{', a baseline,' if first.baseline else ''} has the highest {spoken(metric)}, "
+    best += f"{_value(first, metric)}: {_above(first, reference, metric)} {reference.name}"
+    if reference is first.against and reference.baseline:
+        best += f", the best baseline ({_value(reference, metric)}). "
+    else:
+        best += f", the next ({_value(reference, metric)}). "
+    judged = first if first.comparison else second
+    return best + _judgement(judged)
+
+
+def _judgement(row: Row) -> str:
+    found = row.comparison
+    if found is None or row.p is None:
+        return f"Whether that holds was not tested: {row.untested or 'it is one of a kind'}."
+    low, high = (
+        (found.low, found.high) if row.verdict != "worse" and found.difference >= 0 else (-found.high, -found.low)
+    )
+    words = "The difference holds" if row.verdict != "not distinguished" else "That may be chance"
+    return (
+        f"{words}: {p_value(row.p)} after Holm's correction, {1 - LEVEL:.0%} confidence interval "
+        f"{low:+.4f} to {high:+.4f}, paired over {found.n_users:,} users."
+    )
+
+
+def _verdicts(ranked: list[Row]) -> list[str]:
+    reference = next((row.against for row in ranked if row.against), None)
+    said = []
+    for verdict, words in {
+        "better": "Better than {}: {}.",
+        "worse": "Worse than {}: {}.",
+        "not distinguished": "Not distinguished from {}: {}.",
+    }.items():
+        names = [row.name for row in ranked[1:] if row.verdict == verdict]
+        if names and reference is not None:
+            said.append(words.format(reference.name, ", ".join(names)))
+    if ranked[0].baseline:
+        said.append("No model is better than the best baseline.")
+    return said
+
+
+def _seeds(row: Row, metric: str) -> str:
+    spread = row.spread(metric)
+    if spread is None:
+        return f"{row.name} has one seed only: how much the result varies between seeds is unknown."
+    return f"Between its {len(row.seeds)} seeds {row.name} varies by {spread:.4f} (standard deviation)."
+
+
+def _failures(group: Group) -> list[str]:
+    failed = [run for row in group.rows for run in row.failed]
+    if not failed:
+        return []
+    n_runs = sum(len(row.runs) for row in group.rows)
+    names = ", ".join(f"{run.row} (seed {run.seed})" for run in failed)
+    return [f"{len(failed)} of {n_runs} runs failed: {names}."]
+
+
+def p_value(p: float) -> str:
+    """``p = 0.031``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _value(row: Row, metric: str) -> str:
+    return f"{row.mean(metric):.4f}"
+
+
+def _above(row: Row, other: Row, metric: str) -> str:
+    ours, theirs = row.mean(metric) or 0.0, other.mean(metric) or 0.0
+    return f"{ours / theirs - 1:.1%} above" if theirs else f"{ours - theirs:.4f} above"

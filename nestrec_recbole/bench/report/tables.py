@@ -1,0 +1,111 @@
+"""The table of results as CSV (everything, to the last digit), Markdown and LaTeX (what a paper prints)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from nestrec_recbole.bench.report.rows import Group, Row, spoken
+
+_MARKS = {"better": "†", "worse": "‡"}
+
+
+def as_csv(groups: list[Group], metrics: list[str]) -> str:
+    """One line a row, with the test's outcome and costs."""
+    lines = [_csv_cells(group, row, metrics) for group in groups for row in group.rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def as_markdown(groups: list[Group], metrics: list[str]) -> str:
+    """A Markdown table with a line on what the marks mean."""
+    head = ["dataset", "model", *map(spoken, metrics), "seeds"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for group in groups:
+        for row in group.rows:
+            cells = _cells(group, row, metrics, bold=lambda text: f"**{text}**")
+            names = [_in_markdown(group.label), _in_markdown(row.name)]
+            lines.append(f"| {' | '.join([*names, *cells, _seeds(row)])} |")
+    return "\n".join([*lines, "", _note(groups, metrics)]) + "\n"
+
+
+def as_latex(groups: list[Group], metrics: list[str]) -> str:
+    """A ``tabular`` for the package booktabs."""
+    head = ["", *map(spoken, metrics), "seeds"]
+    lines = ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\toprule"]
+    lines.append(" & ".join(map(_in_latex, head)) + " \\\\")
+    for group in groups:
+        lines += ["\\midrule", f"\\multicolumn{{{len(head)}}}{{l}}{{\\textit{{{_in_latex(group.label)}}}}} \\\\"]
+        for row in group.rows:
+            cells = _cells(group, row, metrics, bold=lambda text: f"\\textbf{{{text}}}")
+            cells = [cell.replace("†", "$^\\dagger$").replace("‡", "$^\\ddagger$") for cell in cells]
+            lines.append(" & ".join([_in_latex(row.name), *cells, _in_latex(_seeds(row))]) + " \\\\")
+    note = _in_latex(_note(groups, metrics)).replace("†", "$^\\dagger$").replace("‡", "$^\\ddagger$")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "", note]) + "\n"
+
+
+def best_of(group: Group, metric: str) -> float | None:
+    """The highest mean of a metric on a dataset, as it is printed."""
+    values = [round(mean, 4) for row in group.rows if (mean := row.mean(metric)) is not None]
+    return max(values, default=None)
+
+
+def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
+    cells = []
+    for place, metric in enumerate(metrics):
+        mean = row.mean(metric)
+        text = "-" if mean is None else f"{mean:.4f}"
+        if mean is not None and round(mean, 4) == best_of(group, metric):
+            text = bold(text)
+        cells.append(text + (_MARKS.get(row.verdict, "") if place == 0 else ""))
+    return cells
+
+
+def _csv_cells(group: Group, row: Row, metrics: list[str]) -> dict[str, Any]:
+    found = row.comparison
+    cells: dict[str, Any] = {"dataset": group.label, "row": row.name, "model": row.runs[0].model}
+    cells |= {"baseline": row.baseline, "seeds": " ".join(map(str, row.seeds)), "failed": len(row.failed)}
+    for metric in metrics:
+        cells |= {metric: row.mean(metric), f"{metric}_std": row.spread(metric)}
+    cells["against"] = row.against.name if row.against else None
+    cells["verdict"] = row.verdict
+    for name in ("n_users", "difference", "low", "high", "p", "effect", "better", "worse"):
+        cells[name] = getattr(found, name) if found else None
+    cells["p_holm"] = row.p
+    for name in ("train", "per_epoch", "evaluate"):
+        cells[f"seconds_{name}"] = row.seconds(name)
+    return {**cells, "peak_memory_mib": row.peak_memory_mib, "parameters": row.parameters}
+
+
+def _seeds(row: Row) -> str:
+    failed = f", {len(row.failed)} failed" if row.failed else ""
+    return f"{len(row.seeds)}{failed}"
+
+
+def _note(groups: list[Group], metrics: list[str]) -> str:
+    references = {row.against.name for group in groups for row in group.rows if row.against}
+    if not references:
+        return "Means over seeds. Nothing was tested."
+    against = "the best baseline" if any(row.baseline for group in groups for row in group.rows) else "the best row"
+    return (
+        f"Means over seeds. † better and ‡ worse than {against} of the dataset in {spoken(metrics[0])}: paired "
+        "permutation test over users, p < 0.05 after Holm's correction over the table."
+    )
+
+
+def _in_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))

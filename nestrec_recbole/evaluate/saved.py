@@ -1,0 +1,80 @@
+"""Metrics user by user, from the ranks a run has saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nestrec_recbole.errors import NestRecError, first_line, unknown
+from nestrec_recbole.evaluate.metrics import RANK_METRICS, row_values
+
+_RANK_OF = {"": "rank", "_f": "rank_unseen", "_c": "rank_candidates"}
+
+
+def read_ranks(path: str | Path) -> pd.DataFrame:
+    """Read what ``write_ranks`` wrote, one row per held-out target.
+
+    Raises
+    ------
+    NestRecError
+        When the file is missing, no Parquet, or lacks a column.
+    """
+    if not Path(path).is_file():
+        raise NestRecError(f"{path}: missing; without the ranks of every user there is nothing to test, run it again")
+    try:
+        ranks = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's are of these
+        raise NestRecError(f"{path}: not a Parquet file ({first_line(error)}); run it again") from None
+    for column in ("user", "item", "rank", "rank_unseen"):
+        if column not in ranks:
+            raise NestRecError(f"{path}: no column {column!r}; expected what `nestrec benchmark` writes")
+    return ranks
+
+
+def parse_metric(name: str) -> tuple[str, int, str]:
+    """``ndcg@10_f`` as (``ndcg``, 10, the column of ranks it is computed from).
+
+    Raises
+    ------
+    NestRecError
+        When it is no metric of a single user's rank.
+    """
+    found = re.fullmatch(r"([a-z]+)@([1-9]\d*)(_f|_c|)", name.lower())
+    if not found:
+        raise NestRecError(f"metric {name!r} has no value per user; expected one such as ndcg@10 (U) or ndcg@10_f (F)")
+    if found[1] not in RANK_METRICS:
+        raise NestRecError(unknown("metric of single users", found[1], RANK_METRICS))
+    return found[1], int(found[2]), _RANK_OF[found[3]]
+
+
+def metric_of_rows(ranks: pd.DataFrame, name: str) -> np.ndarray:
+    """The value of ``ndcg@10_f`` and its like in every row: (n_rows,)."""
+    metric, k, column = parse_metric(name)
+    if column not in ranks:
+        raise NestRecError(f"metric {name!r} needs ranks among candidates, which these runs lack: set `candidates`")
+    return row_values(metric, ranks[column].to_numpy(), k)
+
+
+def metric_of_users(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:
+    """Each user's mean over held-out targets and over runs, which differ in their seeds: user -> value.
+
+    Raises
+    ------
+    NestRecError
+        When the runs were not tested on the same targets.
+    """
+    first = targets_of(runs[0])
+    if any(not targets_of(run).equals(first) for run in runs[1:]):
+        raise NestRecError("seeds of one row were not tested on the same users and items; run them on the same data")
+    users = [run["user"].astype(str).to_numpy() for run in runs]
+    means = [pd.Series(metric_of_rows(run, name)).groupby(of).mean() for run, of in zip(runs, users, strict=True)]
+    return pd.concat(means, axis=1).mean(axis=1)
+
+
+def targets_of(ranks: pd.DataFrame) -> pd.MultiIndex:
+    """Who was tested on what, in one order for every run: (user, item)."""
+    return pd.MultiIndex.from_frame(ranks[["user", "item"]].astype(str).sort_values(["user", "item"]))
