@@ -168,10 +168,10 @@ def test_bad_lines(lines: list[Any], words: str, checkpoint: str, capsys: pytest
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(NestRecError, match="none.jsonl: cannot be read"):
+    with pytest.raises(NestRecError, match=r"none\.jsonl: cannot be read"):
         read_history(tmp_path / "none.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"parent_asin": "i1"}\n{"parent_asin": "\xe9"}\n')
-    with pytest.raises(NestRecError, match="latin.jsonl: line 2: not valid JSON"):
+    with pytest.raises(NestRecError, match=r"latin\.jsonl: line 2: not valid JSON"):
         read_history(tmp_path / "latin.jsonl")
 
 
