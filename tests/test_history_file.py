@@ -49,7 +49,7 @@ def test_a_new_item_is_read_by_its_fields(name: str, make_config: Any, tmp_path:
     assert "i5" in dict(recommender.recommend([["i1", "new"]], k=50)[0])  # only what was seen itself is left out
 
 
-@pytest.mark.parametrize("name", ["ItemQFormer", "NestRec", "GatedFusionRec"])
+@pytest.mark.parametrize("name", ["ItemPretraining", "NestRec", "GatedFusionRec"])
 def test_new_items_change_nothing_for_known_ones(name: str, make_config: Any, tmp_path: Path) -> None:
     fields = {"year": {"modality": "number"}, "title": {"modality": "text"}}
     recommender = untrained(make_config, tmp_path, name, item_fields=fields)

@@ -81,9 +81,9 @@ class SequenceModel(SequentialRecommender):
         Raises
         ------
         NestRecError
-            When the model knows items by their ids only.
+            When the model reads no fields.
         """
-        raise NestRecError(f"{type(self).__name__} knows items by their ids only and cannot read one that is new")
+        raise NestRecError(f"{type(self).__name__} cannot read items that are not in its catalogue")
 
     def report(self) -> dict[str, float]:
         """What the model measures of itself beside the ranking metrics; evaluation adds it to its result."""
