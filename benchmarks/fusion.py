@@ -20,10 +20,12 @@ from nestrec_recbole.bench.run import train
 
 SHAPE = {"hidden_size": 64, "n_layers": 2, "n_heads": 2, "inner_size": 256}
 EVERY_POSITION = {"learning_rate": 0.002, "epochs": 20, "stopping_step": 5}
+AS_GATED = {"cosine": True, "temperature": 0.05, "recency_scale": 0.5}
 # An epoch of it has one target per user, a hundredth of the others: it is given more, and validated less often.
 ONE_TARGET = {"learning_rate": 0.001, "epochs": 100, "eval_step": 5, "stopping_step": 3}
 RUNS: dict[str, dict[str, Any]] = {
     "FastSASRec, ids only": {"model": "FastSASRec", **SHAPE, **EVERY_POSITION},
+    "FastSASRec, scores and mean as below": {"model": "FastSASRec", **SHAPE, **EVERY_POSITION, **AS_GATED},
     "GatedFusionRec": {"model": "GatedFusionRec", **SHAPE, **EVERY_POSITION},
     "GatedFusionRec, preset: original": {"model": "GatedFusionRec", "preset": "original", **SHAPE, **ONE_TARGET},
 }
