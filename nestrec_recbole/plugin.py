@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import recbole.config.configurator as configurator
 import recbole.data
 import recbole.data.dataset
@@ -23,6 +24,7 @@ from recbole.evaluator import register as metric_tables
 
 from nestrec_recbole import compat, settings
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError, unknown
@@ -162,6 +164,15 @@ class _FeatureDataset(SequenceDataset):
         self.feature_paths = ensure_item_features(config, self.training_items)
         if processes.is_first:
             processes.wait()
+            self._note_missing()
+
+    def _note_missing(self) -> None:
+        """Say how many items of the dataset lack a field; masks stand for them."""
+        tokens = self.field2id_token[self.iid_field][1:]
+        for name, path in self.feature_paths.items():
+            n_missing = int((~np.isin(tokens, FeatureStore.open(path).items)).sum())
+            if n_missing:
+                self.logger.info("%s: %d of %d items have none, which is masked", name, n_missing, len(tokens))
 
 
 def _hook_names() -> None:

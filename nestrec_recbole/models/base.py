@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
+from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.objective import DomainObjective, Objective
 
 
@@ -67,6 +69,21 @@ class SequenceModel(SequentialRecommender):
             ``item_id_list`` (B, T), right-padded with 0, and the dataset's other ``*_list`` columns.
         """
         raise NotImplementedError
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """Append items that came after training, known by their fields only, to the item table.
+
+        Parameters
+        ----------
+        values, masks : sequences of numpy.ndarray, each of shape (n, width of the field) and (n,)
+            In the order of the fields; masks are True where an item has the field.
+
+        Raises
+        ------
+        NestRecError
+            When the model reads no fields.
+        """
+        raise NestRecError(f"{type(self).__name__} cannot read items that are not in its catalogue")
 
     def report(self) -> dict[str, float]:
         """What the model measures of itself beside the ranking metrics; evaluation adds it to its result."""

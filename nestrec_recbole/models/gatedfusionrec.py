@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldSum
+from nestrec_recbole.layers.fields import FieldSum, with_rows
 from nestrec_recbole.layers.gate import IdGate
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
@@ -60,6 +62,13 @@ class GatedFusionRec(SequenceModel):
         for embedding in (self.id_embedding, self.position_embedding):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.02)
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        self.fields.add_items(values, masks)
+        self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
+        if self.id_embedding is not None:
+            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+        self.forget()
 
     def content(self) -> Tensor:
         """What the fields say of every item: (n_items, d), of length 1, or 0 where an item has none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,10 @@ class ItemPretraining(ItemQFormer):
         drawn = torch.rand(self.n_items, generator=torch.Generator().manual_seed(config["seed"]))
         self.held_out: Tensor
         self.register_buffer("held_out", drawn < config["held_out_items"], persistent=False)
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        super().add_items(values, masks)
+        self.held_out = F.pad(self.held_out, (0, len(masks[0])))
 
     def _compute_item_tokens(self) -> Tensor:
         tokens = super()._compute_item_tokens()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens
+from nestrec_recbole.layers.fields import FieldTokens, with_rows
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel
@@ -66,6 +68,12 @@ class ItemQFormer(SequenceModel):
         self.norm = nn.LayerNorm(self.width)
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        self.fields.add_items(values, masks)
+        if self.id_embedding is not None:
+            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+        self.forget()
 
     def item_tokens(self) -> Tensor:
         """Tokens of every item: (n_items, q, width). Computed once per training step or evaluation."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +68,10 @@ class NestRec(UserQFormer):
         if name.startswith("llm."):
             return self.llm_rate
         return None if name.startswith(OWN) else self.qformer_rate
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        super().add_items(values, masks)
+        self.prompt.add_items(len(masks[0]))
 
     def encode(self, batch: Any) -> Tensor:
         items, users = self.history_tokens(batch)

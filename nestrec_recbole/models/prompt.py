@@ -65,6 +65,13 @@ class Prompt(nn.Module):
         self.register_buffer("lengths", torch.tensor(lengths), persistent=False)
         self.register_buffer("before", torch.arange(n_items, len(pieces)), persistent=False)
 
+    def add_items(self, n: int) -> None:
+        """Append items without a title."""
+        at = int(self.before[0])
+        empty = self.lengths.new_zeros(n)
+        self.starts, self.lengths = (torch.cat([x[:at], empty, x[at:]]) for x in (self.starts, self.lengths))
+        self.before = self.before + n
+
     def forward(self) -> tuple[Texts, Tensor]:
         """All pieces, first those of the items, and which of them open a history and each of its steps."""
         return Texts(self.ids, self.starts, self.lengths), self.before

@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES
+from nestrec_recbole.recommend.history import HistoryItem
+from nestrec_recbole.recommend.unseen import Unseen, encode_items
 
 
 class Recommender:
@@ -35,7 +37,7 @@ class Recommender:
     def __init__(self, model: Any, dataset: Any) -> None:
         self.model, self.dataset = model.eval(), dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
-        self.id_of: dict[str, int] = dataset.field2token_id[dataset.iid_field]
+        self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
 
     @classmethod
     def load(cls, path: str | Path) -> Recommender:
@@ -44,6 +46,39 @@ class Recommender:
 
         _, model, dataset, *_ = load_data_and_model(str(path))
         return cls(model, dataset)
+
+    def add_items(self, items: Sequence[HistoryItem]) -> Unseen:
+        """Let histories hold items that are not in the catalogue; they are encoded now, and never recommended.
+
+        Parameters
+        ----------
+        items : sequence of HistoryItem
+            Those that are known are passed over.
+
+        Returns
+        -------
+        Unseen
+            The others, which fields they lack, and why.
+
+        Raises
+        ------
+        NestRecError
+            When the model knows items by their ids only, or nothing of an item can be read.
+        """
+        new: dict[str, HistoryItem] = {}
+        for item in items:
+            if not self.knows(item.token):
+                new.setdefault(item.token, item)
+        if not new:
+            return Unseen([], [], {}, [])
+        unseen = encode_items(self.model, self.dataset, list(new.values()))
+        self.model.add_items([one.values for one in unseen.fields], [one.mask for one in unseen.fields])
+        self.id_of |= {token: len(self.id_of) + place for place, token in enumerate(unseen.tokens)}
+        return unseen
+
+    def knows(self, token: str) -> bool:
+        """Whether an item may stand in a history."""
+        return token in self.id_of and token != "[PAD]"
 
     @torch.no_grad()
     def recommend(
@@ -89,7 +124,7 @@ class Recommender:
             scores = self._scores({name: column[start : start + at_once] for name, column in columns.items()})
             if exclude_seen:
                 for row_scores, ids in zip(scores, some, strict=True):
-                    row_scores[ids] = -torch.inf
+                    row_scores[[item for item in ids if item < len(self.tokens)]] = -torch.inf
             values, items = (found.tolist() for found in scores.topk(min(k, scores.shape[1] - 1)))
             for ids, vs in zip(items, values, strict=True):
                 lists.append([(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf])
@@ -102,12 +137,13 @@ class Recommender:
         for name, lists in columns.items():
             ends = [torch.tensor(one[-length:]) for one, length in zip(lists, lengths.tolist(), strict=True)]
             fields[name] = pad_sequence(ends, batch_first=True)
-        return self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
+        scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device))
+        return scores[:, : len(self.tokens)].float().cpu()
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
         if not len(history):
             raise NestRecError(f"history {number} is empty: expected at least one item")
-        unknown = [token for token in history if str(token) not in self.id_of or str(token) == "[PAD]"]
+        unknown = [token for token in history if not self.knows(str(token))]
         if unknown:
             raise NestRecError(f"history {number}: item {unknown[0]!r} is not in dataset {self.dataset.dataset_name!r}")
         return [self.id_of[str(token)] for token in history]
