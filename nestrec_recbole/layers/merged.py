@@ -54,6 +54,6 @@ class MergedHistories:
         return torch.where(place >= 0, found, nothing)
 
     def mean(self, states: Tensor, domain: int | None = None) -> Tensor:
-        """Mean of the states (B, T, d) over a row's steps of one domain, or over all: (B, d); 0 where there are none."""
+        """Mean of the states (B, T, d) over a row's steps of one domain, or over all, 0 where it has none: (B, d)."""
         counted = (self.domain > 0 if domain is None else self.domain == domain).to(states.dtype)[..., None]
         return (states * counted).sum(1) / counted.sum(1).clamp(min=1)

@@ -24,8 +24,7 @@ class CausalSelfAttention(nn.Module):
         # (B, T, 3 * width) -> 3 x (B, heads, T, width / heads)
         query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        how = {"dropout_p": dropout, "is_causal": visible is None, "attn_mask": visible}
-        attended = F.scaled_dot_product_attention(query, key, value, **how)
+        attended = F.scaled_dot_product_attention(query, key, value, visible, dropout, visible is None)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 

@@ -39,7 +39,7 @@ class TriGRec(TriGRecUser):
         mixes = config["use_specific"] and config["use_cross"] and config["use_gate"]
         self.gate = Gate(width) if mixes else None
         if self.is_frozen:
-            users, items = dataset.domains.training_histories(dataset.item_users, dataset.items, self.max_seq_length)
+            users, items = dataset.domains.training_histories(dataset.owners, dataset.items, self.max_seq_length)
             histories = torch.zeros(dataset.user_num, self.max_seq_length, dtype=torch.int64)
             histories[torch.from_numpy(users).long()] = torch.from_numpy(items)
             self.register_buffer("frozen_histories", histories, persistent=False)

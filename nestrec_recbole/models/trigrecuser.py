@@ -41,7 +41,7 @@ class TriGRecUser(FastSASRec):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         if getattr(dataset, "domains", None) is None or len(dataset.domains.names) < 2:
-            raise NestRecError(f"model {config['model']!r} needs items of two domains; set target_domain to one of them")
+            raise NestRecError(f"model {config['model']!r} needs items of two domains; set target_domain to one")
         domains, width = dataset.domains, config["hidden_size"]
         self.target, self.n_domains = domains.target, len(domains.names)
         self.domain_names: tuple[str, ...] = domains.names
@@ -211,7 +211,7 @@ class TriGRecUser(FastSASRec):
         """Training histories (n, T) of users in all domains, an even number of them."""
         if not n_users:
             return torch.zeros(0, 1, dtype=torch.int64)
-        _, items = dataset.domains.training_histories(dataset.item_users, dataset.items, self.max_seq_length)
+        _, items = dataset.domains.training_histories(dataset.owners, dataset.items, self.max_seq_length)
         of_item = dataset.domains.of_item[items]
         in_all = items[np.stack([(of_item == d).any(1) for d in range(1, self.n_domains + 1)]).all(0)]
         step = max(1, len(in_all) // n_users)
