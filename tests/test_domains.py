@@ -211,12 +211,12 @@ def test_joining_two_datasets_on_their_users(tmp_path: Path, make_config: Any) -
     from nestrec_recbole.cli import main
 
     data = tmp_path / "data"
-    for name, rows, items in (
+    for name, interactions, items in (
         ("food", "u1\t1\t10 u1\t2\t30 u1\t3\t50 only\t1\t5 only\t2\t6", "1\ttea\t2 2\tsalt\t3 3\tcorn\t"),
         ("pots", "u1\t1\t20 u1\t7\t40", "1\ttea pot\tred 7\tpan\tblue"),
     ):
         (data / name).mkdir(parents=True)
-        lines = ["user_id:token\titem_id:token\ttimestamp:float", *rows.split(" ")]
+        lines = ["user_id:token\titem_id:token\ttimestamp:float", *interactions.split(" ")]
         (data / name / f"{name}.inter").write_text("\n".join(lines) + "\n")
         fields = "price:float" if name == "food" else "colour:token"
         rows_of_items = items.replace(" pot", "_pot").split(" ")
