@@ -170,6 +170,8 @@ def _check_ranges(config: Any) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
+    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
+        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
     if config["candidates"] < 0:
         raise NestRecError(f"config key 'candidates' is {config['candidates']}; expected a whole number from 0")
     for key, top in {"ema_decay": 1.0, "calibration": 1.0, "mask_near_duplicates": 1.0}.items():

@@ -204,3 +204,57 @@ def test_domain_file_with_numpy_tokens(shop: Any) -> None:
     domains = shop().domains
     assert domains.names == ("food", "kitchen") and domains.target == 1 and domains.of_item[0] == 0
     assert np.bincount(domains.of_item).tolist() == [1, 5, 5]
+
+
+def test_joining_two_datasets_on_their_users(tmp_path: Path, make_config: Any) -> None:
+    """Users of one domain only stay, histories are merged in time, and equal ids are told apart."""
+    from nestrec_recbole.cli import main
+
+    data = tmp_path / "data"
+    for name, interactions, items in (
+        ("food", "u1\t1\t10 u1\t2\t30 u1\t3\t50 only\t1\t5 only\t2\t6", "1\ttea\t2 2\tsalt\t3 3\tcorn\t"),
+        ("pots", "u1\t1\t20 u1\t7\t40", "1\ttea pot\tred 7\tpan\tblue"),
+    ):
+        (data / name).mkdir(parents=True)
+        lines = ["user_id:token\titem_id:token\ttimestamp:float", *interactions.split(" ")]
+        (data / name / f"{name}.inter").write_text("\n".join(lines) + "\n")
+        fields = "price:float" if name == "food" else "colour:token"
+        rows_of_items = items.replace(" pot", "_pot").split(" ")
+        lines = [f"item_id:token\ttitle:token_seq\t{fields}", *rows_of_items]
+        (data / name / f"{name}.item").write_text("\n".join(lines) + "\n")
+    folders = [str(data / "food"), str(data / "pots")]
+    assert main(["convert", "join", *folders, "--name", "both", "--data-path", str(data)]) == 0
+    assert (data / "both" / "both.inter").read_text().splitlines()[1:] == [
+        "only\tfood:1\t5", "only\tfood:2\t6",
+        "u1\tfood:1\t10", "u1\tpots:1\t20", "u1\tfood:2\t30", "u1\tpots:7\t40", "u1\tfood:3\t50",
+    ]  # fmt: skip
+    header, *rows_read = (data / "both" / "both.item").read_text().splitlines()
+    assert header.split("\t") == [
+        "item_id:token", "domain:token", "title:token_seq", "price:float", "colour:token",
+    ]  # fmt: skip
+    assert rows_read[0].split("\t") == ["food:1", "food", "tea", "2.0", ""]
+    assert rows_read[-1].split("\t") == ["pots:7", "pots", "pan", "", "blue"]
+    dataset = create_dataset(make_config("FastSASRec", "both", target_domain="food"))
+    assert rows(dataset.build()[2]) == {("u1", "food:1 pots:1 food:2 pots:7", "food:3")}
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["food", "nowhere"], "nowhere/nowhere.inter: file not found"),
+        (["food", "food"], "2 datasets and the domains food, food; expected two, a name each"),
+        (["food", "places"], "they cannot be merged in time"),
+    ],
+)
+def test_joins_that_cannot_be(
+    folders: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nestrec_recbole.cli import main
+
+    for name in ("food", "places"):
+        write(tmp_path, name=name)
+    (tmp_path / "places" / "dataset.json").write_text('{"time_unit": "place in the history"}')
+    paths = [str(tmp_path / name) for name in folders]
+    assert main(["convert", "join", *paths, "--name", "both", "--data-path", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()

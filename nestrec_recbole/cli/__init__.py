@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import compare, convert, encode, features, pipeline, quickstart, recommend, report, resume, run
+from nestrec_recbole.cli import (
+    compare,
+    convert,
+    encode,
+    features,
+    pipeline,
+    quickstart,
+    recommend,
+    report,
+    resume,
+    run,
+    trigrec,
+)
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
 VERBS = {
@@ -17,10 +30,12 @@ VERBS = {
     "run": run,
     "resume": resume,
     "pipeline": pipeline,
-    "recommend": recommend,
+    "trigrec": trigrec,
     "compare": compare,
     "report": report,
+    "recommend": recommend,
 }
+_COMMA = r"\s*,\s*(?![^\[({]*[\])}])"  # outside of brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, verb in VERBS.items():
         about = str(verb.__doc__)
-        verb.add_arguments(verbs.add_parser(name, help=about.splitlines()[0], description=about))
+        verb.add_arguments(own := verbs.add_parser(name, help=about.splitlines()[0], description=about))
+        if getattr(verb, "TAKES_SETTINGS", False):
+            own.add_argument("--override", default="", metavar="KEY=VALUE,...", help="several settings in one word")
     options, rest = parser.parse_known_args(arguments)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
+    rest += [f"--{word}" for word in re.split(_COMMA, getattr(options, "override", "")) if word]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:
         hint = "settings are given as --key=value" if takes_settings else f"`nestrec {options.verb} --help` lists them"

@@ -43,6 +43,13 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "--merged": {**_MANY, "default": (), "help": "pickles of both domains in their true order"},
         },
     ),
+    "join": (
+        "two converted datasets, joined on their users",
+        {
+            "folders": {"nargs": 2, "metavar": "FOLDER", "help": "of a dataset, such as dataset_atomic/food"},
+            "--domains": {"nargs": 2, "metavar": "NAME", "help": "default: the folders' names"},
+        },
+    ),
     "table": (
         "any CSV, TSV or Parquet files",
         {

@@ -116,6 +116,30 @@ class Domains:
         row = part[ends]
         return [np.flatnonzero((row == 0) & before[ends]), np.flatnonzero(row == 1), np.flatnonzero(row == 2)]
 
+    def training_histories(self, users: np.ndarray, items: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """What is known of each user while training: all that comes before its validation target.
+
+        Parameters
+        ----------
+        users, items : numpy.ndarray of shape (n,)
+            All interactions, as for :meth:`held_out`.
+        width : int
+
+        Returns
+        -------
+        users : numpy.ndarray of shape (n_users,)
+        histories : numpy.ndarray of shape (n_users, width), int64
+            The last ``width`` of those items, oldest first, right-padded with 0.
+        """
+        part = self.held_out(users, items)
+        everyone, first, counts = np.unique(users, return_index=True, return_counts=True)
+        ends = first + counts
+        validated = np.flatnonzero(part == 1)
+        ends[np.searchsorted(everyone, users[validated])] = validated
+        place = np.maximum(first, ends - width)[:, None] + np.arange(width)
+        inside = place < ends[:, None]
+        return everyone, np.where(inside, items[np.minimum(place, len(items) - 1)], 0).astype(np.int64)
+
 
 def keep_domains(table: pd.DataFrame, config: Any) -> pd.DataFrame:
     """Keep the interactions of the domains that ``domains`` names, if it names any.

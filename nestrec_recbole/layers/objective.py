@@ -119,6 +119,7 @@ class DomainObjective(nn.Module):
     def __init__(self, objective: Objective, of_item: Tensor, only: int = 0) -> None:
         super().__init__()
         self.objective, self.only, self.masks_known = objective, only, False
+        self.counts = objective.counts
         self.n_domains = int(of_item.max())
         self.register_buffer("of_item", of_item, persistent=False)
         place = torch.zeros_like(of_item)

@@ -10,7 +10,7 @@ from nestrec_recbole.layers.dropout import Dropout
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which step t sees steps 1..t, (B, T, width) -> (B, T, width)."""
+    """Multi-head self-attention in which step t sees steps 1..t, or those it is given, (B, T, width) -> the same."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -20,11 +20,11 @@ class CausalSelfAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         # (B, T, 3 * width) -> 3 x (B, heads, T, width / heads)
         query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        attended = F.scaled_dot_product_attention(query, key, value, visible, dropout, visible is None)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -55,8 +55,8 @@ class Residual(nn.Module):
         self.dropout = Dropout(dropout)
         self.gate = nn.Linear(width, width) if residual == "gated" else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        update = self.dropout(self.sublayer(self.norm(x)))
+    def forward(self, x: Tensor, *visible: Tensor | None) -> Tensor:
+        update = self.dropout(self.sublayer(self.norm(x), *visible))
         return x + update if self.gate is None else x + torch.sigmoid(self.gate(x)) * update
 
 
@@ -111,9 +111,14 @@ class CausalTransformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map step vectors (B, T, width) to states (B, T, width); the state of step t depends on steps 1..t only."""
-        return self.norm(self.blocks(x))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Map step vectors (B, T, width) to states (B, T, width); the state of step t depends on steps 1..t only.
+
+        Given ``visible`` (B, 1, T, T), bool, it depends on the steps (last axis) that are visible to it; at least one.
+        """
+        for attention, feed_forward in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+            x = feed_forward(attention(x, visible))
+        return self.norm(x)
 
 
 class BidirectionalTransformer(nn.TransformerEncoder):

@@ -173,9 +173,10 @@ class SequenceModel(SequentialRecommender):
         return scores if self.rankable is None else scores.masked_fill_(~self.rankable, -torch.inf)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Score of ``item_id`` for each history: (B,)."""
-        items = self.remember("item_table", self.item_table)[interaction[self.ITEM_ID]]
-        return (self.user_states(interaction) * items).sum(dim=-1)
+        """Score of ``item_id`` for each history: (B,); -inf for what may not be recommended."""
+        ids = interaction[self.ITEM_ID]
+        scores = (self.user_states(interaction) * self.remember("item_table", self.item_table)[ids]).sum(dim=-1)
+        return scores if self.rankable is None else scores.masked_fill(~self.rankable[ids], -torch.inf)
 
 
 def item_counts(dataset: Any) -> Tensor:

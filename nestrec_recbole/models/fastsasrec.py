@@ -31,16 +31,7 @@ class FastSASRec(SequenceModel):
         self.item_embedding = nn.Embedding(self.n_items, width, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, width) if config["use_positions"] else None
         self.dropout = Dropout(config["hidden_dropout_prob"])
-        self.transformer = CausalTransformer(
-            width,
-            config["n_layers"],
-            config["n_heads"],
-            config["inner_size"],
-            config["hidden_dropout_prob"] if config["layer_dropout_prob"] is None else config["layer_dropout_prob"],
-            config["attn_dropout_prob"],
-            config["activation"],
-            config["residual"],
-        )
+        self.transformer = build_transformer(config)
         self.cosine = config["cosine"]
         self.recent_mean = RecencyMean() if config["recency_scale"] else None
         self.recency_scale = nn.Parameter(torch.full((width,), config["recency_scale"])) if self.recent_mean else None
@@ -57,11 +48,28 @@ class FastSASRec(SequenceModel):
         items = vectors = self.item_embedding(batch[self.ITEM_SEQ])  # (B, T, d)
         if self.position_embedding is not None:
             vectors = vectors + self.position_embedding.weight[: vectors.shape[1]]
-        states = self._scaled(self.transformer(self.dropout(vectors)))
-        if self.recent_mean is not None and self.recency_scale is not None:
-            recent = self._scaled(self.recent_mean(self.dropout(items)))
-            states = self._scaled(states + self.recency_scale * recent)
-        return states
+        return self._with_recent(self._scaled(self.transformer(self.dropout(vectors))), items)
+
+    def _with_recent(self, states: Tensor, items: Tensor) -> Tensor:
+        """Add the recency-weighted mean of the item vectors (B, T, d) to the states, where ``recency_scale`` is set."""
+        if self.recent_mean is None or self.recency_scale is None:
+            return states
+        recent = self._scaled(self.recent_mean(self.dropout(items)))
+        return self._scaled(states + self.recency_scale * recent)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.cosine else vectors
+
+
+def build_transformer(config: Any) -> CausalTransformer:
+    """The blocks that a config names."""
+    return CausalTransformer(
+        config["hidden_size"],
+        config["n_layers"],
+        config["n_heads"],
+        config["inner_size"],
+        config["hidden_dropout_prob"] if config["layer_dropout_prob"] is None else config["layer_dropout_prob"],
+        config["attn_dropout_prob"],
+        config["activation"],
+        config["residual"],
+    )

@@ -1,0 +1,131 @@
+"""Two datasets of atomic files, joined on their users into one of two domains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nestrec_recbole.convert.corpus import PLACE, RESERVED, Corpus, Fields, Locate
+from nestrec_recbole.convert.sources import Delimited, check_files
+from nestrec_recbole.convert.staging import Staging, literal, name
+from nestrec_recbole.data.atomic import read_header
+from nestrec_recbole.errors import NestRecError
+
+COLUMNS = ("user_id", "item_id", "timestamp")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the datasets: its domain, its files, and what their columns hold."""
+
+    domain: str
+    interactions: Delimited
+    items: Delimited | None
+    fields: Fields
+    unit: str
+
+    @classmethod
+    def of(cls, folder: Path, domain: str) -> _Side:
+        (path,) = check_files([folder / f"{folder.name}.inter"])
+        header = read_header(path)
+        for column in COLUMNS:
+            if column not in header:
+                raise NestRecError(f"{path}: line 1: no column {column!r}; expected {', '.join(COLUMNS)}")
+        about, item_file = folder / "dataset.json", folder / f"{folder.name}.item"
+        unit = json.loads(about.read_text(encoding="utf-8"))["time_unit"] if about.is_file() else "s"
+        fields = read_header(item_file) if item_file.is_file() else {}
+        items = _atomic(item_file, fields) if fields else None
+        kept = {field: kind for field, kind in fields.items() if field not in (*RESERVED, "domain")}
+        return cls(domain, _atomic(path, header), items, kept, unit)
+
+
+def _atomic(path: Path, header: Fields) -> Delimited:
+    return Delimited((path,), tuple(header), "\t", quote="")
+
+
+def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None) -> Corpus:
+    """Read two datasets as one, with an item field ``domain``; a user token is the same user in both.
+
+    Users of one dataset only stay. Item ids that occur in both are told apart as ``domain:id``. Item fields are those
+    of both; users' fields are left behind.
+
+    Parameters
+    ----------
+    folders : sequence of str or Path
+        Two folders, each with ``<name>.inter`` and perhaps ``<name>.item``.
+    domains : sequence of str, optional
+        Their names; the folders' by default.
+
+    Raises
+    ------
+    NestRecError
+        Not two datasets of different names, a missing file or column, or times that cannot be compared.
+    """
+    paths = tuple(Path(folder) for folder in folders)
+    names = tuple(domains) if domains else tuple(path.name for path in paths)
+    if len(paths) != 2 or len(set(names)) != 2 or len(names) != 2:
+        raise NestRecError(f"{len(paths)} datasets and the domains {', '.join(names)}; expected two, a name each")
+    sides = [_Side.of(path, domain) for path, domain in zip(paths, names, strict=True)]
+    units = [side.unit for side in sides]
+    if units[0] != units[1] or PLACE in units:
+        raise NestRecError(
+            f"{paths[0]} has times in {units[0]}, {paths[1]} in {units[1]}: they cannot be merged in time"
+        )
+    return Corpus(
+        name="join",
+        sources=tuple(file for side in sides for s in (side.interactions, side.items) if s for file in s.files),
+        time_unit=units[0],
+        read_interactions=lambda staging: _read(staging, sides),
+        read_items=lambda staging: _read_items(staging, sides),
+        options={"domains": names},
+    )
+
+
+def _read(staging: Staging, sides: Sequence[_Side]) -> Locate:
+    for number, side in enumerate(sides):
+        time = "TRY_CAST(timestamp AS BIGINT) AS timestamp"
+        rating = "TRY_CAST(rating AS DOUBLE)" if "rating" in side.interactions.columns else "NULL::DOUBLE"
+        staging.load(f"side_{number}", f"user_id, item_id, {time}, {rating} AS rating", side.interactions)
+    both = "(SELECT item_id FROM side_0 INTERSECT SELECT item_id FROM side_1)"
+    shared = staging.value(f"SELECT count(*) FROM {both}")
+    staging.run(f"CREATE TABLE joined AS SELECT {shared} > 0 AS prefixed")
+    rated = all("rating" in side.interactions.columns for side in sides)
+    parts = [
+        f"SELECT user_id, {_item(side, bool(shared))} AS item_id, timestamp{', rating' if rated else ''} "
+        f"FROM side_{number} ORDER BY rowid"
+        for number, side in enumerate(sides)
+    ]
+    staging.run(f"CREATE TABLE raw AS {' UNION ALL '.join(f'({part})' for part in parts)}")
+    first = staging.value("SELECT count(*) FROM side_0")
+
+    def locate(row: int) -> tuple[str, dict[str, Any]]:
+        side, place = (sides[0], row) if row < first else (sides[1], row - first)
+        return next(islice(side.interactions.walk(), place, None))
+
+    return locate
+
+
+def _item(side: _Side, prefixed: bool) -> str:
+    return f"{literal(side.domain + ':')} || item_id" if prefixed else "item_id"
+
+
+def _read_items(staging: Staging, sides: Sequence[_Side]) -> Fields:
+    prefixed = staging.value("SELECT prefixed FROM joined")
+    tables = []
+    for number, side in enumerate(sides):
+        item = _item(side, prefixed)
+        if side.items is None:
+            staging.run(f"CREATE TABLE items_{number} AS SELECT DISTINCT item_id FROM side_{number}")
+        else:
+            staging.load(f"items_{number}", "*", side.items)
+        fields = "".join(f", {name(field)}" for field in side.fields)
+        tables.append(f"SELECT {item} AS item_id, {literal(side.domain)} AS domain{fields} FROM items_{number}")
+    union = " UNION ALL BY NAME ".join(tables)
+    staging.run(f"CREATE TABLE raw_items AS SELECT * FROM ({union}) WHERE item_id IN (FROM catalogue)")
+    kinds = sides[0].fields | sides[1].fields
+    mixed = {f for f in kinds if len({side.fields[f] for side in sides if f in side.fields}) > 1}
+    return {"domain": "token"} | {field: "token_seq" if field in mixed else kind for field, kind in kinds.items()}

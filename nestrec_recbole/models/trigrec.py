@@ -1,0 +1,112 @@
+"""TriGRec: a history in the target domain, read with the user's specific and cross-domain vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.gating import Gate, VectorAttention
+from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.models.fastsasrec import build_transformer
+from nestrec_recbole.models.trigrecuser import TriGRecUser
+
+
+class TriGRec(TriGRecUser):
+    """Stage 3 of TriGRec: each of two user vectors attends to the states of the target domain's history, a gate mixes.
+
+    A causal encoder reads the target domain's part of the history. At every position the user vectors are those of the
+    history visible there (``user_vectors: visible``), by the encoders of :class:`TriGRecUser`, which train along; or
+    they are computed once, from each user's whole training history and the weights of ``init_from``, and stay as they
+    are (``frozen``, as TriGRec's authors export them). Only the target domain's items are predicted;
+    ``user_loss_weight`` keeps the losses of the first stage, and with them what the source domain teaches.
+    """
+
+    frozen_vectors: Tensor
+    frozen_histories: Tensor
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        width, heads = config["hidden_size"], config["n_heads"]
+        self.is_frozen, self.user_loss_weight = config["user_vectors"] == "frozen", config["user_loss_weight"]
+        if self.is_masked and not self.is_frozen:
+            raise NestRecError("objective: masked sees the future of a position; set user_vectors: frozen")
+        self.target_encoder = build_transformer(config)
+        self.specific_attention = VectorAttention(width, heads) if config["use_specific"] else None
+        self.cross_attention = VectorAttention(width, heads) if config["use_cross"] else None
+        mixes = config["use_specific"] and config["use_cross"] and config["use_gate"]
+        self.gate = Gate(width) if mixes else None
+        if self.is_frozen:
+            users, items = dataset.domains.training_histories(dataset.owners, dataset.items, self.max_seq_length)
+            histories = torch.zeros(dataset.user_num, self.max_seq_length, dtype=torch.int64)
+            histories[torch.from_numpy(users).long()] = torch.from_numpy(items)
+            self.register_buffer("frozen_histories", histories, persistent=False)
+            self.register_buffer("frozen_vectors", torch.full((dataset.user_num, 2, width), torch.nan))
+        self._keep_still(config)
+
+    def _keep_still(self, config: Any) -> None:
+        """Take out of training what nothing depends on."""
+        if self.user_loss_weight:
+            return
+        still = [self.common, self.discriminator, self.common_discriminator]
+        if self.is_frozen or not config["use_specific"]:
+            still += [self.specific, self.domain_embedding]
+        if self.is_frozen or not config["use_cross"]:
+            still.append(self.transformer)
+        for module in still:
+            module.requires_grad_(False)
+
+    def encode(self, batch: Any) -> Tensor:
+        items = batch[self.ITEM_SEQ]
+        histories, vectors = self.histories_of(items), self.item_embedding(items)
+        visible = histories.visible(same_domain=True, causal=True)
+        states = self.run(self.target_encoder, vectors, histories.place, visible)
+        wanted = torch.full_like(items, self.target)
+        current = histories.at_latest(states, wanted, self._scaled(self.no_history_embedding[1]))
+        specific, cross = self._frozen(batch) if self.is_frozen else self.visible_vectors(histories, vectors)
+        return self._scaled(current + self._mixed(histories, states, specific, cross))
+
+    def _mixed(self, histories: MergedHistories, states: Tensor, specific: Tensor, cross: Tensor) -> Tensor:
+        """What the user vectors (B, T, d) make of the target domain's states (B, T, d)."""
+        seen = histories.visible(same_domain=False, causal=True) & (histories.domain == self.target)[:, None, None, :]
+        found = []
+        for attention, vectors in ((self.specific_attention, specific), (self.cross_attention, cross)):
+            if attention is not None:
+                found.append(attention(vectors, states, seen))
+        if self.gate is not None:
+            return self.gate(*found)
+        return sum(found, torch.zeros_like(states)) / max(1, len(found))
+
+    def _frozen(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The user vectors that do not change, the same at each step: (B, 1 -> T, d)."""
+        if self.USER_ID not in batch.interaction:
+            raise NestRecError("user_vectors: frozen has vectors of known users only; give user_id, or set visible")
+        if self.frozen_vectors.isnan().all():
+            self.freeze()
+        shape = (-1, batch[self.ITEM_SEQ].shape[1], -1)
+        specific, cross = self.frozen_vectors[batch[self.USER_ID]].unbind(1)
+        return specific[:, None].expand(shape), cross[:, None].expand(shape)
+
+    @torch.no_grad()
+    def freeze(self, rows: int = 1024) -> None:
+        """Compute the vectors of all users by the encoders as they are now."""
+        was_training = self.training
+        self.eval()
+        for start in range(0, len(self.frozen_histories), rows):
+            block = slice(start, start + rows)
+            vectors = self.user_vectors(self.frozen_histories[block], self.target)
+            self.frozen_vectors[block] = torch.stack(vectors, dim=1)
+        self.train(was_training)
+
+    def user_states(self, interaction: Any) -> Tensor:
+        return super(TriGRecUser, self).user_states(interaction)
+
+    def _loss(self, interaction: Any) -> Tensor:
+        states, targets, _ = self.at_targets(self.encode(interaction), interaction)
+        counted = self.of_item[targets] == self.target
+        loss = states.sum() * 0
+        if counted.any():
+            loss = loss + self.objective(states[counted], self.item_table(), targets[counted])
+        return loss + self.user_loss_weight * super()._loss(interaction) if self.user_loss_weight else loss
