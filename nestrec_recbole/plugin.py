@@ -128,6 +128,11 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     return model_class
 
 
+def is_ours(model: str) -> bool:
+    """Whether a model has been registered here; RecBole's own have not."""
+    return model in _registered
+
+
 def register() -> None:
     """Register this package's models and hooks; done on import, harmless when repeated."""
     if _registered:

@@ -1,0 +1,96 @@
+"""Running a worker and saying what came of it, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+_TABLES = ("ranks.parquet", "lists.parquet")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
+    """Do a run in a process of its own.
+
+    Parameters
+    ----------
+    spec : dict
+        ``model``, ``dataset``, ``settings``, ``content`` (feature stores that diversity is measured by), ``threads``,
+        ``time_limit`` (seconds or None), ``gpu`` (or None) and ``run``, the part of ``run.json`` that is known before.
+    place : str, optional
+        Folder for what is written on the way; the system's for temporary files by default.
+
+    Returns
+    -------
+    dict of str to bytes
+        The files of the run, ``run.json`` always among them: a run that failed says why.
+    """
+    about = {"format": FORMAT, **spec["run"], "status": "failed"}
+    about["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        with tempfile.TemporaryDirectory(prefix="nestrec-run-", dir=place, ignore_cleanup_errors=True) as folder:
+            about["error"] = _run(spec, Path(folder))
+            files = {} if about["error"] else {name: (Path(folder) / name).read_bytes() for name in _TABLES}
+            if not about["error"]:
+                about |= {"status": "finished", **json.loads((Path(folder) / "outcome.json").read_text("utf-8"))}
+    except OSError as error:  # of this side of the run: no room, most likely
+        files, about["error"] = {}, f"{type(error).__name__}: {error}"
+    return {**files, "run.json": (json.dumps(about, indent=1) + "\n").encode()}
+
+
+def stop() -> None:
+    """End every run that this process has started; what they have not finished is lost."""
+    for process in list(_RUNNING):
+        process.kill()
+
+
+def _run(spec: dict[str, Any], folder: Path) -> str | None:
+    """Run the worker to its end; what went wrong in one line, None where all went well."""
+    (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    environment = {**os.environ, **dict.fromkeys(_THREADS, str(spec["threads"]))}
+    environment["PYTHONPATH"] = os.pathsep.join([_package_root(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    if spec["gpu"] is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(spec["gpu"])
+    command = [sys.executable, "-m", "nestrec_recbole.bench.worker", str(folder)]
+    with open(folder / "output.txt", "wb") as output:
+        # A session of its own: Ctrl-C is for the parent, whose end the worker sees by its standard input.
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+        )
+        _RUNNING.add(process)
+        try:
+            code = process.wait(timeout=spec["time_limit"])
+        except subprocess.TimeoutExpired:
+            return f"not finished after {spec['time_limit']:g} s, the suite's time_limit"
+        finally:
+            process.kill()
+            process.wait()
+            _RUNNING.discard(process)
+    if code == 0:
+        return None
+    return _what_went_wrong(code, folder)
+
+
+def _what_went_wrong(code: int, folder: Path) -> str:
+    said = folder / "error.txt"
+    if said.is_file() and (line := said.read_text(encoding="utf-8").strip()):
+        return line
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = "; the system was most likely out of memory" if name == "SIGKILL" else ""
+        return f"ended by signal {-code} ({name}){why}"
+    lines = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"exit code {code}: {lines[-1].strip() if lines else 'without a word'}"
+
+
+def _package_root() -> str:
+    return str(Path(__file__).resolve().parent.parent.parent)
