@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ FORMAT = 1
 _TABLES = ("ranks.parquet", "lists.parquet")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_STOPPED = threading.Event()
 
 
 def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
@@ -34,21 +36,33 @@ def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
     dict of str to bytes
         The files of the run, ``run.json`` always among them: a run that failed says why.
     """
-    about = {"format": FORMAT, **spec["run"], "status": "failed"}
-    about["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
         with tempfile.TemporaryDirectory(prefix="nestrec-run-", dir=place, ignore_cleanup_errors=True) as folder:
-            about["error"] = _run(spec, Path(folder))
-            files = {} if about["error"] else {name: (Path(folder) / name).read_bytes() for name in _TABLES}
-            if not about["error"]:
-                about |= {"status": "finished", **json.loads((Path(folder) / "outcome.json").read_text("utf-8"))}
-    except OSError as error:  # of this side of the run: no room, most likely
-        files, about["error"] = {}, f"{type(error).__name__}: {error}"
-    return {**files, "run.json": (json.dumps(about, indent=1) + "\n").encode()}
+            error = _run(spec, Path(folder))
+            if error is not None:
+                return failure(spec, error, started)
+            outcome = json.loads((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
+            files = {name: (Path(folder) / name).read_bytes() for name in _TABLES}
+    except OSError as problem:  # on this side of the run: no room, most likely
+        return failure(spec, f"{type(problem).__name__}: {problem}", started)
+    return {**files, "run.json": _about(spec, started, status="finished", error=None, **outcome)}
+
+
+def failure(spec: dict[str, Any], error: str, started: str | None = None) -> dict[str, bytes]:
+    """The files of a run that came to nothing."""
+    return {"run.json": _about(spec, started, status="failed", error=error)}
+
+
+def _about(spec: dict[str, Any], started: str | None, **outcome: Any) -> bytes:
+    started = started or datetime.now(timezone.utc).isoformat(timespec="seconds")
+    about = {"format": FORMAT, **spec["run"], "started": started, **outcome}
+    return (json.dumps(about, indent=1) + "\n").encode()
 
 
 def stop() -> None:
     """End every run that this process has started; what they have not finished is lost."""
+    _STOPPED.set()
     for process in list(_RUNNING):
         process.kill()
 
@@ -67,6 +81,8 @@ def _run(spec: dict[str, Any], folder: Path) -> str | None:
             command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
         )
         _RUNNING.add(process)
+        if _STOPPED.is_set():
+            process.kill()
         try:
             code = process.wait(timeout=spec["time_limit"])
         except subprocess.TimeoutExpired:

@@ -22,7 +22,7 @@ _TOP: dict[str, Any] = {
     **{"name": str, "about": str, "datasets": dict, "models": dict, "settings": dict, "seeds": list, "metrics": list},
     **{"tune": dict, "time_limit": _NUMBER, "published": dict},
 }
-_ROW: dict[str, Any] = {"model": str, "settings": dict, "on": dict, "baseline": bool, "space": dict}
+_ROW: dict[str, Any] = {"model": str, "settings": dict, "on": dict, "baseline": bool}
 _DATA: dict[str, Any] = {"dataset": str, "settings": dict}
 _TUNE: dict[str, Any] = {"trials": int, "epochs": int, "scheduler": str, "searcher": str, "seed": int}
 _RANKED = ("hit", "ndcg", "recall", "mrr")
@@ -256,5 +256,5 @@ def _twins(suite: Suite) -> Iterator[str]:
     """Rows that say the same."""
     for one, other in itertools.combinations(suite.rows, 2):
         same = all(suite.settings_of(one, data) == suite.settings_of(other, data) for data in suite.datasets)
-        if same and (one.model, one.space) == (other.model, other.space):
+        if same and one.model == other.model:
             yield f"models.{other.name} is the same as models.{one.name}: equal model and settings; leave one out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,13 @@ _SHARED = (*PROTOCOL, "metrics", "valid_metric", "load_col", "feature_path")
 
 def resolve(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     """Build the config of a run, with RecBole's own defaults for the settings that are a model's of RecBole."""
-    return Config(model=model, dataset=dataset, config_dict=under_protocol(model, dataset, settings))
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        return Config(model=model, dataset=dataset, config_dict=under_protocol(model, dataset, settings))
+    finally:  # RecBole has put `gpu_id` there, which would be that of every run
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def under_protocol(model: str, dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:

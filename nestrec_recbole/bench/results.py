@@ -40,7 +40,7 @@ class ResultsFolder:
         """
         about = {"format": FORMAT, "nestrec_recbole": __version__, "suite": suite.name}
         file = self.path / "results.json"
-        if not file.is_file() and self.path.is_dir() and any(self.path.iterdir()):
+        if not file.is_file() and self.path.is_dir() and any(self.path.glob("[!.]*")):
             raise NestRecError(f"{self.path}: holds other files and no results.json; give another --results")
         if file.is_file():
             found = _read_json(file)
@@ -80,21 +80,22 @@ class ResultsFolder:
             shutil.rmtree(drafts, ignore_errors=True)
             lock.unlink(missing_ok=True)
 
-    def bring_up_to_date(self, wanted: Mapping[tuple[str, str, int], str]) -> None:
+    def bring_up_to_date(self, wanted: Mapping[tuple[str, str, int], str | None]) -> None:
         """Let ``runs/`` hold, of the runs there are, those whose key is wanted; the others wait in ``earlier/``.
 
         Parameters
         ----------
         wanted : mapping
-            (row, dataset, seed) to key. What is not among them keeps its place if the suite still has it.
+            (row, dataset, seed) of the whole suite to key; where that is None, what there is stays.
         """
         runs, earlier = self.path / "runs", self.path / "earlier"
         runs.mkdir(exist_ok=True)
+        keys = set(filter(None, wanted.values()))
         for about in read_runs(self.path):
-            named = (about["row"], about["dataset"], about["seed"])
-            if wanted.get(named) != about["key"]:
+            is_open = wanted.get((about["row"], about["dataset"], about["seed"]), "") is None
+            if about["key"] not in keys and not is_open:
                 _move(runs / about["key"], earlier)
-        for key in wanted.values():
+        for key in keys:
             if (earlier / key / "run.json").is_file() and not (runs / key).exists():
                 _move(earlier / key, runs)
 
@@ -102,6 +103,14 @@ class ResultsFolder:
         """``finished`` or ``failed``; None where there is no such run."""
         file = self.path / "runs" / key / "run.json"
         return _read_json(file)["status"] if file.is_file() else None
+
+    def relabel(self, key: str, about: Mapping[str, Any]) -> None:
+        """Bring up to date what a run that is there is called, which its key does not depend on."""
+        file = self.path / "runs" / key / "run.json"
+        found = _read_json(file)
+        now = {**found, **about}
+        if now != found:
+            _write(file, json.dumps(now, indent=1) + "\n")
 
     def publish(self, key: str, files: Mapping[str, bytes]) -> None:
         """Write the files of a run, all of them or none."""

@@ -26,8 +26,6 @@ class Row:
         Over those of the suite and of the dataset.
     on : dict of str to dict
         Settings for one dataset, over the others.
-    space : dict, optional
-        What is tuned, where it is not the model's own space.
     """
 
     name: str
@@ -35,7 +33,6 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     on: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: bool = False
-    space: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Suite:
 
         def row(one: Row) -> dict[str, Any]:
             on = {name: without_given(settings) for name, settings in one.on.items()}
-            own = {"settings": without_given(one.settings), "on": on, "space": one.space}
+            own = {"settings": without_given(one.settings), "on": on}
             return {"model": one.model, "baseline": one.baseline} | {key: value for key, value in own.items() if value}
 
         def data(one: Data) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.processes import Processes
+from nestrec_recbole.settings import is_plain, plain
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, take_weights, write_checkpoint
 from nestrec_recbole.train.curves import plot_curves
@@ -271,9 +272,8 @@ class SequenceTrainer(Trainer):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _about(self, epoch: int, first_batch: int = 0) -> dict[str, Any]:
-        config = {key: value for key, value in self.config.final_config_dict.items() if _is_plain(value)}
         return {
-            "config": config,
+            "config": plain(self.config),
             "model": self.config["model"],
             "dataset": self.config["dataset"],
             "epoch": epoch,
@@ -311,7 +311,7 @@ class SequenceTrainer(Trainer):
         about = self._about(epoch, first_batch) | {
             "groups": state["param_groups"],
             # The rate follows the config that goes on, which may say more epochs: its function is not kept.
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)} | {"lr_lambdas": [None]},
+            "schedule": {k: v for k, v in self.schedule.state_dict().items() if is_plain(v)} | {"lr_lambdas": [None]},
             "scaler": self.scaler.state_dict(),
             "loss_so_far": loss_so_far,
             "finished": finished,
@@ -384,14 +384,6 @@ def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]
 
 def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _free_name(stem: Path) -> str:
