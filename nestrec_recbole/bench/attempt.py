@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,30 @@ from typing import Any
 FORMAT = 1
 _TABLES = ("ranks.parquet", "lists.parquet")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_RUNNING: set[subprocess.Popen[bytes]] = set()
-_STOPPED = threading.Event()
+_COMMAND = (sys.executable, "-m", "nestrec_recbole.bench.worker")
 
 
-def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
+class Running:
+    """The workers that run side by side, so that all can be stopped at once."""
+
+    def __init__(self) -> None:
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Count a worker among them; after :meth:`stop`, end it."""
+        self.processes.add(process)
+        if self.stopped:
+            process.kill()
+
+    def stop(self) -> None:
+        """End every worker; what they have not finished is lost."""
+        self.stopped = True
+        for process in list(self.processes):
+            process.kill()
+
+
+def attempt(spec: dict[str, Any], place: str | None = None, running: Running | None = None) -> dict[str, bytes]:
     """Do a run in a process of its own.
 
     Parameters
@@ -30,6 +48,8 @@ def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
         ``time_limit`` (seconds or None), ``gpu`` (or None) and ``run``, the part of ``run.json`` that is known before.
     place : str, optional
         Folder for what is written on the way; the system's for temporary files by default.
+    running : Running, optional
+        Is told of the worker.
 
     Returns
     -------
@@ -39,7 +59,7 @@ def attempt(spec: dict[str, Any], place: str | None = None) -> dict[str, bytes]:
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
         with tempfile.TemporaryDirectory(prefix="nestrec-run-", dir=place, ignore_cleanup_errors=True) as folder:
-            error = _run(spec, Path(folder))
+            error = _run(spec, Path(folder), running or Running())
             if error is not None:
                 return failure(spec, error, started)
             outcome = json.loads((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
@@ -60,29 +80,24 @@ def _about(spec: dict[str, Any], started: str | None, **outcome: Any) -> bytes:
     return (json.dumps(about, indent=1) + "\n").encode()
 
 
-def stop() -> None:
-    """End every run that this process has started; what they have not finished is lost."""
-    _STOPPED.set()
-    for process in list(_RUNNING):
-        process.kill()
-
-
-def _run(spec: dict[str, Any], folder: Path) -> str | None:
+def _run(spec: dict[str, Any], folder: Path, running: Running) -> str | None:
     """Run the worker to its end; what went wrong in one line, None where all went well."""
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(spec["threads"]))}
     environment["PYTHONPATH"] = os.pathsep.join([_package_root(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     if spec["gpu"] is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(spec["gpu"])
-    command = [sys.executable, "-m", "nestrec_recbole.bench.worker", str(folder)]
     with open(folder / "output.txt", "wb") as output:
         # A session of its own: Ctrl-C is for the parent, whose end the worker sees by its standard input.
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+            [*_COMMAND, str(folder)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-        _RUNNING.add(process)
-        if _STOPPED.is_set():
-            process.kill()
+        running.add(process)
         try:
             code = process.wait(timeout=spec["time_limit"])
         except subprocess.TimeoutExpired:
@@ -90,7 +105,7 @@ def _run(spec: dict[str, Any], folder: Path) -> str | None:
         finally:
             process.kill()
             process.wait()
-            _RUNNING.discard(process)
+            running.processes.discard(process)
     if code == 0:
         return None
     return _what_went_wrong(code, folder)

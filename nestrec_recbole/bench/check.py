@@ -177,8 +177,7 @@ def _settings(suite: Suite) -> Iterator[str]:
         if missing:
             yield f"datasets.{data.name}: {missing}"
             continue
-        for row in suite.rows:
-            yield from _row_settings(suite, row, data)
+        yield from _of_models(suite, data)
 
 
 def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
@@ -207,6 +206,17 @@ def _missing(suite: Suite, data: Data) -> str:
     return no_such_dataset(data.dataset, folder)
 
 
+def _of_models(suite: Suite, data: Data) -> Iterator[str]:
+    """What each row has to say; of settings that rows share once, with the models that do not know them."""
+    said: dict[str, list[str]] = {}
+    for row in suite.rows:
+        for line in _row_settings(suite, row, data):
+            said.setdefault(line, []).append(row.model)
+    models = {row.model for row in suite.rows}
+    for line, of in said.items():
+        yield line if line.startswith("models") or models == set(of) else f"{line} (of {', '.join(dict.fromkeys(of))})"
+
+
 def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
     """Every setting by itself against what the model knows, then all of them together."""
     where = f"models.{row.name}"
@@ -216,7 +226,7 @@ def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
     except (ValueError, ImportError, AttributeError) as error:
         yield f"{where}: {first_line(error)}"
         return
-    wrong = False
+    wrong: set[str] = set()
     for level, given in (
         ("settings", suite.settings),
         (f"datasets.{data.name}", data.settings),
@@ -228,12 +238,11 @@ def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
             try:
                 rules.check({key: value}, known)
             except (ValueError, AttributeError, TypeError) as error:
-                wrong = True
-                yield f"{level}: {first_line(error)}" + (f" (of {row.model})" if not level.startswith("models") else "")
-    if wrong:
-        return
+                wrong.add(key)
+                yield f"{level}: {first_line(error)}"
     try:
-        resolve(row.model, data.dataset, suite.settings_of(row, data))
+        rest = {key: value for key, value in suite.settings_of(row, data).items() if key not in wrong}
+        resolve(row.model, data.dataset, rest)
     except (ValueError, NotImplementedError, OSError, RuntimeError, TypeError, KeyError) as error:
         yield f"{where}, on {data.name}: {first_line(error)}"
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,9 @@ class ResultsFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock, drafts = self.path / ".lock", self.path / ".drafts"
-        with suppress(FileNotFoundError, ValueError):
-            owner = int(lock.read_text())
-            if owner != os.getpid() and psutil.pid_exists(owner):
-                raise NestRecError(
-                    f"{self.path}: process {owner} is at work here; wait for it, or give another --results"
-                )
+        owner = lock.read_text() if lock.is_file() else ""
+        if owner.isdecimal() and psutil.pid_exists(int(owner)):
+            raise NestRecError(f"{self.path}: process {owner} is at work here; wait for it, or give another --results")
         _write(lock, str(os.getpid()))
         shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
         drafts.mkdir()

@@ -62,9 +62,8 @@ def benchmark(
         try:
             for one, files in _run_all(left, how, drafts, progress):
                 _publish(folder, one, files)
-                progress.finish(one.name, _spoken(json.loads(files["run.json"])))
+                progress.finish(one.name, _spoken(json.loads(files["run.json"]), suite.metrics[0]))
         except KeyboardInterrupt:
-            worker.stop()
             done = sum(folder.status(one.key) == "finished" for one in runs)
             raise KeyboardInterrupt(
                 f"stopped with {done} of {len(runs)} runs finished, which are kept in {folder.path}; the same command "
@@ -86,11 +85,13 @@ def _run_all(
     for slot in range(how.jobs):
         free.put(how.gpus[slot % len(how.gpus)] if how.gpus else None)
 
+    running = worker.Running()
+
     def do(one: Planned) -> dict[str, bytes]:
         gpu = free.get()
         progress.start(one.name)
         try:
-            return worker.attempt({**one.spec, "gpu": gpu}, str(drafts.resolve()))
+            return worker.attempt({**one.spec, "gpu": gpu}, str(drafts.resolve()), running)
         finally:
             free.put(gpu)
 
@@ -101,7 +102,7 @@ def _run_all(
                 yield waiting[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            worker.stop()
+            running.stop()
             raise
 
 
@@ -118,8 +119,7 @@ def _publish(folder: ResultsFolder, one: Planned, files: dict[str, bytes]) -> No
             raise NestRecError(f"{folder.path}: {error}; make room, and the same command goes on") from None
 
 
-def _spoken(about: dict[str, Any]) -> str:
+def _spoken(about: dict[str, Any], metric: str) -> str:
     if about["status"] == "failed":
         return f"failed: {about['error']}"
-    name = next(iter(about["metrics"]))
-    return f"{name} {about['metrics'][name]:.4f}"
+    return f"{metric} {about['metrics'][metric]:.4f}"

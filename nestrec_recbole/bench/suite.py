@@ -153,6 +153,9 @@ def read_yaml(path: Path) -> tuple[Mapping[str, Any], list[str]]:
 
     class Loader(yaml_loader()):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            for key, _ in node.value:  # to YAML 1.1 `on` is true
+                if key.tag == "tag:yaml.org,2002:bool" and key.value.lower() not in ("true", "false"):
+                    key.tag = "tag:yaml.org,2002:str"
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
             for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
                 twice.append(f"line {node.start_mark.line + 1}: {key!r} is there twice")

@@ -41,7 +41,7 @@ def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     from nestrec_recbole.bench.tables import write_tables
     from nestrec_recbole.data.content import item_content
     from nestrec_recbole.data.features import FeatureStore
-    from nestrec_recbole.settings import plain
+    from nestrec_recbole.settings import decisive, is_plain
 
     torch.set_num_threads(spec["threads"])
     # RecBole writes its events where it stands, whatever the settings.
@@ -58,7 +58,7 @@ def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
         raise ValueError(f"metrics that are not finite: {[name for name in metrics if not np.isfinite(metrics[name])]}")
     write_tables(done.ranks, done.test, folder)
     return {
-        "config": plain(config),
+        "config": {key: value for key, value in decisive(config).items() if is_plain(value)},
         "metrics": metrics,
         "valid": _validation(trainer),
         "history": trainer.history,
