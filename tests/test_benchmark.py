@@ -121,6 +121,7 @@ def test_killed_and_started_again(place: Path) -> None:
         time.sleep(0.1)
     workers = psutil.Process(first.pid).children()
     first.kill()
+    first.wait()
     kept = {path: path.stat().st_mtime_ns for path in runs.glob("*/run.json")}
     psutil.wait_procs(workers, timeout=20)
     assert not any(worker.is_running() for worker in workers)

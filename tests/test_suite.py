@@ -91,7 +91,7 @@ BAD_ROWS = {
 
 def test_everything_wrong_is_said_at_once(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = "\n".join(f"  {line}" for line in BAD_ROWS)
-    path = write("\n".join(BAD) + f"\nmodels:\n{rows}\n  x: {{model: Pop}}\n  x: {{model: Pop}}\n")
+    path = write("\n".join(BAD) + f"\nmodels:\n{rows}\n  x: {{model: UserQFormer}}\n  x: {{model: UserQFormer}}\n")
     assert main(["benchmark", path, "--results", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith(f"nestrec: {path}: ") for line in lines) and len(set(lines)) == len(lines)

@@ -26,7 +26,7 @@ _ROW: dict[str, Any] = {"model": str, "settings": dict, "on": dict, "baseline": 
 _DATA: dict[str, Any] = {"dataset": str, "settings": dict}
 _TUNE: dict[str, Any] = {"trials": int, "epochs": int, "scheduler": str, "searcher": str, "seed": int}
 _RANKED = ("hit", "ndcg", "recall", "mrr")
-_OF_LISTS = (*(name.removeprefix("item") for name in LIST_METRICS), "diversity")
+_OF_LISTS = ("coverage", *LIST_METRICS, "diversity")
 
 
 class SuiteError(NestRecError):

@@ -66,8 +66,11 @@ class ResultsFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock, drafts = self.path / ".lock", self.path / ".drafts"
         owner = lock.read_text() if lock.is_file() else ""
-        if owner.isdecimal() and psutil.pid_exists(int(owner)):
-            raise NestRecError(f"{self.path}: process {owner} is at work here; wait for it, or give another --results")
+        if owner.isdecimal() and _is_alive(int(owner)):
+            raise NestRecError(
+                f"{self.path}: process {owner} is at work here; wait for it, or give another --results (if that is no "
+                f"nestrec, remove {lock})"
+            )
         _write(lock, str(os.getpid()))
         shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
         drafts.mkdir()
@@ -134,6 +137,13 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             )
         found.append(about)
     return sorted(found, key=lambda about: (about["dataset"], about["row"], about["seed"]))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _move(folder: Path, to: Path) -> None:

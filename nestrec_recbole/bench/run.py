@@ -23,7 +23,7 @@ from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import prepare
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
-LIST_METRICS = ("itemcoverage", "novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
+LIST_METRICS = ("novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
 
 
 @dataclass
@@ -141,10 +141,11 @@ def all_metrics(done: Trained, content: np.ndarray | None = None) -> dict[str, f
     unseen = replace(ranks, rank=ranks.rank_unseen, top=ranks.top_unseen)
     for suffix, own in (("", ranks), ("_f", unseen)):
         of_lists = recbole_metrics(own, how, done.trainer.train_data)
+        of_lists |= {f"coverage@{k}": coverage(own.top[:, :k], ranks.n_items) for k in topk}
         if content is not None:
             at = diversity(own.top, content).mean(axis=0)
             of_lists |= {f"diversity@{k}": float(at[min(k, len(at)) - 1]) for k in topk}
-        values |= {f"{name.removeprefix('item')}{suffix}": value for name, value in of_lists.items()}
+        values |= {f"{name}{suffix}": value for name, value in of_lists.items()}
     return values
 
 
