@@ -14,7 +14,7 @@ from nestrec_recbole import plugin
 from nestrec_recbole.bench.keys import PROTOCOL
 
 REFERENCE = "FastSASRec"  # any model of this package without item fields: its defaults are those of all of them
-_SHARED = (*PROTOCOL, "metrics", "valid_metric", "load_col", "feature_path")
+_SHARED = (*PROTOCOL, "metrics", "valid_metric", "feature_path", "item_fields")
 
 
 def resolve(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
