@@ -82,6 +82,21 @@ def pipeline_stages(model: str) -> dict[str, dict[str, Any]]:
     return _read_yaml(path)
 
 
+def tuning_space(model: str) -> Path:
+    """The file of what is searched for a model, ``properties/tune/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When it has none.
+    """
+    path = _PROPERTIES / "tune" / f"{model}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise NestRecError(f"no space is known for {model!r}; give one with --space (there are some for {there})")
+    return path
+
+
 def register_model(model_class: Any = None, *, properties: str | Path | None = None) -> Any:
     """Make a model known to RecBole by its class name; usable as a decorator.
 
@@ -128,6 +143,11 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     inherited = next((_registered[c.__name__] for c in model_class.__mro__[1:] if c.__name__ in _registered), [])
     _registered[name] = [*inherited, *([Path(properties)] if properties else [])]
     return model_class
+
+
+def is_ours(model: str) -> bool:
+    """Whether a model has been registered here; RecBole's own have not."""
+    return model in _registered
 
 
 def register() -> None:

@@ -23,7 +23,7 @@ from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import prepare
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
-LIST_METRICS = ("itemcoverage", "novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
+LIST_METRICS = ("novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
 
 
 @dataclass
@@ -45,7 +45,6 @@ class Trained:
     Attributes
     ----------
     trainer : SequenceTrainer
-    train_data : data loader
     test : SequenceDataset
         The test split.
     ranks : Ranks
@@ -54,7 +53,6 @@ class Trained:
     """
 
     trainer: Any
-    train_data: Any
     test: SequenceDataset
     ranks: Ranks
     seconds: dict[str, float]
@@ -75,7 +73,7 @@ def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Traine
     seconds = {"prepare": ready - began, "train": fitted - ready, "evaluate": perf_counter() - starts}
     epochs = [record["train_seconds"] for record in trainer.history]
     seconds["per_epoch"] = float(np.mean(epochs)) if epochs else 0.0
-    return Trained(trainer, train_data, test_data.dataset, ranks, seconds)
+    return Trained(trainer, test_data.dataset, ranks, seconds)
 
 
 def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
@@ -142,11 +140,12 @@ def all_metrics(done: Trained, content: np.ndarray | None = None) -> dict[str, f
     how = {"metrics": LIST_METRICS, "topk": topk, "metric_decimal_place": 12}
     unseen = replace(ranks, rank=ranks.rank_unseen, top=ranks.top_unseen)
     for suffix, own in (("", ranks), ("_f", unseen)):
-        of_lists = recbole_metrics(own, how, done.train_data)
+        of_lists = recbole_metrics(own, how, done.trainer.train_data)
+        of_lists |= {f"coverage@{k}": coverage(own.top[:, :k], ranks.n_items) for k in topk}
         if content is not None:
             at = diversity(own.top, content).mean(axis=0)
             of_lists |= {f"diversity@{k}": float(at[min(k, len(at)) - 1]) for k in topk}
-        values |= {f"{name.removeprefix('item')}{suffix}": value for name, value in of_lists.items()}
+        values |= {f"{name}{suffix}": value for name, value in of_lists.items()}
     return values
 
 

@@ -56,7 +56,7 @@ def _last(test: SequenceDataset, lengths: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _rows(top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return top.ravel(), np.full(len(top), top.shape[1])
+    return top[top > 0], (top > 0).sum(axis=1)  # a list ends in zeros where a user has fewer items left
 
 
 def _lists(tokens: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> pa.ListArray:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from nestrec_recbole.cli import (
+    benchmark,
     compare,
     convert,
     encode,
@@ -18,6 +19,7 @@ from nestrec_recbole.cli import (
     report,
     resume,
     run,
+    runs,
     trigrec,
 )
 
@@ -31,6 +33,8 @@ VERBS = {
     "resume": resume,
     "pipeline": pipeline,
     "trigrec": trigrec,
+    "benchmark": benchmark,
+    "runs": runs,
     "compare": compare,
     "report": report,
     "recommend": recommend,

@@ -1,0 +1,269 @@
+"""Everything that is wrong with a suite, said at once, before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import get_model
+
+from nestrec_recbole import settings as rules
+from nestrec_recbole.bench.keys import PROTOCOL
+from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
+from nestrec_recbole.bench.run import LIST_METRICS
+from nestrec_recbole.bench.suite import Data, Row, Suite, build_suite, find_suite, read_yaml
+from nestrec_recbole.data.dataset import no_such_dataset
+from nestrec_recbole.errors import NestRecError, first_line, unknown
+
+_NUMBER = (int, float)
+_TOP: dict[str, Any] = {
+    **{"name": str, "about": str, "datasets": dict, "models": dict, "settings": dict, "seeds": list, "metrics": list},
+    **{"tune": dict, "time_limit": _NUMBER, "published": dict},
+}
+_ROW: dict[str, Any] = {"model": str, "settings": dict, "on": dict, "baseline": bool}
+_DATA: dict[str, Any] = {"dataset": str, "settings": dict}
+_TUNE: dict[str, Any] = {"trials": int, "epochs": int, "scheduler": str, "searcher": str, "seed": int}
+_RANKED = ("hit", "ndcg", "recall", "mrr")
+_OF_LISTS = ("coverage", *LIST_METRICS, "diversity")
+
+
+class SuiteError(NestRecError):
+    """A suite with mistakes: ``lines`` has one line for each."""
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.lines = [f"{path}: {line}" for line in dict.fromkeys(lines)]
+        super().__init__("\n".join(self.lines))
+
+
+def read_suite(named: str, given: Mapping[str, Any] | None = None) -> Suite:
+    """Read a suite and check all of it.
+
+    Parameters
+    ----------
+    named : str
+        A YAML file, or the name of a suite that ships.
+    given : mapping, optional
+        Settings that go over all others.
+
+    Raises
+    ------
+    NestRecError
+        When there is no such file, or no YAML in it.
+    SuiteError
+        With a line for everything that is wrong.
+    """
+    path = find_suite(named)
+    found, wrong = read_yaml(path)
+    given = given or {}
+    wrong += [*_shape("", found, _TOP, ("name", "datasets", "models", "seeds", "metrics")), *_members(found)]
+    if wrong:  # go on with what is well-formed
+        found = _well_formed(found)
+    if not found:
+        raise SuiteError(path, wrong)
+    suite = build_suite(found, given)
+    wrong += [*_settings(suite), *_metrics(suite), *_twins(suite)]
+    if wrong:
+        raise SuiteError(path, wrong)
+    return suite
+
+
+def _shape(where: str, found: Mapping[str, Any], spec: Mapping[str, Any], needed: tuple[str, ...]) -> Iterator[str]:
+    """Keys that are unknown, missing, or of another type."""
+    for key, value in found.items():
+        if key not in spec:
+            yield unknown("key", f"{where}{key}", [f"{where}{one}" for one in spec])
+        elif not _is(value, spec[key]) and not (value is None and key not in needed):
+            kinds = spec[key] if isinstance(spec[key], tuple) else (spec[key],)
+            names = " or ".join(kind.__name__ for kind in kinds)
+            yield f"{where}{key} is {value!r} ({type(value).__name__}); expected {names}"
+    for key in needed:
+        if key not in found:
+            yield f"no {where}{key}; expected one"
+        elif _is(found[key], spec[key]) and not found[key]:
+            yield f"{where}{key} is empty; expected one at least"
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _members(found: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong inside the keys of a suite, its settings left out."""
+    yield from _name(found.get("name"))
+    yield from _seeds(found.get("seeds"))
+    for key, spec in (("models", _ROW), ("datasets", _DATA)):
+        for name, about in _dict(found.get(key)).items():
+            if about is not None and not isinstance(about, dict):
+                yield f"{key}.{name} is {about!r}; expected a mapping such as {{settings: {{}}}}"
+            yield from _shape(f"{key}.{name}.", _dict(about), spec, ())
+    yield from _places(found)
+    yield from _published(found)
+    if isinstance(found.get("tune"), dict):
+        yield from _shape("tune.", found["tune"], _TUNE, ("trials",))
+    limit: Any = found.get("time_limit")
+    if _is(limit, _NUMBER) and limit <= 0:
+        yield f"time_limit is {limit}; expected seconds that a run may take"
+
+
+def _places(found: Mapping[str, Any]) -> Iterator[str]:
+    """Settings for a dataset that the suite has not."""
+    known = [str(name) for name in _dict(found.get("datasets"))]
+    for name, about in _dict(found.get("models")).items():
+        for dataset, own in _dict(_dict(about).get("on")).items():
+            if str(dataset) not in known:
+                yield f"models.{name}.on: {unknown('dataset', str(dataset), known)}"
+            elif not isinstance(own, dict):
+                yield f"models.{name}.on.{dataset} is {own!r}; expected settings"
+
+
+def _published(found: Mapping[str, Any]) -> Iterator[str]:
+    for dataset, rows in _dict(found.get("published")).items():
+        for one in rows if isinstance(rows, list) else [rows]:
+            if not isinstance(one, dict) or "model" not in one:
+                yield f"published.{dataset}: {one!r}; expected a list of {{model: ..., ndcg@10: ..., source: ...}}"
+
+
+def _name(name: Any) -> Iterator[str]:
+    if isinstance(name, str) and name and (name != Path(name).name or name.startswith(".")):
+        yield f"name is {name!r}; expected one that a folder can have"
+
+
+def _seeds(seeds: Any) -> Iterator[str]:
+    for seed in seeds if isinstance(seeds, list) else ():
+        if not _is(seed, int) or seed < 0:
+            yield f"seeds: {seed!r}; expected whole numbers from 0"
+        elif seeds.count(seed) > 1:
+            yield f"seeds: {seed} is there {seeds.count(seed)} times; expected each once"
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _well_formed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a suite that can be looked at further; empty where that is nothing."""
+
+    def part(group: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in group.items() if key in spec and _is(value, spec[key])}
+
+    kept = part(found, _TOP)
+    kept["models"] = {name: part(_dict(about), _ROW) for name, about in kept.get("models", {}).items()}
+    for row in kept["models"].values():
+        row["on"] = {name: own for name, own in row.get("on", {}).items() if isinstance(own, dict)}
+    kept["datasets"] = {name: part(_dict(about), _DATA) for name, about in kept.get("datasets", {}).items()}
+    if not kept["models"] or not kept["datasets"]:
+        return {}
+    return {"name": "", "seeds": [], "metrics": [], **kept}
+
+
+def _settings(suite: Suite) -> Iterator[str]:
+    """Unknown models and datasets; unknown and ill-typed settings; what only validation data may decide."""
+    levels = [("settings", suite.settings), *((f"datasets.{data.name}", data.settings) for data in suite.datasets)]
+    for row in suite.rows:
+        own = [(f"models.{row.name}", row.settings), *((f"models.{row.name}.on.{on}", s) for on, s in row.on.items())]
+        for where, given in own:
+            yield from (
+                f"{where}: {key!r} must be the same for every row of a dataset; set it under `settings` or `datasets`"
+                for key in given
+                if key in PROTOCOL
+            )
+        levels += own
+    for where, given in [*levels, ("command line", suite.given)]:
+        yield from _not_of_a_row(where, given)
+    for data in suite.datasets:
+        missing = _missing(suite, data)
+        if missing:
+            yield f"datasets.{data.name}: {missing}"
+            continue
+        yield from _of_models(suite, data)
+
+
+def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("seed", "model", "dataset"):
+        if key in given:
+            yield f"{where}: {key!r} is no setting of a suite; it has `{key}s`"
+    files = given.get("benchmark_filename") or []
+    if len(set(files)) < len(files):
+        yield f"{where}: benchmark_filename is {files}: what is tested on must not train or choose; name three files"
+    split = _dict(_dict(given.get("eval_args")).get("split"))
+    shares = split.get("RS") or [1, 1]
+    if split.get("LS", "valid_and_test") != "valid_and_test" or len(shares) < 2 or not shares[1]:
+        yield f"{where}: eval_args.split is {split}: no validation data is left to choose the epoch by"
+
+
+def _missing(suite: Suite, data: Data) -> str:
+    """Why a dataset cannot be had; empty where it can."""
+    paths = {key: value for key, value in suite.settings_of_data(data).items() if key in PROTOCOL}
+    try:
+        config = resolve(REFERENCE, data.dataset, {"data_path": paths.get("data_path") or "dataset_atomic/"})
+    except (ValueError, OSError) as error:
+        return first_line(error)
+    folder = Path(config["data_path"])
+    if any(folder.glob(f"{data.dataset}*.inter")):
+        return ""
+    return no_such_dataset(data.dataset, folder)
+
+
+def _of_models(suite: Suite, data: Data) -> Iterator[str]:
+    """What each row has to say; of settings that rows share once, with the models that do not know them."""
+    said: dict[str, list[str]] = {}
+    for row in suite.rows:
+        for line in _row_settings(suite, row, data):
+            said.setdefault(line, []).append(row.model)
+    models = {row.model for row in suite.rows}
+    for line, of in said.items():
+        yield line if line.startswith("models") or models == set(of) else f"{line} (of {', '.join(dict.fromkeys(of))})"
+
+
+def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
+    """Every setting by itself against what the model knows, then all of them together."""
+    where = f"models.{row.name}"
+    try:
+        get_model(row.model)
+        known = defaults(row.model, data.dataset)
+    except (ValueError, ImportError, AttributeError) as error:
+        yield f"{where}: {first_line(error)}"
+        return
+    wrong: set[str] = set()
+    for level, given in (
+        ("settings", suite.settings),
+        (f"datasets.{data.name}", data.settings),
+        (where, row.settings),
+        (f"{where}.on.{data.name}", row.on.get(data.name, {})),
+        ("command line", suite.given),
+    ):
+        for key, value in given.items():
+            try:
+                rules.check({key: value}, known)
+            except (ValueError, AttributeError, TypeError) as error:
+                wrong.add(key)
+                yield f"{level}: {first_line(error)}"
+    try:
+        rest = {key: value for key, value in suite.settings_of(row, data).items() if key not in wrong}
+        resolve(row.model, data.dataset, rest)
+    except (ValueError, NotImplementedError, OSError, RuntimeError, TypeError, KeyError) as error:
+        yield f"{where}, on {data.name}: {first_line(error)}"
+
+
+def _metrics(suite: Suite) -> Iterator[str]:
+    """Columns of the table that no run computes."""
+    for data in suite.datasets:
+        given = suite.settings_of_data(data)
+        topk = given.get("topk") or [10]
+        suffixes = ["", "_f", *(["_c"] if given.get("candidates") else [])]
+        named = [(m, s) for m, s in itertools.product(_RANKED, suffixes)]
+        named += [(m, s) for m, s in itertools.product(_OF_LISTS, ("", "_f"))]
+        computed = [f"{m}@{k}{s}" for k in (topk if isinstance(topk, list) else [topk]) for m, s in named]
+        for metric in suite.metrics:
+            if metric not in computed:
+                yield f"metrics: {unknown('metric', str(metric), computed)}"
+
+
+def _twins(suite: Suite) -> Iterator[str]:
+    """Rows that say the same."""
+    for one, other in itertools.combinations(suite.rows, 2):
+        same = all(suite.settings_of(one, data) == suite.settings_of(other, data) for data in suite.datasets)
+        if same and one.model == other.model:
+            yield f"models.{other.name} is the same as models.{one.name}: equal model and settings; leave one out"

@@ -1,0 +1,216 @@
+"""From a suite to the runs that it asks for: data described, fields encoded, rows tuned, keys known."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nestrec_recbole import plugin
+from nestrec_recbole.bench.card import write_card
+from nestrec_recbole.bench.keys import PROTOCOL, code_version, run_key
+from nestrec_recbole.bench.resolve import REFERENCE, resolve, under_protocol
+from nestrec_recbole.bench.suite import Data, Row, Suite
+from nestrec_recbole.bench.tuning import has_space, tune_row
+from nestrec_recbole.data.content import COMPARABLE
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.encode.items import ensure_item_features, read_recipes
+from nestrec_recbole.encode.sources import item_path
+from nestrec_recbole.errors import NestRecError
+
+_PLACES = ("data_path", "feature_path")
+
+
+@dataclass(frozen=True)
+class How:
+    """How a suite is run, which changes nothing of what it is.
+
+    Attributes
+    ----------
+    named : str
+        The suite, as it was named.
+    jobs, threads : int
+        Runs at a time, and threads of each.
+    gpus : tuple of str
+        Of this machine, as CUDA_VISIBLE_DEVICES names them; runs take turns with them.
+    address : str, optional
+        Of a Ray cluster.
+    keep_failed : bool
+        Leave failed runs as they are.
+    tune : bool
+        Whether to tune where the suite says so.
+    """
+
+    named: str
+    jobs: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+    address: str | None = None
+    keep_failed: bool = False
+    tune: bool = True
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be: its name in the progress, and what the worker is told."""
+
+    name: str
+    key: str
+    spec: dict[str, Any]
+
+
+def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str], None]) -> list[Planned]:
+    """Prepare what runs share, and list them, seed after seed so that every row has a first result soon.
+
+    Parameters
+    ----------
+    suite, chosen : Suite
+        The whole, and the part of it that is to run.
+    folder : Path
+        Of the results.
+    """
+    runs: list[tuple[int, Planned]] = []
+    for data in chosen.datasets:
+        say(f"{data.name}: reading")
+        reference = _reference(suite, data)
+        card, digest = write_card(reference, data.name, folder / "datasets")
+        content = _content(suite, data, reference)
+        for row in chosen.rows:
+            settings = suite.settings_of(row, data)
+            tuning = _tuned(suite, row, data, settings, digest, folder, how, say)
+            settings |= tuning["best"] if tuning else {}
+            config = resolve(row.model, data.dataset, settings)
+            features = _features(config, say)
+            for seed in chosen.seeds:
+                config["seed"] = seed
+                key = run_key(
+                    config, digest, features | {f"content {path.name}": path for path in content}, code_version()
+                )
+                about = {
+                    **{"key": key, "row": row.name, "model": row.model, "dataset": data.name, "data": card.name},
+                    **{"seed": seed, "baseline": row.baseline, "settings": settings, "tuning": tuning},
+                    **{"code": code_version(), "command": _command(suite, row, data, seed, tuning, how)},
+                }
+                spec = {
+                    **{"model": row.model, "dataset": data.dataset, "run": about, "threads": how.threads, "gpu": None},
+                    "settings": {
+                        **under_protocol(row.model, data.dataset, settings),
+                        **_places(config, data),
+                        "seed": seed,
+                    },
+                    "content": [str(path.resolve()) for path in content],
+                    "time_limit": suite.time_limit,
+                }
+                runs.append((seed, Planned(f"{row.name} on {data.name}, seed {seed}", key, spec)))
+    _refuse_twins([one for _, one in runs])
+    return [one for seed in chosen.seeds for of, one in runs if of == seed]
+
+
+def _refuse_twins(runs: Sequence[Planned]) -> None:
+    """Two rows that are one run would be one row of the table."""
+    by_key: dict[str, Planned] = {}
+    for one in runs:
+        other = by_key.setdefault(one.key, one)
+        if other is not one:
+            raise NestRecError(f"{other.name} and {one.name} come to the same settings; leave one of the rows out")
+
+
+def _reference(suite: Suite, data: Data) -> Any:
+    """A config of a dataset alone."""
+    known = (*PROTOCOL, *_PLACES, "item_fields")
+    given = {key: value for key, value in suite.settings_of_data(data).items() if key in known}
+    return resolve(REFERENCE, data.dataset, given)
+
+
+def _content(suite: Suite, data: Data, reference: Any) -> list[Path]:
+    """Stores of the text and image fields that diversity is measured by, for every row the same.
+
+    Encoded where a row looks at items anyway, or the table shows diversity.
+    """
+    shown = any(metric.startswith("diversity") for metric in suite.metrics)
+    configs = (resolve(row.model, data.dataset, suite.settings_of(row, data)) for row in suite.rows)
+    if not item_path(reference).is_file() or not (shown or any(map(plugin.looks_at_items, configs))):
+        if shown:
+            raise NestRecError(
+                f"suite {suite.name!r}: metrics name diversity, but {item_path(reference)} does not exist"
+            )
+        return []
+    fields = read_recipes(reference)
+    reference["item_fields"] = {
+        name: reference["item_fields"][name] for name, recipe in fields.items() if recipe.modality in COMPARABLE
+    }
+    if not reference["item_fields"]:
+        if shown:
+            raise NestRecError(
+                f"suite {suite.name!r}: metrics name diversity, but {data.name} has neither text nor image"
+            )
+        return []
+    return list(ensure_item_features(reference, SequenceDataset(reference).training_items).values())
+
+
+def _features(config: Any, say: Callable[[str], None]) -> dict[str, Path]:
+    """The stores of a row's item fields, encoded once before runs would do it side by side."""
+    if not plugin.looks_at_items(config):
+        return {}
+    try:
+        return ensure_item_features(config, lambda: SequenceDataset(config).training_items())
+    except NestRecError as error:  # its runs will say the same, each in a row of the table
+        say(f"{config['model']}: {error}")
+        return {}
+
+
+def _tuned(
+    suite: Suite, row: Row, data: Data, settings: dict[str, Any], digest: str, folder: Path, how: How, say: Any
+) -> dict[str, Any] | None:
+    if not (suite.tune and how.tune and has_space(row.model)):
+        return None
+    say(f"{row.name} on {data.name}: tuning, {suite.tune['trials']} trials")
+    given = under_protocol(row.model, data.dataset, settings) | {"seed": suite.seeds[0]}
+    made_of = [digest, code_version()]
+    cluster: dict[str, Any] = {"cpus": float(how.threads), "address": how.address}
+    return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster)
+
+
+def _places(config: Any, data: Data) -> dict[str, str]:
+    """Where data and features lie, whatever folder the worker stands in."""
+    given = {"data_path": str(Path(config["data_path"]).resolve().parent)}
+    if config["feature_path"]:
+        given["feature_path"] = str(Path(config["feature_path"]).resolve())
+    return given
+
+
+def _command(suite: Suite, row: Row, data: Data, seed: int, tuning: dict[str, Any] | None, how: How) -> str:
+    """The shell line that does a run again, into a results folder of its own."""
+    words = ["nestrec", "benchmark", how.named, "--only", row.name, "--dataset", data.name, "--seeds", str(seed)]
+    words += ["--threads", str(how.threads), "--results", "reproduced"]
+    words += ["--no-tune"] if suite.tune else []
+    given = {**suite.given, **(tuning["best"] if tuning else {})}
+    return shlex.join([*words, *(f"--{key}={as_word(value)}" for key, value in given.items())])
+
+
+def as_word(value: Any) -> str:
+    """A setting as it is written on a command line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+
+
+def from_word(word: str) -> Any:
+    """What :func:`as_word` wrote."""
+    from nestrec_recbole.settings import yaml_loader
+
+    return yaml.load(word, Loader=yaml_loader())
+
+
+def default_threads(jobs: int) -> int:
+    """Threads of each of so many runs at a time on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def all_runs(suite: Suite) -> Sequence[tuple[str, str, int]]:
+    """(row, dataset, seed) of every run of a suite."""
+    return [(row.name, data.name, seed) for row in suite.rows for data in suite.datasets for seed in suite.seeds]

@@ -1,0 +1,58 @@
+"""From the settings of a suite to RecBole's config: every model under one protocol."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from recbole.config import Config
+from recbole.utils import ModelType, get_model
+
+from nestrec_recbole import plugin
+from nestrec_recbole.bench.keys import PROTOCOL
+
+REFERENCE = "FastSASRec"  # any model of this package without item fields: its defaults are those of all of them
+_SHARED = (*PROTOCOL, "metrics", "valid_metric", "feature_path", "item_fields")
+
+
+def resolve(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
+    """Build the config of a run, with RecBole's own defaults for the settings that are a model's of RecBole."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        return Config(model=model, dataset=dataset, config_dict=under_protocol(model, dataset, settings))
+    finally:  # RecBole has put `gpu_id` there, which would be that of every run
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def under_protocol(model: str, dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a model of RecBole's the protocol of this package where ``settings`` say nothing."""
+    if plugin.is_ours(model):
+        return dict(settings)
+    ours, own = defaults(REFERENCE, dataset), _internal(model, dataset)
+    shared = {key: ours[key] for key in _SHARED if key in ours}
+    if own["MODEL_TYPE"] is ModelType.SEQUENTIAL and own.get("loss_type") == "CE":
+        shared["train_neg_sample_args"] = None  # RecBole refuses its own default here
+    return {**shared, **settings}
+
+
+def defaults(model: str, dataset: str) -> dict[str, Any]:
+    """Every setting a model knows, with its default."""
+    own = _internal(model, dataset)
+    if plugin.is_ours(model):
+        return own
+    ours = _internal(REFERENCE, dataset)
+    return {**own, **{key: ours[key] for key in _SHARED if key in ours}}
+
+
+@functools.cache
+def _internal(model: str, dataset: str) -> dict[str, Any]:
+    config = Config.__new__(Config)  # a whole one would refuse defaults that some models of RecBole cannot run with
+    config.external_config_dict = {}
+    config.yaml_loader = config._build_yaml_loader()
+    config._init_parameters_category()
+    config._load_internal_config_dict(model, get_model(model), dataset)
+    return config.internal_config_dict

@@ -1,0 +1,168 @@
+"""A results folder: one folder per run under its key, written whole; what it says to the next call."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nestrec_recbole.bench.attempt import FORMAT
+from nestrec_recbole.bench.suite import Suite
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import written_whole
+from nestrec_recbole.version import __version__
+
+
+class ResultsFolder:
+    """``<results>/<suite>/``: ``runs/`` holds the runs of the suite as it is now, ``earlier/`` what it was before.
+
+    Attributes
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, suite: Suite) -> None:
+        """Make the folder, or take up one of this version.
+
+        Raises
+        ------
+        NestRecError
+            When it was written by another version, or for another suite, or is no results folder.
+        """
+        about = {"format": FORMAT, "nestrec_recbole": __version__, "suite": suite.name}
+        file = self.path / "results.json"
+        if not file.is_file() and self.path.is_dir() and any(self.path.glob("[!.]*")):
+            raise NestRecError(f"{self.path}: holds other files and no results.json; give another --results")
+        if file.is_file():
+            found = _read_json(file)
+            for key, value in about.items():
+                if found.get(key) != value:
+                    raise NestRecError(
+                        f"{file}: {key} is {found.get(key)!r}, here it is {value!r}; give another --results, or move "
+                        f"{self.path} away"
+                    )
+        else:
+            _write(file, json.dumps(about, indent=1) + "\n")
+        _write(self.path / "suite.yaml", suite.as_yaml())
+
+    @contextmanager
+    def held(self) -> Iterator[Path]:
+        """Keep other calls out, and give a folder for drafts that goes when the block ends.
+
+        Raises
+        ------
+        NestRecError
+            When another process is at work here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock, drafts = self.path / ".lock", self.path / ".drafts"
+        owner = lock.read_text() if lock.is_file() else ""
+        if owner.isdecimal() and _is_alive(int(owner)):
+            raise NestRecError(
+                f"{self.path}: process {owner} is at work here; wait for it, or give another --results (if that is no "
+                f"nestrec, remove {lock})"
+            )
+        _write(lock, str(os.getpid()))
+        shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
+        drafts.mkdir()
+        try:
+            yield drafts
+        finally:
+            shutil.rmtree(drafts, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+    def bring_up_to_date(self, wanted: Mapping[tuple[str, str, int], str | None]) -> None:
+        """Let ``runs/`` hold, of the runs there are, those whose key is wanted; the others wait in ``earlier/``.
+
+        Parameters
+        ----------
+        wanted : mapping
+            (row, dataset, seed) of the whole suite to key; where that is None, what there is stays.
+        """
+        runs, earlier = self.path / "runs", self.path / "earlier"
+        runs.mkdir(exist_ok=True)
+        keys = set(filter(None, wanted.values()))
+        for about in read_runs(self.path):
+            is_open = wanted.get((about["row"], about["dataset"], about["seed"]), "") is None
+            if about["key"] not in keys and not is_open:
+                _move(runs / about["key"], earlier)
+        for key in keys:
+            if (earlier / key / "run.json").is_file() and not (runs / key).exists():
+                _move(earlier / key, runs)
+
+    def status(self, key: str) -> str | None:
+        """``finished`` or ``failed``; None where there is no such run."""
+        file = self.path / "runs" / key / "run.json"
+        return _read_json(file)["status"] if file.is_file() else None
+
+    def relabel(self, key: str, about: Mapping[str, Any]) -> None:
+        """Bring up to date what a run that is there is called, which its key does not depend on."""
+        file = self.path / "runs" / key / "run.json"
+        found = _read_json(file)
+        now = {**found, **about}
+        if now != found:
+            _write(file, json.dumps(now, indent=1) + "\n")
+
+    def publish(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Write the files of a run, all of them or none."""
+        with written_whole(self.path / "runs" / key) as draft:
+            draft.mkdir()
+            for name, content in files.items():
+                (draft / name).write_bytes(content)
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """What ``run.json`` of every run in a results folder says, in the order of row, dataset and seed.
+
+    Raises
+    ------
+    NestRecError
+        When a file is damaged or of another format.
+    """
+    found = []
+    for file in sorted(folder.glob("runs/*/run.json")):
+        about = _read_json(file)
+        if about.get("format") != FORMAT:
+            raise NestRecError(
+                f"{file}: format {about.get('format')!r}, expected {FORMAT}; give another --results, or move it away"
+            )
+        found.append(about)
+    return sorted(found, key=lambda about: (about["dataset"], about["row"], about["seed"]))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _move(folder: Path, to: Path) -> None:
+    to.mkdir(exist_ok=True)
+    if (to / folder.name).exists():
+        shutil.rmtree(to / folder.name)
+    os.replace(folder, to / folder.name)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NestRecError(f"{file}: not valid JSON ({error}); remove {file.parent}") from None
+    if not isinstance(found, dict):
+        raise NestRecError(f"{file}: expected an object, found {type(found).__name__}; remove {file.parent}")
+    return found
+
+
+def _write(file: Path, text: str) -> None:
+    with written_whole(file) as draft:
+        draft.write_text(text, encoding="utf-8")

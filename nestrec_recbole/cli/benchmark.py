@@ -1,0 +1,71 @@
+"""Run a suite, a YAML file or the name of one that ships: nestrec benchmark smoke."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+TAKES_SETTINGS = True  # as --key=value, over all others
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("suite", help="YAML file, or the name of a suite that ships")
+    parser.add_argument("--results", default="results", metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of each run (default: all cores, shared by the jobs)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run (default: all)")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="datasets to run on (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="seeds to run (default: all)")
+    parser.add_argument("--address", help="of a Ray cluster whose machines do the runs; `local` starts one here")
+    parser.add_argument("--keep-failed", action="store_true", help="leave failed runs as they are (default: try again)")
+    parser.add_argument("--no-tune", action="store_true", help="run with the settings as they stand")
+
+
+def call(options: Any) -> int:
+    """Run the verb; 1 where a run failed, 130 where it was stopped."""
+    import nestrec_recbole  # noqa: F401  # the repairs come first
+    from nestrec_recbole.bench.check import SuiteError, read_suite
+    from nestrec_recbole.bench.plan import How, default_threads, from_word
+    from nestrec_recbole.bench.runner import benchmark
+    from nestrec_recbole.bench.summary import count_failed, overview
+    from nestrec_recbole.errors import NestRecError
+
+    words, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of every run
+    given = {key: from_word(value) for key, _, value in (word.removeprefix("--").partition("=") for word in words)}
+    for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
+        if value is not None and value < 1:
+            raise NestRecError(f"{name} is {value}; expected a whole number from 1")
+    how = How(
+        named=options.suite,
+        jobs=options.jobs,
+        threads=options.threads or default_threads(options.jobs),
+        gpus=_gpus(),
+        address=options.address,
+        keep_failed=options.keep_failed,
+        tune=not options.no_tune,
+    )
+    try:
+        suite = read_suite(options.suite, given)
+        folder = benchmark(suite, options.results, how, options.only, options.dataset, options.seeds)
+    except SuiteError as error:
+        for line in error.lines:
+            print(f"nestrec: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(f"\nnestrec: {stopped or 'stopped; the same command goes on'}", file=sys.stderr)
+        return 130
+    print(f"\n{overview(folder, suite.metrics)}\n\nEvery run: {folder}/runs")
+    return 1 if count_failed(folder) else 0
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))

@@ -1,0 +1,143 @@
+"""A suite is read as it is written, and everything that is wrong with it is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_dataset
+
+from nestrec_recbole.bench.check import SuiteError, read_suite
+from nestrec_recbole.bench.plan import as_word, from_word
+from nestrec_recbole.bench.suite import find_suite, shipped_suites
+from nestrec_recbole.cli import main
+from nestrec_recbole.errors import NestRecError
+
+CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(12)]
+GOOD = """
+name: small
+datasets: {circle: {settings: {MAX_ITEM_LIST_LENGTH: 20}}}
+models:
+  FastSASRec: {baseline: true, on: {circle: {epochs: 3}}}
+  wide: {model: FastSASRec, settings: {hidden_size: 128, epochs: 2}}
+settings: {epochs: 1, data_path: data}
+seeds: [1, 2]
+metrics: [ndcg@10, coverage@10_f]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """A function text -> path of a suite, beside a dataset."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+
+    def write_suite(text: str, name: str = "suite.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write_suite
+
+
+def test_levels_of_settings(write: Any) -> None:
+    suite = read_suite(write(GOOD), {"hidden_size": 32})
+    plain, wide = (suite.settings_of(row, suite.datasets[0]) for row in suite.rows)
+    assert plain == {"epochs": 3, "data_path": "data", "MAX_ITEM_LIST_LENGTH": 20, "hidden_size": 32}
+    assert wide == {"epochs": 2, "data_path": "data", "MAX_ITEM_LIST_LENGTH": 20, "hidden_size": 32}
+
+
+def test_a_suite_as_resolved_is_the_same_suite(write: Any) -> None:
+    suite = read_suite(write(GOOD), {"epochs": 7, "learning_rate": 0.01})
+    again = read_suite(write(suite.as_yaml(), "again.yaml"))
+    assert (again.seeds, again.metrics, again.name) == (suite.seeds, suite.metrics, suite.name)
+    for one, other in zip(suite.rows, again.rows, strict=True):
+        assert (one.name, one.model, one.baseline) == (other.name, other.model, other.baseline)
+        assert suite.settings_of(one, suite.datasets[0]) == again.settings_of(other, again.datasets[0])
+
+
+BAD = {
+    "name: .small/x": "name is '.small/x'; expected one that a folder can have",
+    "datasets: {circle: {}, cirle: {}, 'three files': {dataset: circle, settings: {benchmark_filename: [a, b, b]}}}": (
+        "datasets.cirle: unknown dataset 'cirle'; did you mean 'circle'?"
+    ),
+    "sedes: [1]": "unknown key 'sedes'; did you mean 'seeds'?",
+    "seeds: [1, 2, 1, x]": "seeds: 1 is there 2 times; expected each once",
+    "metrics: [ndgc@10, ndcg@5]": "metrics: unknown metric 'ndgc@10'; did you mean 'ndcg@10",
+    "tune: {epochs: 3}": "no tune.trials; expected one",
+    "time_limit: -3": "time_limit is -3; expected seconds that a run may take",
+    "settings: {data_path: data, epochs: many, n_heads: 2}": "settings: config key 'epochs' is 'many' (str); expected",
+    "published: {circle: [{ndcg@10: 1.0}]}": "expected a list of {model: ..., ndcg@10: ..., source: ...}",
+}
+BAD_ROWS = {
+    "FastSasrec: {}": "models.FastSasrec: unknown model 'FastSasrec'; did you mean 'FastSASRec'?",
+    "FastSASRec: {settings: {hidden_sise: 8}}": (
+        "models.FastSASRec: unknown config key 'hidden_sise'; did you mean 'hidden_size'?"
+    ),
+    "wide: {model: FastSASRec, baseline: perhaps}": "models.wide.baseline is 'perhaps' (str); expected bool",
+    "odd: {model: FastSASRec, settings: {hidden_size: 9}}": "models.odd, on circle: hidden_size 9 is not a multiple",
+    "a: {model: FastSASRec, settings: {epochs: 3}}": None,
+    "b: {model: FastSASRec, settings: {epochs: 3}}": "models.b is the same as models.a",
+    "c: {model: FastSASRec, on: {cirkle: {epochs: 1}}}": "models.c.on: unknown dataset 'cirkle'; did you mean",
+    "d: {model: FastSASRec, settings: {eval_args: {split: {LS: test_only}}}}": (
+        "models.d: eval_args.split is {'LS': 'test_only'}: no validation data is left"
+    ),
+    "e: {model: FastSASRec, settings: {topk: [5]}}": "models.e: 'topk' must be the same for every row of a dataset",
+    "f: {model: FastSASRec, settings: {seed: 3}}": "models.f: 'seed' is no setting of a suite; it has `seeds`",
+    "g: {model: SASRec, settings: {n_layer: 1}}": "models.g: unknown config key 'n_layer'; did you mean 'n_layers'?",
+    "h: {model: BPR}": "settings: unknown config key 'n_heads'",  # FastSASRec knows it
+}
+
+
+def test_everything_wrong_is_said_at_once(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "\n".join(f"  {line}" for line in BAD_ROWS)
+    path = write("\n".join(BAD) + f"\nmodels:\n{rows}\n  x: {{model: UserQFormer}}\n  x: {{model: UserQFormer}}\n")
+    assert main(["benchmark", path, "--results", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"nestrec: {path}: ") for line in lines) and len(set(lines)) == len(lines)
+    for expected in filter(None, [*BAD.values(), *BAD_ROWS.values()]):
+        assert sum(expected in line for line in lines) == 1, expected
+    further = ("'x' is there twice", "seeds: 'x'; expected whole", "'ndcg@5'", "must not train or choose")
+    for expected in further:
+        assert any(expected in line for line in lines), expected
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["name", "datasets", "models", "seeds", "metrics"])
+def test_what_is_missing_is_named(missing: str, write: Any) -> None:
+    found = yaml.safe_load(GOOD)
+    del found[missing]
+    with pytest.raises(SuiteError, match=f"no {missing}; expected one"):
+        read_suite(write(yaml.safe_dump(found)))
+    found[missing] = type(yaml.safe_load(GOOD)[missing])()
+    with pytest.raises(SuiteError, match=f"{missing} is empty"):
+        read_suite(write(yaml.safe_dump(found)))
+
+
+def test_no_such_suite_and_no_yaml(write: Any) -> None:
+    with pytest.raises(NestRecError, match="unknown suite 'smok'; did you mean 'smoke'"):
+        read_suite("smok")
+    with pytest.raises(NestRecError, match="not valid YAML"):
+        read_suite(write("a: [1"))
+    with pytest.raises(NestRecError, match="expected `key: value` lines, found list"):
+        read_suite(write("- 1"))
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_shipped_suites_are_right(name: str, tmp_path: Path) -> None:
+    """With datasets of the right name; what is in them, a suite does not say."""
+    datasets = yaml.safe_load(find_suite(name).read_text())["datasets"]
+    for key, about in datasets.items():
+        dataset = (about or {}).get("dataset", key)
+        if not (tmp_path / "all" / dataset).exists():
+            write_dataset(tmp_path / "all", dataset, CIRCLE)
+    suite = read_suite(name, {"data_path": str(tmp_path / "all")})
+    assert suite.name == name and suite.about
+
+
+@pytest.mark.parametrize(
+    "value", [3, 0.002, 1e-05, True, None, "full_softmax", "1", "[1]", "", [1, 2], {"a": {"b": [None, "x: y"]}}]
+)
+def test_settings_survive_the_command_line(value: Any) -> None:
+    word = as_word(value)
+    assert "\n" not in word and from_word(word) == value and type(from_word(word)) is type(value)
