@@ -70,6 +70,21 @@ def pipeline_stages(model: str) -> dict[str, dict[str, Any]]:
     return _read_yaml(path)
 
 
+def tuning_space(model: str) -> Path:
+    """The file of what is searched for a model, ``properties/tune/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When it has none.
+    """
+    path = _PROPERTIES / "tune" / f"{model}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise NestRecError(f"no space is known for {model!r}; give one with --space (there are some for {there})")
+    return path
+
+
 def register_model(model_class: Any = None, *, properties: str | Path | None = None) -> Any:
     """Make a model known to RecBole by its class name; usable as a decorator.
 
