@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nestrec_recbole.cli import convert, encode, features, pipeline, quickstart, recommend, resume, run
+from nestrec_recbole.cli import convert, encode, features, pipeline, quickstart, recommend, resume, run, tune
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
 VERBS = {
@@ -18,6 +18,7 @@ VERBS = {
     "resume": resume,
     "pipeline": pipeline,
     "recommend": recommend,
+    "tune": tune,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import socket
@@ -26,15 +25,19 @@ _TIMEOUT = 5.0  # seconds
 
 
 def require_ray() -> None:
-    """Check that Ray Tune is installed.
+    """Import Ray Tune, and have it say nothing of its own.
 
     Raises
     ------
     NestRecError
         With the command that installs it.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise NestRecError("tuning needs Ray Tune, which is not installed: pip install 'ray[tune]>=2.40'")
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    try:
+        import ray.tune  # noqa: F401
+    except ImportError as error:
+        hint = "pip install 'ray[tune]>=2.40'"
+        raise NestRecError(f"tuning needs Ray Tune, which cannot be imported ({first_line(error)}): {hint}") from None
 
 
 @contextmanager
@@ -53,7 +56,6 @@ def running_ray(address: str | None, cpus: float, gpus: float) -> Iterator[None]
     NestRecError
         When the cluster does not answer, or no machine has that much.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     import ray
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
