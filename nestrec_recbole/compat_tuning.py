@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import sys
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 
 _SAID = (
-    "objective_function tells Ray Tune the validation metrics of the best epoch so far, after every epoch; RecBole's own "
-    "tells it those of the test data, once, and so chooses by them"
+    "objective_function tells Ray Tune the validation metrics of the best epoch so far, after every epoch; RecBole's "
+    "own tells it those of the test data, once, and so chooses by them"
 )
 
 
@@ -33,8 +34,8 @@ def objective_function(
     Returns
     -------
     dict
-        ``model``, ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result``; in a trial of
-        Ray Tune, which takes it for its last report, also the validation metrics under their own names.
+        ``model``, ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result``; in a trial
+        of Ray Tune, which takes it for its last report, also the validation metrics under their own names.
     """
     from recbole.config import Config
     from recbole.utils import init_logger
@@ -55,7 +56,7 @@ def objective_function(
     trainer, (train_data, valid_data, test_data) = prepare(config)
     told: dict[str, Any] = {}
     if report and "callback_fn" in inspect.signature(trainer.fit).parameters:
-        warnings.warn(_SAID, stacklevel=1)  # from one place, so that it is said once
+        _warn_once()
         told["callback_fn"] = lambda epoch, score: report(dict(trainer.best_valid_result))
     score, valid = trainer.fit(train_data, valid_data, verbose=False, saved=saved, **told)
     result = {
@@ -66,6 +67,11 @@ def objective_function(
         "test_result": trainer.evaluate(test_data, load_best_model=saved),
     }
     return {**result, **(valid or {})} if report else result
+
+
+@functools.cache
+def _warn_once() -> None:
+    warnings.warn(_SAID, stacklevel=3)
 
 
 def _report_of_trial() -> Callable[[dict[str, float]], None] | None:
@@ -84,13 +90,12 @@ class _Random:
 
 
 class _Numpy:
-    """The numpy that it sees."""
+    """The numpy that it sees; its ``str`` is gone from the real one."""
 
     random = _Random()
-    str = str  # gone from numpy
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        return str if name == "str" else getattr(np, name)
 
 
 def repair() -> None:

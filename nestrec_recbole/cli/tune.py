@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file of settings")
-    parser.add_argument("--space", metavar="FILE", help="YAML, or RecBole's .hyper (default: properties/tune/MODEL.yaml)")
+    parser.add_argument("--space", metavar="FILE", help="YAML or .hyper (default: properties/tune/MODEL.yaml)")
     parser.add_argument("--trials", type=int, default=20, help="how many (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="of a trial, at most (default: as the settings say)")
     parser.add_argument("--budget", type=float, metavar="HOURS", help="no trial goes on after so long")
     parser.add_argument("--scheduler", default="asha", help="asha, median, pbt or none (default: %(default)s)")
     parser.add_argument("--search", default="random", help="random, optuna or hyperopt (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=2020, dest="search_seed", help="of the search (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2020, help="of the search (default: %(default)s)")
     parser.add_argument("--cpus", type=float, default=1.0, help="of a trial; 0.5: two on one (default: %(default)s)")
     parser.add_argument("--gpus", type=float, default=0.0, help="of a trial; 0.25: four on one (default: %(default)s)")
     parser.add_argument("--at-once", type=int, metavar="N", help="trials at the same time, at most")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", metavar="FOLDER", help="of the search (default: runs/tune/DATASET-MODEL)")
     parser.add_argument("--resume", action="store_true", help="go on with the search in that folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the winner's trainings at the end")
-    parser.add_argument("--no-final", action="store_true", help="leave test data alone: the winner is not trained again")
+    parser.add_argument("--no-final", action="store_true", help="do not train the winner again: leave test data alone")
 
 
 def call(options: Any) -> int:
@@ -55,7 +55,7 @@ def call(options: Any) -> int:
         epochs=options.epochs,
         scheduler=options.scheduler,
         searcher=options.search,
-        seed=options.search_seed,
+        seed=options.seed,
         folder=folder,
         resume=options.resume,
         cpus=options.cpus,
@@ -89,8 +89,14 @@ def _final(found: Any, folder: Path, seeds: list[int]) -> list[dict[str, Any]]:
         done.append({"seed": seed, "settings": found.settings, "metrics": run.metrics})
         with written_whole(path) as draft:
             draft.write_text(json.dumps(done, indent=1, default=str) + "\n")
-        print(f"test, seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in run.metrics.items())}", flush=True)
+        print(
+            f"test, seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in run.metrics.items())}", flush=True
+        )
     chosen = [one for one in done if one["seed"] in seeds]
     means = {name: sum(one["metrics"][name] for one in chosen) / len(chosen) for name in chosen[0]["metrics"]}
-    print(f"test, mean: {', '.join(f'{name} {value:.4f}' for name, value in means.items())}")
+    print(f"test, mean: {_as_line(means)}")
     return chosen
+
+
+def _as_line(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from nestrec_recbole.errors import NestRecError, first_line
 
@@ -73,7 +74,7 @@ def running_ray(address: str | None, cpus: float, gpus: float) -> Iterator[None]
 def _connect(address: str | None) -> None:
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         return
@@ -81,7 +82,7 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises many kinds
-        raise NestRecError(f"no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one") from None
+        raise _no_cluster(address, error) from None
 
 
 def _check_reachable(address: str) -> None:
@@ -94,7 +95,11 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
     except OSError as error:
-        raise NestRecError(f"no Ray cluster at {address} ({error}); `ray start --head` starts one") from None
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> NestRecError:
+    return NestRecError(f"no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one")
 
 
 def _check_resources(machines: list[dict[str, float]], cpus: float, gpus: float) -> None:

@@ -102,7 +102,8 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
     )
     results = tuner.fit()
     places = []
-    for result in results:
+    for number in range(len(results)):
+        result = results[number]
         point = result.config or {}
         places.append(task.place(point))
         if result.error is not None:

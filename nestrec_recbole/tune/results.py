@@ -43,8 +43,10 @@ def write_results(found: Found, folder: str | Path, final: list[dict[str, Any]] 
 
 def best_yaml(found: Found) -> str:
     """The best settings, as ``run_recbole(config_file_list=[...])`` and ``--config`` take them."""
-    about = f"# {found.model} on {found.dataset}: validation {found.metric} {found.score}, best of {len(found.trials)} trials.\n"
-    return about + yaml.safe_dump(found.settings, sort_keys=False, allow_unicode=True)
+    about = f"{found.model} on {found.dataset}: validation {found.metric} {found.score}"
+    return f"# {about}, best of {len(found.trials)} trials.\n" + yaml.safe_dump(
+        found.settings, sort_keys=False, allow_unicode=True
+    )
 
 
 def table(found: Found) -> list[dict[str, Any]]:
@@ -70,8 +72,9 @@ def importances(found: Found) -> dict[str, float]:
     """How much each setting mattered: by how much R² of a random forest falls when its column is shuffled.
 
     The forest (300 trees, at least two trials a leaf) foretells a trial's best validation score from its settings, of
-    which choices are numbered in their order and what has no meaning in a trial is -1. It is measured on the trials that
-    it was made from, thirty shuffles each (Breiman 2001). Trials that were stopped early count with what they reached.
+    which choices are numbered in their order and what has no meaning in a trial is -1. It is measured on the trials
+    that it was made from, thirty shuffles each (Breiman 2001). Trials that were stopped early count with what they
+    reached.
 
     Returns
     -------

@@ -125,7 +125,7 @@ def search(
     space = space if isinstance(space, Space) else read_space(space if space is not None else tuning_space(model))
     space = space.checked(config.internal_config_dict)
     place = Path(folder).resolve()
-    about = {"model": model, "dataset": dataset, "settings": {**given, "epochs": config["epochs"]}}
+    about: dict[str, Any] = {"model": model, "dataset": dataset, "settings": {**given, "epochs": config["epochs"]}}
     about |= {"metric": config["valid_metric"], "scheduler": scheduler, "searcher": searcher, "seed": seed}
     about |= {"space": [asdict(one) for one in space.dimensions], "data": _data(config)}
     _open_folder(place, about, resume)
@@ -192,15 +192,17 @@ def _open_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
     about = json.loads(json.dumps({"format": FORMAT, **about}, default=str))
     if path.is_file():
         if not resume:
-            raise NestRecError(f"{folder} holds a search already; --resume goes on with it, --folder names another place")
+            raise NestRecError(
+                f"{folder} holds a search already; --resume goes on with it, --folder names another place"
+            )
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
             differs = [key for key in about if there.get(key) != about[key]]
         except (ValueError, AttributeError):
             raise NestRecError(f"{path}: not written by this program; name another --folder") from None
         if differs:
-            key = differs[0]
-            raise NestRecError(f"{folder} holds another search: its {key} differs ({_difference(there.get(key), about[key])})")
+            how = _difference(there.get(differs[0]), about[differs[0]])
+            raise NestRecError(f"{folder} holds another search: its {differs[0]} differs ({how})")
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise NestRecError(f"{folder} is not empty and holds no search; name another --folder")

@@ -107,7 +107,9 @@ class Space:
 
     def draw(self, number: int, seed: int) -> list[Point]:
         """So many points at random, no two of the same settings; fewer where the space has no more."""
-        random, points, seen, in_vain = np.random.default_rng(seed), [], set(), 0
+        random, in_vain = np.random.default_rng(seed), 0
+        points: list[Point] = []
+        seen: set[str] = set()
         while len(points) < number and in_vain < 1000:
             point = {one.name: one.draw(random) for one in self.dimensions}
             key = json.dumps(self.flat(point), default=str)
@@ -200,14 +202,16 @@ def parse_space(described: Mapping[str, Any], source: str | Path = "the space") 
     {'loss': 'full_softmax'}
     """
     if not described:
-        raise NestRecError(f"{source}: names no setting; expected lines such as `learning_rate: {{loguniform: [1e-4, 1e-2]}}`")
+        raise NestRecError(f"{source}: names no setting; expected lines such as `n_layers: {{choice: [1, 2]}}`")
     return Space(tuple(_dimension(str(name), how, f"{source}: {name}") for name, how in described.items()), str(source))
 
 
 def _dimension(name: str, how: Any, place: str) -> Dimension:
     kinds = [key for key in how if key != "when"] if isinstance(how, Mapping) else []
     if len(kinds) != 1:
-        raise NestRecError(f"{place} is {how!r}; expected one of {', '.join(KINDS)} with its values, as {{choice: [1, 2]}}")
+        raise NestRecError(
+            f"{place} is {how!r}; expected one of {', '.join(KINDS)} with its values, as {{choice: [1, 2]}}"
+        )
     kind, when = kinds[0], how.get("when") or {}
     if kind not in KINDS:
         raise NestRecError(f"{place}: {unknown('kind of search', kind, KINDS)}")

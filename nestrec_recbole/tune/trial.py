@@ -129,7 +129,9 @@ class Trial:
             trial = cls(**json.loads(path.read_text(encoding="utf-8")))
             trial.scores = [(int(epoch), float(score)) for epoch, score in trial.scores]
         except (ValueError, TypeError) as error:
-            raise NestRecError(f"{path}: not written by this program ({error}); remove its folder to train anew") from None
+            raise NestRecError(
+                f"{path}: not written by this program ({error}); remove its folder to train anew"
+            ) from None
         return trial
 
 
@@ -155,7 +157,7 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
     place = task.place(point)
     trial = Trial.read(place)
     if trial is None or task.population:
-        trial = Trial(task.space.flat(point), point, *([trial.scores] if trial else []))
+        trial = Trial(task.space.flat(point), point)
     if not task.population:
         for number, (epoch, _) in enumerate(trial.scores, start=1):
             report(epoch, trial.best(task.bigger, number))
