@@ -60,11 +60,12 @@ def apply() -> None:
     keep_ksr_in_float32()
     restore_dok_update()
     fill_missing_in_place()
-    read_literals_only()
+    readliterals_only()
     read_checkpoints_safely()
     read_datasets_safely()
     count_flops_in_place()
     let_metrics_count()
+    let_hyper_tuning_run()
 
 
 def restore_numpy_names() -> None:
@@ -151,6 +152,13 @@ def let_metrics_count() -> None:
         Collector.get_data_struct = get_data_struct
 
 
+def let_hyper_tuning_run() -> None:
+    """``HyperTuning`` stops at what numpy dropped, and runs its files; under Ray, RecBole chooses on test data."""
+    from nestrec_recbole import compat_tuning
+
+    compat_tuning.repair()
+
+
 def restore_dok_update() -> None:
     """LightGCN, NGCF, GCMC, SpectralCF and NCL fill their graph through ``dok_matrix._update``, gone from scipy."""
     from scipy.sparse import dok_matrix
@@ -182,20 +190,20 @@ _SETTINGS = (str, int, float, list, tuple, dict)
 _ARITHMETIC = (ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 
 
-def read_literals_only() -> None:
+def readliterals_only() -> None:
     """``Config`` runs every text setting, file names from the command line included, through ``eval``."""
     from recbole.config import Config
 
     def convert(self: Config, config_dict: dict[str, Any]) -> dict[str, Any]:
         for key, value in config_dict.items():
             if isinstance(value, str):
-                config_dict[key] = _literal(value)
+                config_dict[key] = literal(value)
         return config_dict
 
     Config._convert_config_dict = convert
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """A number, list, tuple, dict, truth value or sum of numbers written as text; any other text is itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"

@@ -143,7 +143,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
-    _check_metrics(config)
+    check_metrics(config)
     _check_ranges(config)
     _check_without_effect(config)
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
@@ -179,7 +179,8 @@ def _check_ranges(config: Any) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
 
 
-def _check_metrics(config: Any) -> None:
+def check_metrics(config: Any) -> None:
+    """Refuse a ``valid_metric`` that is not among what is computed."""
     names = [name.lower() for name in config["metrics"]]
     metric, _, k = str(config["valid_metric"]).lower().partition("@")
     if metric not in names:

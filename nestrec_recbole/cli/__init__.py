@@ -21,6 +21,7 @@ from nestrec_recbole.cli import (
     run,
     runs,
     trigrec,
+    tune,
 )
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
@@ -37,6 +38,7 @@ VERBS = {
     "runs": runs,
     "compare": compare,
     "report": report,
+    "tune": tune,
     "recommend": recommend,
 }
 _COMMA = r"\s*,\s*(?![^\[({]*[\])}])"  # outside of brackets

@@ -67,3 +67,12 @@ class RateFactor:
         """Step down when there have been ``patience`` of them, and again after as many more."""
         if number and number % self.patience == 0:
             self.plateau *= self.down
+
+
+def take_rates(trainer: Any) -> None:
+    """Give a trainer that went on from a checkpoint the rates and the weight decay that its config says now."""
+    fresh = build_optimizer(trainer.model, trainer.config)
+    factor = trainer.rate_factor(trainer.schedule.last_epoch)
+    for group, now in zip(trainer.optimizer.param_groups, fresh.param_groups, strict=True):
+        group |= {"initial_lr": now["lr"], "lr": now["lr"] * factor, "weight_decay": now["weight_decay"]}
+    trainer.schedule.base_lrs = [group["initial_lr"] for group in trainer.optimizer.param_groups]

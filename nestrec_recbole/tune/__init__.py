@@ -1,0 +1,1 @@
+"""Tuning on validation data with Ray Tune; test data is not there while it goes on."""

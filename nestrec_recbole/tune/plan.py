@@ -1,0 +1,178 @@
+"""Ray Tune's side of a search: how points are chosen, which trials go on, and what runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.tune.progress import Progress
+from nestrec_recbole.tune.space import Dimension, Point, Space
+from nestrec_recbole.tune.trial import MEMBER, Task, Trial, objective
+
+MAX_FAILURES = 2  # a trial whose process dies goes on in a new one so many times
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search goes.
+
+    Attributes
+    ----------
+    trials : int
+    epochs : int
+        Of a trial, at most.
+    scheduler : str
+        ``asha`` (Li et al. 2020), ``median`` (Golovin et al. 2017), ``pbt`` (Jaderberg et al. 2017) or ``none``.
+    searcher : str
+        ``random``, ``optuna`` or ``hyperopt``.
+    seed : int
+        Of the points.
+    cpus, gpus : float
+        Of a trial.
+    at_once : int or None
+        Trials, at most; None: as many as there are CPUs and GPUs for.
+    hours : float or None
+        Until no trial goes on.
+    """
+
+    trials: int
+    epochs: int
+    scheduler: str = "asha"
+    searcher: str = "random"
+    seed: int = 2020
+    cpus: float = 1.0
+    gpus: float = 0.0
+    at_once: int | None = None
+    hours: float | None = None
+
+
+def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) -> list[Path]:
+    """Run the trials of a search, or what is left of them.
+
+    Returns
+    -------
+    list of Path
+        The folders of the trials, in the order in which they were chosen.
+    """
+    points = starting_points(task, plan) if plan.searcher == "random" else []
+    trials = len(points) or plan.trials
+    scratch = Path(task.folder) / "ray"  # its own notes; ours are in trial.json, which nothing in it can execute
+    shutil.rmtree(scratch, ignore_errors=True)
+    trainable = tune.with_resources(
+        tune.with_parameters(objective, task=task, data=data), {"CPU": plan.cpus, "GPU": plan.gpus}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space=domains(task.space) | ({MEMBER: tune.randint(0, trials)} if task.population else {}),
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max" if task.bigger else "min",
+            search_alg=_searcher(plan, points),
+            scheduler=_scheduler(task, plan),
+            num_samples=trials,
+            max_concurrent_trials=plan.at_once if plan.searcher != "random" else None,
+            time_budget_s=plan.hours * 3600 if plan.hours else None,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(Path(task.folder).resolve()),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            # More than one: a copy may be taken of a checkpoint while the next is being written.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
+            callbacks=[Progress(task, trials, say)],
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
+    places = []
+    for number in range(len(results)):
+        result = results[number]
+        point = result.config or {}
+        places.append(task.place(point))
+        if result.error is not None:
+            _note_error(task, point, result.error)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return list(dict.fromkeys(places))
+
+
+def starting_points(task: Task, plan: Plan) -> list[Point]:
+    """The points of a random search, or of a population: where each member is now, if there is one already."""
+    points = task.space.draw(plan.trials, plan.seed)
+    if not task.population:
+        return points
+    members = [{**point, MEMBER: number} for number, point in enumerate(points)]
+    known = [Trial.read(task.place(point)) for point in members]
+    return [trial.point if trial else point for trial, point in zip(known, members, strict=True)]
+
+
+def domains(space: Space) -> dict[str, Any]:
+    """A space as Ray's: choices by number, and every setting, with a meaning or without."""
+    return {one.name: _domain(one) for one in space.dimensions}
+
+
+def _domain(one: Dimension) -> Any:
+    if one.kind == "choice":
+        return tune.choice(list(range(len(one.values))))
+    kind = {"uniform": tune.uniform, "loguniform": tune.loguniform, "quniform": tune.uniform}[one.kind]
+    return kind(*one.values[:2])
+
+
+def _searcher(plan: Plan, points: list[Point]) -> Any:
+    if plan.searcher == "random":
+        return BasicVariantGenerator(points_to_evaluate=points, max_concurrent=plan.at_once or 0)
+    if importlib.util.find_spec(plan.searcher) is None:
+        raise NestRecError(f"--search {plan.searcher} needs a package: pip install {plan.searcher}; or --search random")
+    if plan.searcher == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        return OptunaSearch(seed=plan.seed)
+    from ray.tune.search.hyperopt import HyperOptSearch
+
+    return HyperOptSearch(random_state_seed=plan.seed)
+
+
+def _scheduler(task: Task, plan: Plan) -> TrialScheduler:
+    grace = max(1, plan.epochs // 9)  # two rungs, a third of the trials going on at each
+    if plan.scheduler == "asha":
+        return AsyncHyperBandScheduler("epoch", max_t=max(plan.epochs, 2), grace_period=grace, reduction_factor=3)
+    if plan.scheduler == "median":
+        return MedianStoppingRule("epoch", grace_period=grace, min_samples_required=3)
+    if plan.scheduler == "none":
+        return FIFOScheduler()
+    changing = [one for one in task.space.dimensions if one.kind != "choice" and not one.whole]
+    if not changing:
+        raise NestRecError("--scheduler pbt changes numbers that are no whole ones on the way; the space has none")
+    return PopulationBasedTraining(
+        "epoch",
+        perturbation_interval=max(1, math.ceil(plan.epochs / 10)),
+        hyperparam_mutations={one.name: _domain(one) for one in changing},
+        log_config=False,
+    )
+
+
+def _note_error(task: Task, point: Point, error: Exception) -> None:
+    """Say in ``trial.json`` what Ray says of a trial that it gave up."""
+    place = task.place(point)
+    trial = Trial.read(place) or Trial(task.space.flat(point), point)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    trial.status, trial.error = "failed", lines[-1] if lines else type(error).__name__
+    trial.write(place)

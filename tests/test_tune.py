@@ -1,0 +1,475 @@
+"""Tuning: trials that cannot see test data, that go on where they were cut off, and what a search says and writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from conftest import write_dataset
+from recbole.data import create_dataset
+from recbole.quick_start import objective_function, run_recbole
+
+from nestrec_recbole import compat_tuning
+from nestrec_recbole.cli import main
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.tune import cluster, trial
+from nestrec_recbole.tune.results import importances, write_results
+from nestrec_recbole.tune.search import Found, search
+from nestrec_recbole.tune.space import parse_space
+from nestrec_recbole.tune.trial import Task, Trial, run_trial
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "hidden_size": 8,
+    "inner_size": 16,
+    "n_layers": 1,
+    "train_batch_size": 128,
+    "topk": [3],
+    "valid_metric": "NDCG@3",
+}
+SPACE = {
+    "learning_rate": {"choice": [0.02, 0.01, 0.003, 0.0001]},
+    "hidden_dropout_prob": {"uniform": [0.0, 0.2]},
+}
+EPOCHS = 4
+
+
+def walks(shuffled_ends: bool = False) -> list[list[int]]:
+    """Every user walks round a circle of 12 items; the first sees all of them, so ids do not depend on the ends."""
+    found = [[(start + step) % 12 for step in range(13 if start == 0 else 5 + start % 4)] for start in range(40)]
+    if shuffled_ends:
+        found = [walk if user == 0 else [*walk[:-1], (walk[-1] + 5) % 12] for user, walk in enumerate(found)]
+    return found
+
+
+def in_order(sequences: list[list[int]]) -> list[list[int]]:
+    return [[1_600_000_000 + 60 * step for step in range(len(one))] for one in sequences]
+
+
+@pytest.fixture
+def circle(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a dataset ``circle``."""
+    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()), item_file=False)
+    return {**SMALL, "data_path": str(tmp_path / "data")}
+
+
+def make_task(settings: dict[str, Any], folder: Path, **more: Any) -> Task:
+    space = parse_space(SPACE).checked({"learning_rate": 0.001, "hidden_dropout_prob": 0.1})
+    return Task("FastSASRec", "circle", {**settings, "epochs": EPOCHS}, space, str(folder), **more)
+
+
+def ignore(epoch: int, score: float) -> None:
+    """Report to nobody."""
+
+
+class Cut(BaseException):
+    """What ends a trial as a killed process ends."""
+
+
+def cut_at(last: int) -> Callable[[int, float], None]:
+    def report(epoch: int, score: float) -> None:
+        if epoch == last:
+            raise Cut
+
+    return report
+
+
+# -- test data is not there -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "eval_args",
+    [
+        {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
+        {"split": {"RS": [0.6, 0.2, 0.2]}, "group_by": "user", "order": "TO", "mode": "full"},
+        {"split": {"TS": [0.6, 0.2, 0.2]}, "group_by": "none", "order": "TO", "mode": "full"},
+    ],
+)
+def test_data_without_test_rows(eval_args: dict[str, Any], circle: dict[str, Any], make_config: Any) -> None:
+    config = make_config("FastSASRec", "circle", **circle, eval_args=eval_args)
+    whole = create_dataset(config)
+    train, valid, test = whole.build()
+    assert len(test)
+    rest = create_dataset(config).without_test()
+    ours = rest.build()
+    for mine, theirs in zip(ours, (train, valid), strict=False):
+        assert mine[:].interaction.keys() == theirs[:].interaction.keys()
+        for name, column in theirs[:].interaction.items():
+            np.testing.assert_array_equal(mine[:][name].numpy(), column.numpy())
+    assert len(ours[2]) == 0 and len(rest) == len(train) + len(valid)
+    for column in (rest.items, rest.times, *(c.numpy() for c in rest.columns.values())):
+        assert not column[test.ends].any()
+    assert whole.items[test.ends].all()  # the data it came from is as it was
+
+
+def test_trials_do_not_depend_on_test_data(circle: dict[str, Any], tmp_path: Path) -> None:
+    write_dataset(tmp_path / "other", "circle", walks(True), in_order(walks(True)), item_file=False)
+    point = {"learning_rate": 0, "hidden_dropout_prob": 0.1}
+    one = run_trial(make_task(circle, tmp_path / "one"), point, None, ignore)
+    changed = make_task({**circle, "data_path": str(tmp_path / "other")}, tmp_path / "two")
+    two = run_trial(changed, point, None, ignore)
+    assert one.scores == two.scores and one.valid == two.valid and len(one.scores) == EPOCHS
+    assert one.scores[-1][1] > one.scores[0][1]  # it learns
+
+
+def test_the_trainer_is_given_no_test_rows(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    prepared: list[Any] = []
+    prepare = trial.prepare
+    monkeypatch.setattr(trial, "prepare", lambda *given: prepared.append(prepare(*given)) or prepared[-1])
+    trial.build(make_task(circle, tmp_path / "t"), {"learning_rate": 0, "hidden_dropout_prob": 0.1}, None)
+    ((_, loaders),) = prepared
+    assert [len(loader.dataset) > 0 for loader in loaders] == [True, True, False]
+
+
+# -- going on -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_is_cut_off_goes_on(circle: dict[str, Any], tmp_path: Path) -> None:
+    point = {"learning_rate": 0, "hidden_dropout_prob": 0.15}
+    whole = run_trial(make_task(circle, tmp_path / "whole"), point, None, ignore)
+    task, told = make_task(circle, tmp_path / "cut"), []
+    with pytest.raises(Cut):
+        run_trial(task, point, None, cut_at(1))
+    assert len(Trial.read(task.place(point)).scores) == 2
+    gone_on = run_trial(task, point, None, lambda epoch, best: told.append((epoch, best)))
+    assert gone_on.scores == whole.scores and gone_on.valid == whole.valid and gone_on.status == "finished"
+    assert told == [(epoch, max(score for _, score in whole.scores[: epoch + 1])) for epoch in range(EPOCHS)]
+    assert Trial.read(task.place(point)) == gone_on
+
+
+def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    task, point, told = make_task(circle, tmp_path / "t"), {"learning_rate": 1, "hidden_dropout_prob": 0.0}, []
+    first = run_trial(task, point, None, ignore)
+    monkeypatch.setattr(trial, "build", lambda *_: pytest.fail("trained again"))
+    again = run_trial(task, point, None, lambda epoch, best: told.append(epoch))
+    assert again.scores == first.scores and told == [0, 1, 2, 3]
+
+
+def test_settings_that_cannot_be_trained_fail_and_say_why(circle: dict[str, Any], tmp_path: Path) -> None:
+    task = make_task({**circle, "n_heads": 3}, tmp_path / "t")
+    point = {"learning_rate": 0, "hidden_dropout_prob": 0.0}
+    assert run_trial(task, point, None, ignore).status == "failed"
+    assert Trial.read(task.place(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
+
+
+def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, Any], tmp_path: Path) -> None:
+    task = make_task(circle, tmp_path / "t", population=True)
+    good = {"learning_rate": 0, "hidden_dropout_prob": 0.0, "member": 0}
+    with pytest.raises(Cut):
+        run_trial(task, good, None, cut_at(1))
+    checkpoint = task.place(good) / "weights-last.safetensors"
+    seen: list[Any] = []
+    build = trial.build
+    trial.build = lambda *given: seen.append(build(*given)) or seen[-1]  # type: ignore[assignment]
+    try:
+        taken = run_trial(task, {"learning_rate": 3, "hidden_dropout_prob": 0.1, "member": 1}, None, ignore, checkpoint)
+    finally:
+        trial.build = build
+    ((trainer, _, _),) = seen
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0001}
+    assert [epoch for epoch, _ in taken.scores] == [0, 1, 2, 3]
+    assert taken.scores[:2] == Trial.read(task.place(good)).scores  # what it copied comes with its past
+    assert Path(trainer.saved_model_file).parent == task.place({"member": 1})
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------
+
+
+def tune(circle: dict[str, Any], folder: Path, *more: str, space: dict[str, Any] | None = None) -> int:
+    path = folder.parent / "space.yaml"
+    path.write_text(yaml.safe_dump(space or SPACE, sort_keys=False))
+    given = [f"--{name}={value}" for name, value in circle.items()]
+    options = ["--space", str(path), "--folder", str(folder), "--epochs", str(EPOCHS)]
+    return main(["tune", "--model", "FastSASRec", "--dataset", "circle", *options, *given, *more])
+
+
+@pytest.mark.parametrize(
+    ("more", "space", "said"),
+    [
+        ([], {"learning_rat": {"choice": [1]}}, "did you mean 'learning_rate'?"),
+        ([], {"n_layers": {"choice": ["two"]}}, "'n_layers' is 'two' (str); expected int"),
+        (["--trials", "0"], None, "trials is 0; expected a whole number from 1"),
+        (["--at-once", "0"], None, "at_once is 0"),
+        (["--cpus", "0"], None, "expected CPUs above 0"),
+        (["--scheduler", "ahsa"], None, "unknown scheduler 'ahsa'; did you mean 'asha'?"),
+        (["--search", "optun"], None, "unknown searcher 'optun'; did you mean 'optuna'?"),
+        (["--scheduler", "pbt", "--search", "optuna"], None, "pbt chooses its own points"),
+        (["--valid_metric=NDCG@7"], None, "valid_metric is 'NDCG@7', but topk is"),
+        (["--valid_metric=Precision@3"], None, "valid_metric is 'Precision@3', but metrics are"),
+        (["--model", "FastSASrec2"], None, "unknown model"),
+        (["--address", "127.0.0.1:9"], None, "no Ray cluster at 127.0.0.1:9"),
+        (["--address", "somewhere"], None, "expected host:port, or auto"),
+        (["--learning_rat=3"], None, "did you mean 'learning_rate'?"),
+    ],
+)
+def test_bad_input(
+    more: list[str], space: Any, said: str, circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+    assert tune(circle, tmp_path / "search", *more, space=space) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_folder_belongs_to_one_search(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "search"
+    refused = ["--address", "nowhere"]  # the folder is looked at before
+
+    def says(*more: str, **other: Any) -> str:
+        assert tune({**circle, **other}, folder, *refused, *more) == 2
+        return capsys.readouterr().err
+
+    assert "expected host:port" in says()
+    assert "holds a search already; --resume goes on with it" in says()
+    assert "expected host:port" in says("--resume")
+    assert "its seed differs (2020 there, 7 now)" in says("--resume", "--seed", "7")
+    assert "its settings differs (hidden_size: 8 there, 16 now)" in says("--resume", hidden_size=16)
+    (folder / "search.json").write_text("[]")
+    assert "not written by this program" in says("--resume")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("")
+    assert "is not empty and holds no search" in says("--resume")
+
+
+def test_no_space_is_known(circle: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(NestRecError, match=r"no space is known for 'NARM'; give one .*SASRec"):
+        search("NARM", "circle", {**circle, "train_neg_sample_args": None}, trials=1, folder=tmp_path / "s")
+
+
+def test_without_ray(circle: dict[str, Any], tmp_path: Path) -> None:
+    code = """import sys
+
+class NoRay:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError("No module named 'ray'")
+
+sys.meta_path.insert(0, NoRay())
+from nestrec_recbole import compat_tuning
+from nestrec_recbole.cli import main
+assert main(["run", "--model", "FastSASRec", "--dataset", "circle", *sys.argv[1:]]) == 0
+sys.exit(main(["tune", "--model", "FastSASRec", "--dataset", "circle"]))"""
+    given = [f"--{name}={value}" for name, value in {**circle, "epochs": 1, "state": "ERROR"}.items()]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 2 and "ndcg@3" in run.stdout, run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert "tuning needs Ray Tune" in last and last.endswith("pip install 'ray[tune]>=2.40'")
+
+
+# -- what is written ------------------------------------------------------------------------------------------------
+
+
+def made_up(n_trials: int = 30) -> Found:
+    """A search whose score depends on the learning rate, a little on whether there is a size, and not on dropout."""
+    described = {
+        "learning_rate": {"loguniform": [1e-4, 1e-1]},
+        "hidden_dropout_prob": {"quniform": [0.0, 0.5, 0.1]},
+        "loss": {"choice": ["a", "b"]},
+        "n_negatives": {"choice": [1, 2], "when": {"loss": ["b"]}},
+    }
+    space = parse_space(described)
+    trials = []
+    for point in space.draw(n_trials, 0):
+        flat = space.flat(point)
+        score = 1 - abs(np.log10(flat["learning_rate"]) + 2) / 4 + 0.05 * flat.get("n_negatives", 0)
+        scores = [(0, score / 2), (1, score), (2, score - 0.1)]
+        trials.append(Trial(flat, point, scores, "finished", None, 1.0, {"ndcg@10": score}))
+    trials.append(Trial(flat, point, [], "failed", "no, <b>really</b>"))
+    best = max(trials[:-1], key=lambda one: one.best(True))
+    settings = {"epochs": 3, "metrics": ["NDCG"], **space.settings(best.point)}
+    return Found("FastSASRec", "x", "NDCG@10", settings, best.best(True), True, trials, space)
+
+
+def test_results(tmp_path: Path) -> None:
+    found = made_up()
+    write_results(found, tmp_path, [{"seed": s, "metrics": {"ndcg@10": s / 4}} for s in (1, 2)])
+    assert yaml.safe_load((tmp_path / "best.yaml").read_text()) == found.settings
+    with open(tmp_path / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 31 and [row["status"] for row in rows] == ["finished"] * 30 + ["failed"]
+    assert rows[-1]["error"] == "no, <b>really</b>" and rows[-1]["score"] == ""
+    for row, one in zip(rows, found.trials[:-1], strict=False):
+        assert float(row["score"]) == one.best(True) == float(row["ndcg@10"]) and row["best_epoch"] == "2"
+        assert row["n_negatives"] == str(one.settings.get("n_negatives", ""))
+    page = (tmp_path / "tuning.html").read_text()
+    for part in ("parcoords", "What mattered", "The winner on test data", "<td>0.3750</td>", "learning_rate: "):
+        assert part in page
+    assert 'src="http' not in page  # it needs nothing from elsewhere
+
+
+def test_importance_finds_what_mattered() -> None:
+    mattered = importances(made_up())
+    assert next(iter(mattered)) == "learning_rate" and mattered["learning_rate"] > 0.5
+    assert mattered["hidden_dropout_prob"] < 0.1
+    assert importances(made_up(5)) == {}
+
+
+def test_lower_may_be_better() -> None:
+    one = Trial({}, {}, [(0, 3.0), (1, 2.0), (2, 4.0)])
+    assert (one.best(False), one.best_epoch(False), one.best(False, 1)) == (2.0, 1, 3.0)
+    assert (one.best(True), one.best_epoch(True)) == (4.0, 2)
+
+
+# -- RecBole's own way ----------------------------------------------------------------------------------------------
+
+
+def test_objective_function_reports_validation_scores(circle: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, float]] = []
+    fake = ModuleType("ray.tune")
+    fake.report = told.append  # type: ignore[attr-defined]
+    context = SimpleNamespace(get_trial_id=lambda: "trial")
+    fake.get_context = lambda: context  # type: ignore[attr-defined]
+    ray = ModuleType("ray")
+    ray.tune = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.tune", fake)
+    monkeypatch.setattr(sys, "argv", ["worker", "--node-ip-address=127.0.0.1"])  # which are no settings
+    given = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 3, "learning_rate": 0.02}
+    compat_tuning._warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        result = objective_function(dict(given))
+        objective_function(dict(given))
+    assert len([one for one in caught if "validation metrics" in str(one.message)]) == 1  # once
+    valid, test = result["best_valid_result"], result["test_result"]
+    assert len(told) == 6 and told[2] == valid != test
+    assert all(one.keys() == valid.keys() for one in told)
+    assert {name: result[name] for name in valid} == valid  # the last report is of validation data too
+    context.get_trial_id = lambda: None  # type: ignore[assignment]
+    monkeypatch.setattr(sys, "argv", ["mine.py"])
+    plain = objective_function(dict(given))
+    assert plain.keys() == {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert len(told) == 6 and plain["test_result"] == test
+
+
+# -- with Ray -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray_of_two() -> Iterator[None]:
+    """A Ray of two CPUs on this machine alone."""
+    cluster.require_ray()
+    import ray
+
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def kill_a_trial(folder: Path, killed: list[int]) -> None:
+    """Kill the process of a trial as soon as one has an epoch behind it."""
+    for _ in range(3000):
+        if any(path.stat().st_size for path in folder.glob("trials/*/trial.json")):
+            for process in psutil.Process().children(recursive=True):
+                if "run_trial" in process.name() or "objective" in " ".join(process.cmdline()):
+                    killed.append(process.pid)
+                    os.kill(process.pid, signal.SIGKILL)
+                    return
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("ray_of_two")
+def test_from_end_to_end(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    folder, killed = tmp_path / "search", []
+    watcher = threading.Thread(target=kill_a_trial, args=(folder, killed))
+    watcher.start()
+    assert tune(circle, folder, "--trials", "5", "--scheduler", "none", "--seeds", "1") == 0
+    watcher.join()
+    assert killed
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == [f"[{n}/5]" for n in range(1, 6)]
+
+    # Each trial scored what it scores without Ray, also the one whose process was killed.
+    task = make_task(circle, tmp_path / "alone")
+    scores = {}
+    for point in task.space.draw(5, 2020):
+        alone = run_trial(task, point, None, ignore)
+        with_ray = Trial.read(folder / "trials" / task.place(point).name)
+        assert with_ray.scores == alone.scores and with_ray.status == "finished"
+        scores[json.dumps(alone.settings)] = alone.best(True)
+    assert len(scores) == 5
+
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    chosen = json.dumps({name: best[name] for name in SPACE})
+    assert scores[chosen] == max(scores.values())
+    result = run_recbole("FastSASRec", "circle", [str(folder / "best.yaml")], {"state": "ERROR"}, saved=False)
+    assert result["best_valid_score"] == max(scores.values())
+    (final,) = json.loads((folder / "final.json").read_text())
+    assert final["seed"] == 1 and 0 <= final["metrics"]["ndcg@10"] <= 1
+    assert not list(folder.glob("trials/**/*.safetensors"))  # what resuming needed is gone
+
+    # A search that is over is not trained again, and may get more trials.
+    assert tune(circle, folder, "--trials", "6", "--scheduler", "none", "--no-final", "--resume") == 0
+    with open(folder / "trials.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+@pytest.mark.usefixtures("ray_of_two")
+def test_more_than_there_is(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    assert tune(circle, tmp_path / "search", "--gpus", "1") == 2
+    said = capsys.readouterr().err
+    assert "a trial asks for 1 CPUs and 1 GPUs on one machine; there are 2 CPUs and 0 GPUs" in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_two")
+@pytest.mark.parametrize("how", [["--scheduler", "pbt"], ["--scheduler", "median"], ["--search", "optuna"], []])
+def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> None:
+    assert tune(circle, tmp_path / "search", "--trials", "6", "--no-final", *how) == 0
+    with open(tmp_path / "search" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and not any(row["error"] for row in rows)
+    assert max(float(row["score"]) for row in rows) > 0.4
+    assert all(float(row["hidden_dropout_prob"]) <= 0.2 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
+def test_a_killed_search_goes_on(scheduler: str, circle: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
+    options = ["--model", "FastSASRec", "--dataset", "circle", "--space", "space.yaml", "--no-final", "--at-once", "1"]
+    options += [f"--{name}={value}" for name, value in circle.items()]
+    options += ["--trials", "6", "--epochs", "12", "--scheduler", scheduler]
+
+    def start(folder: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "nestrec_recbole.cli", "tune", *options, "--folder", folder, *more]
+        return subprocess.Popen(command, cwd=tmp_path)
+
+    cut = start("cut")
+    deadline = time.time() + 300
+    while time.time() < deadline and len(list(tmp_path.glob("cut/trials/*/trial.json"))) < 3:
+        time.sleep(0.1)
+    cut.kill()  # with SIGKILL; its Ray goes with it
+    cut.wait()
+    assert not (tmp_path / "cut" / "best.yaml").exists()
+    assert start("cut", "--resume").wait() == 0
+    assert start("whole").wait() == 0
+    if scheduler == "asha":
+        assert (tmp_path / "cut" / "best.yaml").read_text() == (tmp_path / "whole" / "best.yaml").read_text()
+    rows = [list(csv.DictReader(open(tmp_path / name / "trials.csv"))) for name in ("cut", "whole")]  # noqa: SIM115
+    kept = ("learning_rate", "hidden_dropout_prob", "score", "epochs")
+    if scheduler == "asha":
+        assert [[row[k] for k in kept] for row in rows[0]] == [[row[k] for k in kept] for row in rows[1]]
+    assert len(rows[0]) == len(rows[1]) == 6
