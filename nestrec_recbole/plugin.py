@@ -34,7 +34,10 @@ from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "TriGRecUser", "TriGRec")
+RECOMMENDERS = (
+    *("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "MultimodalRec"),
+    *("TriGRecUser", "TriGRec"),
+)
 PRETRAININGS = ("ItemPretraining", "UserPretraining")
 MODELS = RECOMMENDERS + PRETRAININGS  # a model's base classes before it
 _HERE = Path(__file__).resolve().parent

@@ -13,7 +13,9 @@ from recbole.utils import dataset_arguments, evaluation_arguments, general_argum
 from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.layers.fusion import FUSIONS
 from nestrec_recbole.layers.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
+from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
 from nestrec_recbole.train.optimisation import OPTIMIZERS
 
 # Keys that RecBole reads but lists in none of its files.
@@ -41,6 +43,10 @@ _CHOICES = {
     "objective": ("causal", "masked"),
     "user_vectors": ("visible", "frozen"),
     "learner": tuple(OPTIMIZERS),
+    "fusion": FUSIONS,
+    "mlp_activation": tuple(ACTIVATIONS),
+    "mlp_norm": tuple(NORMS),
+    "mlp_init": tuple(INITIALISATIONS),
 }
 _POSITIVE = (
     "epochs",
@@ -50,6 +56,7 @@ _POSITIVE = (
     "hidden_size",
     "n_negatives",
     "schedule_patience",
+    "negatives_per_positive",
 )
 # Settings that say where and how to run, and change nothing of what comes out.
 _ELSEWHERE = (

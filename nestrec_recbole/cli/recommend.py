@@ -1,4 +1,4 @@
-"""Print the top-k for a history of item ids, or of items in a file that the catalogue need not know."""
+"""Print the top-k for a history of item ids, for items in a file that the catalogue need not know, or for users."""
 
 from __future__ import annotations
 
@@ -18,37 +18,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of ids: JSON lines, oldest first, of parent_asin, combined_text, and image_url or image_path; "
         "items that are not in the catalogue are encoded",
     )
+    parser.add_argument(
+        "--users", nargs="+", metavar="USER", help="... or users of the dataset, by all they have taken"
+    )
+    parser.add_argument("--users-file", metavar="FILE", help="... or the users of a file, one a line")
+    parser.add_argument("--sample", type=int, metavar="N", help="... or so many users at random")
     parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--diversity", type=float, default=0.0, help="0 to 1: how much unlike each other items should be"
+    )
+    parser.add_argument("--novelty", type=float, default=0.0, help="0 to 1: how little known items should be")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.errors import NestRecError
     from nestrec_recbole.recommend import Recommender
+
+    ways = (options.items, options.history_file, options.users, options.users_file, options.sample)
+    if sum(map(bool, ways)) != 1:
+        raise NestRecError("a history is item ids; or give one of --history-file, --users, --users-file and --sample")
+    how = {"k": options.k, "diversity": options.diversity, "novelty": options.novelty}
+    if options.items or options.history_file:
+        return _for_history(options, Recommender, how)
+    return _for_users(options, Recommender.load(options.checkpoint), how)
+
+
+def _for_history(options: Any, recommender_class: Any, how: dict[str, Any]) -> int:
+    """Print one list, and say on stderr what of a file the catalogue does not know."""
     from nestrec_recbole.recommend.history import read_history
 
-    if bool(options.items) == bool(options.history_file):
-        raise NestRecError("a history is item ids, or --history-file FILE: give one of the two")
     history = read_history(options.history_file) if options.history_file else []
-    recommender = Recommender.load(options.checkpoint)
+    recommender = recommender_class.load(options.checkpoint)
     unseen = recommender.add_items(history) if history else None
     tokens = [item.token for item in history] or options.items
     titles = recommender.titles()
-    found = recommender.recommend([tokens], k=options.k)[0]
+    found = recommender.recommend([tokens], **how)[0]
     if unseen is not None:
         for line in (*unseen.problems, unseen.summary(len(tokens))):
             print(f"nestrec: {line}", file=sys.stderr)
     if not options.json:
-        for token, score in found:
-            print(f"{token}\t{score:.4f}\t{titles.get(token, '')}")
+        for line in _lines(found, titles):
+            print(line)
         return 0
     unknown = set(unseen.tokens) if unseen else set()
     said = {item.token: item.text for item in history}
     answer = {
         "history": [{"item": t, "title": titles.get(t) or said.get(t), "known": t not in unknown} for t in tokens],
         "missing": unseen.missing if unseen else {},
-        "recommendations": [{"item": t, "score": score, "title": titles.get(t)} for t, score in found],
+        "recommendations": _records(found, titles),
     }
     print(json.dumps(answer, ensure_ascii=False, indent=1))
     return 0
+
+
+def _for_users(options: Any, recommender: Any, how: dict[str, Any]) -> int:
+    """Print the lists of users, each line beginning with the user."""
+    from nestrec_recbole.recommend.users import histories_of, read_users, sample_users
+
+    users = options.users or (read_users(options.users_file) if options.users_file else [])
+    users = users or sample_users(recommender.dataset, options.sample)
+    histories, times = histories_of(recommender.dataset, users)
+    titles = recommender.titles()
+    lists = dict(zip(users, recommender.recommend(histories, times=times, users=users, **how), strict=True))
+    if options.json:
+        answer = [{"user": user, "recommendations": _records(found, titles)} for user, found in lists.items()]
+        print(json.dumps(answer, ensure_ascii=False, indent=1))
+        return 0
+    for user, found in lists.items():
+        for line in _lines(found, titles):
+            print(f"{user}\t{line}")
+    return 0
+
+
+def _lines(found: list[tuple[str, float]], titles: dict[str, str]) -> list[str]:
+    return [f"{token}\t{score:.4f}\t{titles.get(token, '')}" for token, score in found]
+
+
+def _records(found: list[tuple[str, float]], titles: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"item": token, "score": score, "title": titles.get(token)} for token, score in found]

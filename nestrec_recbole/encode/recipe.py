@@ -20,6 +20,22 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "time": ("cyclic",),
     "place": ("sphere",),
 }
+# Short names of well-known models, and the encoder that each stands for; minilm is sentence-transformers' usual one.
+BACKBONES = {
+    "image": {
+        "clip": "hf:openai/clip-vit-base-patch32",
+        "dino": "hf:facebook/dinov2-base",
+        "resnet": "hf:microsoft/resnet-50",
+        "convnext": "hf:facebook/convnext-base-224",
+    },
+    "text": {
+        "clip": "hf:openai/clip-vit-base-patch32",
+        "sentence-bert": "minilm",
+        "mpnet": "sentence-transformers/all-mpnet-base-v2",
+        "bert": "google-bert/bert-base-uncased",
+        "roberta": "FacebookAI/roberta-base",
+    },
+}
 IMPORTED = "imported"
 VERSION = 1  # raised when one of our own encoders gives other features than before: what it gave is stale then
 _OF_MODELS = ("width", "reduce", "revision", "views")
@@ -39,7 +55,8 @@ class Recipe:
     modality : str
         text, image, number, category, time or place.
     encoder : str
-        One of ``ENCODERS``, a model, or ``imported``: features that ``nestrec features --import`` has brought in.
+        One of ``ENCODERS``, a model, or ``imported``: features that ``nestrec features --import`` has brought in. The
+        short names of ``BACKBONES`` are written out.
     width : int, optional
         Features kept of a model's; buckets of the hash of a category.
     reduce : str
@@ -77,7 +94,7 @@ class Recipe:
         if not isinstance(how, dict) or how.get("modality") not in ENCODERS:
             raise NestRecError(f"{where} is {how!r}: expected {{modality: {' or '.join(ENCODERS)}}}")
         modality = how["modality"]
-        recipe = cls(**{"encoder": ENCODERS[modality][0], **how})
+        recipe = cls(**{"encoder": ENCODERS[modality][0], **how, **_written_out(modality, how)})
         _check_encoder(where, recipe)
         without_effect = [key for key in how if key not in ("modality", "encoder", *recipe.options)]
         if without_effect:
@@ -145,8 +162,14 @@ def _revision(encoder: str, digests: FileDigests) -> str:
     return ":".join(digests.of_tree(part) for part in local_parts(encoder))
 
 
+def _written_out(modality: str, how: dict[str, Any]) -> dict[str, str]:
+    """The encoder that a short name stands for; empty where there is none."""
+    encoder = BACKBONES.get(modality, {}).get(str(how.get("encoder")))
+    return {} if encoder is None else {"encoder": encoder}
+
+
 def _check_encoder(where: str, recipe: Recipe) -> None:
-    known = (*ENCODERS[recipe.modality], IMPORTED)
+    known = (*ENCODERS[recipe.modality], *BACKBONES.get(recipe.modality, ()), IMPORTED)
     if not isinstance(recipe.encoder, str) or not recipe.encoder:
         raise NestRecError(f"{where}.encoder is {recipe.encoder!r}: expected a name")
     names_model = recipe.modality == "text" or (

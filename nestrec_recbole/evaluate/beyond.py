@@ -1,4 +1,4 @@
-"""Metrics beyond accuracy that RecBole lacks, as RecBole metrics: any model can be evaluated with them.
+"""Metrics that RecBole lacks, most of them beyond accuracy, as RecBole metrics: any model can be evaluated with them.
 
 Name them in ``metrics`` as any other: ``metrics: [NDCG, Novelty, Serendipity]``.
 """
@@ -139,6 +139,17 @@ class Diversity(_Beyond):
         return diversity(top, dataobject.get("data.item_content")).mean(axis=0)
 
 
+class F1(_Beyond):
+    """Harmonic mean of each list's precision and recall, as a RecBole metric; 0 for a list without a hit."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "rec.topk"]
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        hits = dataobject.get("rec.topk").numpy()
+        so_far, n_relevant = hits[:, :-1].cumsum(axis=1), hits[:, -1:]
+        return (2 * so_far / (np.arange(1, hits.shape[1]) + n_relevant)).mean(axis=0)
+
+
 def _counts(dataobject: Any) -> np.ndarray:
     counts = np.zeros(dataobject.get("data.num_items"))
     for item, count in dict(dataobject.get("data.count_items")).items():
@@ -146,4 +157,4 @@ def _counts(dataobject: Any) -> np.ndarray:
     return counts
 
 
-METRICS = (Novelty, Serendipity, Diversity)
+METRICS = (Novelty, Serendipity, Diversity, F1)

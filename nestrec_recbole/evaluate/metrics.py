@@ -1,7 +1,8 @@
 """Metrics of one held-out target per row, from its rank.
 
 Row by row there is one relevant item, so RecBole's metrics have short forms: Hit = Recall = [rank <= k],
-NDCG = [rank <= k] / log2(1 + rank), MRR = MAP = [rank <= k] / rank, Precision = [rank <= k] / k.
+NDCG = [rank <= k] / log2(1 + rank), MRR = MAP = [rank <= k] / rank, Precision = [rank <= k] / k,
+F1 = 2 [rank <= k] / (1 + k).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from recbole.evaluator.collector import DataStruct
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.evaluate.ranking import Ranks
 
-RANK_METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
+RANK_METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision", "f1")
 
 
 def row_values(metric: str, rank: np.ndarray, k: int) -> np.ndarray:
@@ -47,7 +48,7 @@ def row_values(metric: str, rank: np.ndarray, k: int) -> np.ndarray:
         return hit / np.log2(1.0 + rank)
     if metric in ("mrr", "map"):
         return hit / rank
-    return hit / k
+    return hit / k if metric == "precision" else 2 * hit / (1 + k)
 
 
 def coverage(top: np.ndarray, n_items: int) -> float:

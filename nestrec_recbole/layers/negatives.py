@@ -7,16 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Distribution = Literal["uniform", "popularity", "inverse_popularity"]
+
 
 class NegativeSampler(nn.Module):
-    r"""Draws item ids with replacement from :math:`Q(i) \propto \max(n_i, 1)^\alpha`, never the padding id 0.
+    r"""Draws item ids with replacement from :math:`Q(i) \propto \max(n_i, 1)^{\pm\alpha}`, never the padding id 0.
 
     Parameters
     ----------
     counts : Tensor (N,)
         Interactions per item id in the training data; entry 0, the padding, is not looked at.
-    distribution : {"uniform", "popularity"}
-        Uniform is popularity with alpha 0.
+    distribution : {"uniform", "popularity", "inverse_popularity"}
+        Uniform is popularity with alpha 0, inverse popularity that with -alpha: what is rare is drawn most.
     alpha : float
         Exponent of popularity (0.75 in Mikolov et al. 2013).
 
@@ -34,11 +36,12 @@ class NegativeSampler(nn.Module):
     log_q: Tensor
     cumulative: Tensor
 
-    def __init__(self, counts: Tensor, distribution: Literal["uniform", "popularity"], alpha: float = 1.0):
+    def __init__(self, counts: Tensor, distribution: Distribution, alpha: float = 1.0):
         super().__init__()
-        if distribution not in ("uniform", "popularity"):
-            raise ValueError(f"distribution must be 'uniform' or 'popularity', not {distribution!r}")
-        weights = counts.double().clamp(min=1.0) ** (alpha if distribution == "popularity" else 0.0)
+        exponents = {"uniform": 0.0, "popularity": alpha, "inverse_popularity": -alpha}
+        if distribution not in exponents:
+            raise ValueError(f"distribution must be one of {', '.join(exponents)}, not {distribution!r}")
+        weights = counts.double().clamp(min=1.0) ** exponents[distribution]
         weights[0] = 0.0
         cumulative = weights.cumsum(0)
         self.register_buffer("cumulative", cumulative / cumulative[-1], persistent=False)  # float64: N may be 10^6
@@ -48,6 +51,30 @@ class NegativeSampler(nn.Module):
         """Draw ids (n_negatives,), int64, on the sampler's device."""
         uniform = torch.rand(n_negatives, dtype=self.cumulative.dtype, device=self.cumulative.device)
         return torch.searchsorted(self.cumulative, uniform, right=True)
+
+
+class KnownPairs(nn.Module):
+    """Which (user, item) pairs are in the training data; 8 bytes each.
+
+    Parameters
+    ----------
+    users, items : Tensor (n,), int64
+    n_items : int
+        Above every item id.
+    """
+
+    keys: Tensor
+
+    def __init__(self, users: Tensor, items: Tensor, n_items: int) -> None:
+        super().__init__()
+        self.n_items = n_items
+        self.register_buffer("keys", (users * n_items + items).unique(), persistent=False)  # sorted
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return (P, K), bool: whether users (P,) have taken items (P, K)."""
+        keys = users[:, None] * self.n_items + items
+        place = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
+        return self.keys[place] == keys
 
 
 def in_batch_negatives(targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

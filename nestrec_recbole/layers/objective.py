@@ -13,7 +13,7 @@ from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, 
 from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
-NEGATIVES = ("uniform", "popularity", "in_batch")
+NEGATIVES = ("uniform", "popularity", "inverse_popularity", "in_batch")
 DOMAIN_LOSSES = ("own", "all", "target")
 
 

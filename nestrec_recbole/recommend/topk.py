@@ -15,7 +15,9 @@ from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES
 from nestrec_recbole.recommend.history import HistoryItem
+from nestrec_recbole.recommend.rerank import chooser
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
+from nestrec_recbole.recommend.users import user_ids
 
 
 class Recommender:
@@ -87,6 +89,9 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         times: Sequence[Sequence[int]] | None = None,
+        users: Sequence[str] | None = None,
+        diversity: float = 0.0,
+        novelty: float = 0.0,
     ) -> list[list[tuple[str, float]]]:
         """Top-k items for histories of item tokens, oldest first.
 
@@ -100,6 +105,11 @@ class Recommender:
             Leave out the items of the history, all of them.
         times : sequence of sequences of int, optional
             When each item was taken; for models trained with ``use_times``, in the unit of their data.
+        users : sequence of str, optional
+            Whose histories they are; for models that know users by their ids. Others are new to them.
+        diversity, novelty : float
+            Above 0: choose among the first hundred items one by one, so that they are unlike each other, or little
+            known, see :func:`nestrec_recbole.recommend.rerank.rerank`.
 
         Returns
         -------
@@ -109,31 +119,37 @@ class Recommender:
         Raises
         ------
         NestRecError
-            On an empty history, an unknown item, or times that are missing or do not fit the histories.
+            On an empty history, an unknown item or user, weights out of range, or times that are missing or do not fit
+            the histories.
         """
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
+        choose = chooser(self.model, self.dataset, diversity, novelty)
         rows = [self._ids(number, history) for number, history in enumerate(histories)]
         columns = {self.model.ITEM_SEQ: rows}
         if self.dataset.config["use_times"]:
             columns["exact_time_list"] = _fitting(times, rows)
+        known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
         at_once = max(1, CPU_SCORES // len(self.tokens))
         lists: list[list[tuple[str, float]]] = []
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            scores = self._scores({name: column[start : start + at_once] for name, column in columns.items()})
+            own = None if known_users is None else known_users[start : start + at_once]
+            scores = self._scores({name: column[start : start + at_once] for name, column in columns.items()}, own)
             if exclude_seen:
                 for row_scores, ids in zip(scores, some, strict=True):
                     row_scores[[item for item in ids if item < len(self.tokens)]] = -torch.inf
-            values, items = (found.tolist() for found in scores.topk(min(k, scores.shape[1] - 1)))
+            values, items = (found.tolist() for found in choose(scores, min(k, scores.shape[1] - 1)))
             for ids, vs in zip(items, values, strict=True):
                 lists.append([(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf])
         return lists
 
-    def _scores(self, columns: dict[str, list[list[int]]]) -> torch.Tensor:
+    def _scores(self, columns: dict[str, list[list[int]]], users: torch.Tensor | None = None) -> torch.Tensor:
         """Scores (B, n_items) of histories, on the CPU; a column has a list for each."""
         lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in columns[self.model.ITEM_SEQ]])
         fields = {self.model.ITEM_SEQ_LEN: lengths}
+        if users is not None:
+            fields[self.model.USER_ID] = users
         for name, lists in columns.items():
             ends = [torch.tensor(one[-length:]) for one, length in zip(lists, lengths.tolist(), strict=True)]
             fields[name] = pad_sequence(ends, batch_first=True)

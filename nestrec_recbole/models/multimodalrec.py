@@ -1,0 +1,225 @@
+"""MultimodalRec: all that is known of an item fused to one vector, and a network that scores the pair of user and item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nestrec_recbole.data.features import ItemField
+from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.layers.dropout import Dropout
+from nestrec_recbole.layers.fields import FieldTokens
+from nestrec_recbole.layers.fusion import build_fusion, masked_mean
+from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
+from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
+from nestrec_recbole.layers.pairs import PairScorer
+from nestrec_recbole.layers.recency import RecencyMean
+from nestrec_recbole.layers.transformer import CausalTransformer
+from nestrec_recbole.models.base import SequenceModel
+
+ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
+
+
+class MultimodalRec(SequenceModel):
+    """Item fields and ids are fused (``concat gated attention cross_modal``); an MLP scores user and item.
+
+    A user is an embedding of the id plus what the history says: the recency-weighted mean of its fused items. The id is
+    dropped at random in training and zero where it was never trained, so that anybody with a history has scores.
+    Trained by binary cross-entropy on sampled negatives; a contrastive loss may draw an item's text and image together.
+
+    With ``history: True`` the same fused items feed a causal transformer instead, and are scored by inner product and
+    trained by ``loss`` as in the other sequential models, so that fusions compare like with like.
+
+    Source: the multimodal recommender for PixelRec (Cheng et al. 2023, arXiv:2309.06789) that README names.
+    """
+
+    needs_item_fields = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        _check(config)
+        width = self.width = config["hidden_size"]
+        fields = chosen_fields(dataset.item_fields(), config["modalities"])
+        kinds = [field.modality for field in fields]
+        self.fields = None
+        if fields:
+            features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
+            self.fields = FieldTokens(*features)
+        self.has_history: Tensor
+        self.register_buffer("has_history", torch.from_numpy(dataset.item_counts()) > 0, persistent=False)
+        self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
+        self.id_dropout = config["id_dropout_prob"]
+        tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
+        self.fusion = _fusion(config, tokens)
+        self.dropout = Dropout(config["hidden_dropout_prob"])
+        self._build_alignment(config, kinds)
+        self.scorer: PairScorer | None = None
+        if config["history"]:
+            self._build_history(config)
+        else:
+            self._build_pairs(config, dataset)
+
+    def _build_alignment(self, config: Any, kinds: Sequence[str]) -> None:
+        self.text, self.image = ([i for i, kind in enumerate(kinds) if kind == side] for side in ("text", "image"))
+        self.alignment_weight = config["contrastive_weight"] if self.text and self.image else 0.0
+        self.alignment_temperature = LearnableTemperature() if self.alignment_weight else None
+
+    def _build_history(self, config: Any) -> None:
+        dropout = config["hidden_dropout_prob"]
+        shape = (self.width, config["n_layers"], config["n_heads"], config["inner_size"], dropout)
+        self.position_embedding = _embedding(self.max_seq_length, self.width, 0.02)
+        self.transformer = CausalTransformer(*shape)
+
+    def _build_pairs(self, config: Any, dataset: Any) -> None:
+        counts = torch.from_numpy(dataset.item_counts())
+        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"])
+        self.n_negatives = config["negatives_per_positive"]
+        taken = (torch.from_numpy(ids) for ids in dataset.interactions())
+        self.known = KnownPairs(*taken, self.n_items) if config["mask_known"] else None
+        # Zero, and so it stays where a user is not in the training data.
+        self.user_embedding = _embedding(dataset.user_num, self.width, 0.0) if config["use_users"] else None
+        self.user_dropout = config["user_dropout_prob"]
+        self.recent_mean = RecencyMean()
+        self.norm = nn.LayerNorm(self.width)
+        self.to_state = nn.Linear(self.width, self.width)
+        nn.init.eye_(self.to_state.weight)
+        self.scorer = PairScorer(
+            self.width,
+            config["mlp_widths"],
+            config["mlp_activation"],
+            config["mlp_norm"],
+            config["mlp_dropout_prob"],
+            config["mlp_init"],
+            config["inner_product"],
+        )
+
+    # -- items ------------------------------------------------------------------------------------------------------
+
+    def item_table(self) -> Tensor:
+        return self.remember("fused", self._fuse)
+
+    def _fuse(self) -> Tensor:
+        tokens, masks = [], []
+        if self.fields is not None:
+            tokens, masks = [self._field_tokens()], [self.fields.mask]
+        if self.id_embedding is not None:
+            has_id = self.has_history
+            if self.training and self.id_dropout:
+                has_id = has_id & (torch.rand(len(has_id), device=has_id.device) >= self.id_dropout)
+            tokens, masks = [*tokens, self.id_embedding.weight[:, None]], [*masks, has_id[:, None]]
+        return self.fusion(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
+
+    def _field_tokens(self) -> Tensor:
+        """The tokens of every item's fields: (n_items, n_fields, width)."""
+        assert self.fields is not None
+        return self.remember("field_tokens", lambda: self.fields()[0])  # type: ignore[misc]
+
+    # -- users ------------------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Any) -> Tensor:
+        vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
+        if self.scorer is None:
+            return self.transformer(vectors + self.position_embedding.weight[: vectors.shape[1]])
+        states = self.to_state(self.norm(self.recent_mean(vectors)))
+        if self.user_embedding is None or self.USER_ID not in batch.interaction:
+            return states
+        users = self.user_embedding(batch[self.USER_ID])
+        if self.training and self.user_dropout:
+            users = users * (torch.rand(len(users), 1, device=users.device) >= self.user_dropout)
+        return states + users[:, None]
+
+    # -- training and scores ----------------------------------------------------------------------------------------
+
+    def _loss(self, interaction: Any) -> Tensor:
+        loss = super()._loss(interaction) if self.scorer is None else self._pair_loss(self.scorer, interaction)
+        if not self.alignment_weight:
+            return loss
+        name = "target_list" if "target_list" in interaction.interaction else self.POS_ITEM_ID
+        return loss + self.alignment_weight * self.alignment(interaction[name])
+
+    def _pair_loss(self, scorer: PairScorer, interaction: Any) -> Tensor:
+        """Binary cross-entropy of every target and its negatives; a negative that the user has taken does not count."""
+        states, targets, rows = self.at_targets(self.encode(interaction), interaction)
+        negatives = self.sampler(len(targets) * self.n_negatives).view(len(targets), -1)
+        taken = negatives == targets[:, None]
+        if self.known is not None:
+            taken |= self.known(interaction[self.USER_ID][rows], negatives)
+        scores = scorer(states, self.item_table(), torch.cat([targets[:, None], negatives], dim=1))
+        return gbce(scores[:, 0], scores[:, 1:].masked_fill(taken, -torch.inf), sampling_rate=1.0, calibration=0.0)
+
+    def alignment(self, items: Tensor) -> Tensor:
+        """Symmetric InfoNCE (Radford et al. 2021) between text and image of the items (any shape) that have both."""
+        assert self.fields is not None and self.alignment_temperature is not None
+        items = items.unique()
+        mask = self.fields.mask
+        both = mask[items][:, self.text].any(dim=1) & mask[items][:, self.image].any(dim=1)
+        items = items[both]
+        items = items[torch.randperm(len(items), device=items.device)[:ALIGNED]]
+        tokens, mask = self._field_tokens()[items], mask[items]
+        text, image = (
+            F.normalize(masked_mean(tokens[:, side], mask[:, side]), dim=-1) for side in (self.text, self.image)
+        )
+        if not len(items):
+            return tokens.sum()
+        return info_nce(text, image, items, temperature=self.alignment_temperature(), symmetric=True)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        if self.scorer is None:
+            return super().full_sort_predict(interaction)
+        return self.masked(self.scorer.catalogue(self.user_states(interaction), self.item_table()))
+
+    def predict(self, interaction: Any) -> Tensor:
+        if self.scorer is None:
+            return super().predict(interaction)
+        items = interaction[self.ITEM_ID][:, None]
+        return self.scorer(self.user_states(interaction), self.item_table(), items)[:, 0]
+
+
+def chosen_fields(fields: Sequence[ItemField], modalities: Sequence[str] | None) -> list[ItemField]:
+    """The fields of these modalities (None: of all) that can tell items apart; a warning names the others.
+
+    Raises
+    ------
+    NestRecError
+        When no field is of a modality that is named.
+    """
+    missing = [name for name in modalities or () if name not in {field.modality for field in fields}]
+    if missing:
+        raise NestRecError(
+            f"modalities: {unknown('modality of item_fields', missing[0], {f.modality for f in fields})}"
+        )
+    chosen = [field for field in fields if modalities is None or field.modality in modalities]
+    constant = [field for field in chosen if not np.ptp(field.values[field.mask], axis=0).any()]
+    for field in constant:
+        getLogger().warning("%s is the same for all items that have it, and is left out", field.name)
+    return [field for field in chosen if field not in constant]
+
+
+def _fusion(config: Any, tokens: Sequence[str]) -> nn.Module:
+    if not tokens:
+        raise NestRecError("nothing is known of an item: use_ids is False and no item field is left; set use_ids: True")
+    try:
+        return build_fusion(config["fusion"], tokens, config["hidden_size"], config["n_heads"])
+    except ValueError as error:
+        raise NestRecError(f"fusion: {error}; change item_fields or modalities, or set fusion: attention") from None
+
+
+def _embedding(n: int, width: int, std: float) -> nn.Embedding:
+    embedding = nn.Embedding(n, width)
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
+
+
+def _check(config: Any) -> None:
+    if config["history"]:
+        return
+    if config["loss"] != "full_softmax":
+        raise NestRecError(f"loss: {config['loss']} has no effect on pairs, which BCE trains; set history: True")
+    if config["negatives"] == "in_batch":
+        raise NestRecError("negatives: in_batch has no effect on pairs; set uniform, popularity or inverse_popularity")

@@ -1,0 +1,73 @@
+"""The users of a dataset: their ids, what they have taken, and a few of them at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.errors import NestRecError, unknown
+
+
+def user_ids(dataset: SequenceDataset, users: Sequence[str]) -> np.ndarray:
+    """Ids of user tokens: (n,) int64.
+
+    Raises
+    ------
+    NestRecError
+        When a user is not in the dataset.
+    """
+    known = dataset.field2token_id[dataset.uid_field]
+    strange = [user for user in users if user not in known or user == "[PAD]"]
+    if strange:
+        raise NestRecError(f"dataset {dataset.dataset_name!r}: {unknown('user', strange[0], map(str, known))}")
+    return np.array([known[user] for user in users], dtype=np.int64)
+
+
+def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[list[str]], list[list[int]] | None]:
+    """All items that users have taken, oldest first, held-out ones too, and when; times only where the data has them.
+
+    Raises
+    ------
+    NestRecError
+        When a user is not in the dataset, or has fewer than two interactions.
+    """
+    last = np.full(dataset.user_num, -1)
+    last[dataset.users] = np.arange(len(dataset.users))  # the last row of a user is the longest
+    rows = last[user_ids(dataset, users)]
+    if len(rows) and rows.min() < 0:
+        short = users[int(rows.argmin())]
+        raise NestRecError(f"dataset {dataset.dataset_name!r}: user {short!r} has fewer than two interactions")
+    parts = [slice(int(dataset.starts[row]), int(dataset.ends[row]) + 1) for row in rows]
+    tokens = dataset.field2id_token[dataset.iid_field]
+    times = None if dataset.times is None else [dataset.times[part].tolist() for part in parts]
+    return [tokens[dataset.items[part]].astype(str).tolist() for part in parts], times
+
+
+def sample_users(dataset: SequenceDataset, n: int, seed: int = 0) -> list[str]:
+    """Tokens of so many users that have a history, drawn at random by seed; all of them where there are no more."""
+    if n < 1:
+        raise NestRecError(f"a sample of {n} users: expected a whole number from 1")
+    users = np.unique(dataset.users)
+    drawn = np.random.default_rng(seed).choice(users, min(n, len(users)), replace=False)
+    return dataset.field2id_token[dataset.uid_field][drawn].astype(str).tolist()
+
+
+def read_users(path: str | Path) -> list[str]:
+    """User tokens of a text file, one a line; empty lines are passed over.
+
+    Raises
+    ------
+    NestRecError
+        When the file is not there, is no UTF-8 text, or names nobody.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NestRecError(f"{path}: cannot be read as text ({error}); expected a user id a line") from None
+    users = [line.strip() for line in lines if line.strip()]
+    if not users:
+        raise NestRecError(f"{path}: names no user; expected a user id a line")
+    return users
