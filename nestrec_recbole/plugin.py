@@ -199,6 +199,8 @@ def _hook_config() -> None:
             self.internal_config_dict.update(load_properties(model))
         if ours.is_file() and (model in _registered or not theirs.is_file()):
             self.internal_config_dict.update(_read_yaml(ours))
+        overall = _read_yaml(_PROPERTIES / "overall.yaml") | (_read_yaml(ours) if ours.is_file() else {})
+        self.shared_settings = {key: overall[key] for key in settings.SHARED if key in overall}
         if model in _registered:
             settings.check(self.external_config_dict, self.internal_config_dict)
 

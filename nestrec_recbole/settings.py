@@ -45,6 +45,12 @@ _POSITIVE = (
     "schedule_patience",
 )
 
+# What is the same for every model that is compared, RecBole's too: data, protocol and metrics, not how it trains.
+SHARED = (
+    *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
+    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed"),
+)
+
 
 def yaml_loader() -> type[yaml.SafeLoader]:
     """A safe YAML loader that, as RecBole's, reads ``1e-3`` as a number."""
