@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -61,6 +62,20 @@ def yaml_loader() -> type[yaml.SafeLoader]:
     number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
     return Loader
+
+
+def check_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keys that are neither among the known ones nor RecBole's own; the error names the nearest.
+
+    Raises
+    ------
+    NestRecError
+        On the first.
+    """
+    known = {*known, *_OF_RECBOLE}
+    for key in given:
+        if key not in known:
+            raise NestRecError(unknown("config key", key, sorted(known)))
 
 
 def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> None:
@@ -136,7 +151,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
-    _check_metrics(config)
+    check_metrics(config)
     _check_ranges(config)
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
@@ -162,7 +177,8 @@ def _check_ranges(config: Any) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
 
 
-def _check_metrics(config: Any) -> None:
+def check_metrics(config: Any) -> None:
+    """Refuse a ``valid_metric`` that is not computed."""
     names = [name.lower() for name in config["metrics"]]
     metric, _, k = str(config["valid_metric"]).lower().partition("@")
     if metric not in names:

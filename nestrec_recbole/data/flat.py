@@ -9,6 +9,7 @@ from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.data.interaction import Interaction
 
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.variants import users_by_time
 
 
 def flat_dataset(split: SequenceDataset) -> Dataset:
@@ -23,15 +24,18 @@ def flat_dataset(split: SequenceDataset) -> Dataset:
     -------
     recbole.data.dataset.Dataset
         RecBole's ``KnowledgeBasedDataset`` where the split has a knowledge graph. ``inter_matrix``,
-        ``history_item_matrix`` and the other methods of RecBole's mean what they mean there.
+        ``history_item_matrix`` and the other methods of RecBole's mean what they mean there; its rows are in the order
+        in which RecBole's own split leaves them.
     """
     kind = KnowledgeBasedDataset if isinstance(split, KnowledgeBasedDataset) else Dataset
     flat = kind.__new__(kind)
     lists = {field + split.config["LIST_SUFFIX"] for field in (split.iid_field, *split.columns)}
     lists.add(split.item_list_length_field)
     vars(flat).update({name: _without(value, lists) for name, value in vars(split).items()})
-    places = torch.from_numpy(split.places())
-    users, items = split.interactions()
+    places, (users, items) = split.places(), split.interactions()
+    if split.times is not None:
+        order = users_by_time(users, split.times[places])
+        places, users, items = places[order], users[order], items[order]
     ids = {split.uid_field: torch.from_numpy(users), split.iid_field: torch.from_numpy(items)}
     flat.inter_feat = Interaction(ids | {name: column[places] for name, column in split.columns.items()})
     return flat

@@ -1,4 +1,4 @@
-"""Sequences with what some of RecBole's models want besides: a knowledge graph, negative histories, written rows."""
+"""Sequences as some of RecBole's models want them: with a knowledge graph or negatives, in its order, written out."""
 
 from __future__ import annotations
 
@@ -43,3 +43,17 @@ def write_rows_out(split: SequenceDataset, model: str) -> None:
     """Write the rows of a split out as RecBole does, for a model that reads them as one table."""
     if model in _READS_WRITTEN_ROWS:
         split._split_feat = split.histories(np.arange(len(split)))
+
+
+def in_recboles_order(split: SequenceDataset) -> SequenceDataset:
+    """The same rows in the order in which RecBole's split leaves them, so that one seed shuffles them alike."""
+    if split.times is None:
+        return split
+    return split._part(users_by_time(split.users, split.times[split.ends]))
+
+
+def users_by_time(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Places (n,) of rows sorted by (user, time) with the users in the order of their first time."""
+    first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    counts = np.diff(np.r_[first, len(users)])
+    return np.lexsort((users, np.repeat(times[first], counts)))

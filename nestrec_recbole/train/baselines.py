@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,15 +16,17 @@ from recbole.sampler import KGSampler
 from recbole.utils import InputType, ModelType, get_local_time, get_model, get_trainer, init_seed
 from torch import Tensor
 
+from nestrec_recbole.compat import load_checkpoint
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.flat import flat_dataset
 from nestrec_recbole.data.loader import WholeSplit
 from nestrec_recbole.data.sampling import OtherSampler, UnseenSampler
-from nestrec_recbole.data.variants import sequences_for, write_rows_out
+from nestrec_recbole.data.variants import in_recboles_order, sequences_for, write_rows_out
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.scoring import catalogue_scores
-from nestrec_recbole.train.checkpoint import free_name, model_tensors, write_checkpoint
+from nestrec_recbole.settings import check_known, check_metrics
+from nestrec_recbole.train.checkpoint import free_name, load_weights, model_tensors, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors
 
@@ -48,14 +51,17 @@ def prepare_baseline(config: Any) -> tuple[Any, tuple[Any, WholeSplit, WholeSpli
         When the model cannot go through the door; the message says why.
     """
     _share_settings(config)
+    check_known(config.external_config_dict, config.known_settings)
+    check_metrics(config)
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
     whole = sequences_for(config)
     if "diversity" in (metric.lower() for metric in config["metrics"]):
         whole.feature_paths = ensure_item_features(config, whole.training_items)
     training, valid, test = whole.build()
-    write_rows_out(training, config["model"])
-    data = training if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else flat_dataset(training)
+    is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    data = in_recboles_order(training) if is_sequential else flat_dataset(training)
+    write_rows_out(data, config["model"])
     loader = _loader(config, data)
     init_seed(config["seed"], config["reproducibility"])
     model = _model(config, data)
@@ -116,6 +122,32 @@ class _Nothing:
 
     def data_collect(self, train_data: Any) -> None:
         pass
+
+
+def configure_again(model: str, dataset: str, saved: Mapping[str, Any], data_path: str) -> Any:
+    """The config that a checkpoint of one of RecBole's models was trained with."""
+    settings = {**saved, "data_path": str(Path(data_path).parent)}
+    if settings["train_neg_sample_args"]["distribution"] == "none":
+        settings["train_neg_sample_args"] = None  # as Config wants it, and not as it resolves it
+    argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
+    try:
+        return Config(model=model, dataset=dataset, config_dict=settings)
+    finally:
+        sys.argv = argv
+
+
+def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
+    """Load a model of RecBole's from a checkpoint of ours, and its data.
+
+    Returns
+    -------
+    tuple
+        config, model, dataset (the test split), training, validation and test data.
+    """
+    config = load_checkpoint(path)["config"]
+    trainer, loaders = prepare_baseline(config)
+    load_weights(trainer.model, read_checkpoint(path)[0], path)
+    return config, trainer.model, loaders[2].dataset, *loaders
 
 
 def _share_settings(config: Any) -> None:

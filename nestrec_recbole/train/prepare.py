@@ -9,6 +9,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.train.baselines import prepare_baseline
 
@@ -18,8 +19,16 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
 
     Of a sequential model with a loss over the catalogue RecBole demands that ``train_neg_sample_args`` be emptied by
     hand; here it is.
+
+    Raises
+    ------
+    NestRecError
+        When the model is unknown, or needs a package that is not installed.
     """
-    catalogue = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
+    try:
+        catalogue = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
+    except ImportError as error:
+        raise NestRecError(f"model {model!r} needs a package that is not installed: {error}") from error
     samples = hasattr(get_model(model), "input_type") or catalogue["loss_type"] != "CE"
     return Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
 
