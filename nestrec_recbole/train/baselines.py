@@ -51,7 +51,7 @@ def prepare_baseline(config: Any) -> tuple[Any, tuple[Any, WholeSplit, WholeSpli
         When the model cannot go through the door; the message says why.
     """
     _share_settings(config)
-    check_known(config.external_config_dict, config.known_settings)
+    check_known(config.external_config_dict, config.known_settings.union(_DERIVED))
     check_metrics(config)
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
@@ -126,7 +126,8 @@ class _Nothing:
 
 def configure_again(model: str, dataset: str, saved: Mapping[str, Any], data_path: str) -> Any:
     """The config that a checkpoint of one of RecBole's models was trained with."""
-    settings = {**saved, "data_path": str(Path(data_path).parent)}
+    settings = {key: value for key, value in saved.items() if key != "local_rank"}  # else Config wants a GPU for each
+    settings["data_path"] = str(Path(data_path).parent)
     if settings["train_neg_sample_args"]["distribution"] == "none":
         settings["train_neg_sample_args"] = None  # as Config wants it, and not as it resolves it
     argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
