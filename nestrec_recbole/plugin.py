@@ -31,6 +31,7 @@ from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.beyond import METRICS
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
+from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
@@ -164,6 +165,7 @@ def register() -> None:
     _hook_metrics()
     _hook_config()
     _hook_loaders()
+    _hook_loading()
     compat.checkpoint_readers[".safetensors"] = _read_for_recbole
 
 
@@ -232,6 +234,15 @@ def _recbole_models() -> list[str]:
     return [match[1] for match in found if match]
 
 
+@functools.cache
+def _keys_of_any_model() -> set[str]:
+    """The settings that some model has, ours or RecBole's: what is given to several models, not each of them reads."""
+    folders = (_PROPERTIES, Path(configurator.__file__).parent.parent / "properties")
+    files = [path for folder in folders for path in folder.glob("**/*.yaml") if path.parent.name != "pipeline"]
+    files += [path for paths in _registered.values() for path in paths]
+    return {key for path in files for key in re.findall(r"^(\w+)\s*:", path.read_text("utf-8"), re.M)}
+
+
 def _hook_config() -> None:
     """Slip our YAML defaults in between RecBole's own and the user's, and check what the user says against them."""
     load_internal, build, init_device = Config._load_internal_config_dict, Config.__init__, Config._init_device
@@ -248,6 +259,9 @@ def _hook_config() -> None:
             self.internal_config_dict.update(_load_preset(model, self.external_config_dict.get("preset")))
         if ours.is_file() and (model in _registered or not theirs.is_file()):
             self.internal_config_dict.update(_read_yaml(ours))
+        overall = _read_yaml(_PROPERTIES / "overall.yaml") | (_read_yaml(ours) if ours.is_file() else {})
+        self.shared_settings = {key: overall[key] for key in settings.SHARED if key in overall}
+        self.known_settings = _keys_of_any_model() | self.internal_config_dict.keys()
         if model in _registered:
             settings.check(self.external_config_dict, self.internal_config_dict)
 
@@ -286,11 +300,29 @@ def _hook_loaders() -> None:
     recbole.data.get_dataloader = get_dataloader
 
 
+def _hook_loading() -> None:
+    """RecBole's ``load_data_and_model`` prepares data as RecBole does; a model from the door has ours."""
+
+    @functools.wraps(compat.load_data_and_model)
+    def load_data_and_model(model_file: str) -> tuple[Any, ...]:
+        is_ours = Path(model_file).suffix == ".safetensors"
+        if is_ours and read_checkpoint(model_file)[1]["model"] not in _registered:
+            return load_baseline(model_file)
+        return compat.load_data_and_model(model_file)
+
+    for name in ("quick_start", "quick_start.quick_start"):
+        sys.modules[f"recbole.{name}"].load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
+
+
 def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     """Our checkpoint in the shape of RecBole's, for ``load_data_and_model``."""
     tensors, about = read_checkpoint(path, str(map_location or "cpu"))
     saved = about["config"]
     kept = {k: v for k, v in saved.items() if k not in ("data_path", "model", "dataset")}
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    if about["model"] not in _registered:
+        config = configure_again(about["model"], about["dataset"], kept, saved["data_path"])
+        return {"config": config, "state_dict": weights, "other_parameter": None}
     argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
     try:
         config = Config(model=about["model"], dataset=about["dataset"])
@@ -299,7 +331,6 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     config.final_config_dict.update(kept)
     settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     return {"config": config, "state_dict": weights, "other_parameter": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -65,6 +66,12 @@ _ELSEWHERE = (
     *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
 )
 
+# What is the same for every model that is compared, RecBole's too: data, protocol and metrics, not how it trains.
+SHARED = (
+    *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
+    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed"),
+)
+
 
 def yaml_loader() -> type[yaml.SafeLoader]:
     """A safe YAML loader that, as RecBole's, reads ``1e-3`` as a number."""
@@ -75,6 +82,20 @@ def yaml_loader() -> type[yaml.SafeLoader]:
     number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
     return Loader
+
+
+def check_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keys that are neither among the known ones nor RecBole's own; the error names the nearest.
+
+    Raises
+    ------
+    NestRecError
+        On the first.
+    """
+    known = {*known, *_OF_RECBOLE}
+    for key in given:
+        if key not in known:
+            raise NestRecError(unknown("config key", key, sorted(known)))
 
 
 def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> None:

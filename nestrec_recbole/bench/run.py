@@ -9,10 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
-from recbole.config import Config
-from recbole.data import create_dataset
-from recbole.utils import get_model
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.beyond import diversity
@@ -20,7 +16,7 @@ from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks, recbole_m
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
-from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.prepare import configure, prepare
 
 METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
 LIST_METRICS = ("novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
@@ -61,7 +57,7 @@ class Trained:
 def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Trained:
     """Train, choose the epoch on validation data, and rank the test data once."""
     began = perf_counter()
-    config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    config = configure(model, dataset, settings)
     trainer, (train_data, valid_data, test_data) = prepare(config)
     ready = perf_counter()
     trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
@@ -77,14 +73,14 @@ def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Traine
 
 
 def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
-    """Train, choose the epoch on validation data, and evaluate the test data once.
+    """Train any model, choose the epoch on validation data, and evaluate the test data once.
 
     With a ``checkpoint`` path, the weights are moved there and every user's ranks are written beside, as ``.parquet``.
 
     Returns
     -------
     run : Run
-    trained : SequenceModel
+    trained : SequenceModel, or a model of RecBole's
         With its best weights.
     test : SequenceDataset
         The test split.
@@ -97,18 +93,6 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
             shutil.move(trainer.saved_model_file, draft)
     metrics, seconds = test_metrics(done.ranks), done.seconds["train"]
     return Run(model, seed, metrics, seconds, trainer.history, str(checkpoint or "")), trainer.model, done.test
-
-
-def popularity(dataset: str, settings: dict[str, Any]) -> Run:
-    """RecBole's Pop, counted on the training interactions of the same split and ranked by the same evaluator."""
-    config = Config(model="FastSASRec", dataset=dataset, config_dict=dict(settings))
-    train_data, _, test_data = create_dataset(config).build()
-    began = perf_counter()
-    pop = get_model("Pop")(config, train_data)
-    pop.item_cnt = torch.from_numpy(train_data.item_counts())[:, None]
-    pop.max_cnt = pop.item_cnt.max()
-    ranks = rank_targets(pop.full_sort_predict, test_data, k=max(TOPK))
-    return Run("Pop", config["seed"], test_metrics(ranks), perf_counter() - began)
 
 
 def test_metrics(ranks: Ranks) -> dict[str, float]:

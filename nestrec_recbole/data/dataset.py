@@ -383,6 +383,15 @@ class SequenceDataset(SequentialDataset):
 
     # -- what models and evaluation need besides ----------------------------------------------------------------
 
+    def places(self) -> np.ndarray:
+        """Where in ``items`` every interaction lies that this split may be trained on: (n,) int64, ascending."""
+        last = np.r_[self.users[1:] != self.users[:-1], True] if len(self.users) else np.zeros(0, dtype=bool)
+        if self.benchmark_filename_list is not None:
+            last[:] = True
+        starts, stops = self.starts[last].astype(np.int64), self.ends[last].astype(np.int64) + 1
+        offsets = np.repeat(starts - np.r_[0, np.cumsum(stops - starts)[:-1]], stops - starts)
+        return offsets + np.arange(len(offsets))
+
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of every interaction this split may be trained on: its targets and what came before them.
 
@@ -390,13 +399,9 @@ class SequenceDataset(SequentialDataset):
         -------
         users, items : numpy.ndarray of shape (n,), int64
         """
-        last = np.r_[self.users[1:] != self.users[:-1], True] if len(self.users) else np.zeros(0, dtype=bool)
-        if self.benchmark_filename_list is not None:
-            last[:] = True
-        starts, stops = self.starts[last].astype(np.int64), self.ends[last].astype(np.int64) + 1
-        places = np.repeat(starts - np.r_[0, np.cumsum(stops - starts)[:-1]], stops - starts)
-        places = places + np.arange(len(places))
-        return np.repeat(self.users[last], stops - starts).astype(np.int64), self.items[places].astype(np.int64)
+        places = self.places()
+        rows = np.searchsorted(self.ends, places)  # the first row that ends there or later is of the same user
+        return self.users[rows].astype(np.int64), self.items[places].astype(np.int64)
 
     def item_counts(self) -> np.ndarray:
         """Interactions of each item in this split: (n_items,) int64; the padding item has none."""

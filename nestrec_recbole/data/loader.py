@@ -14,6 +14,21 @@ from nestrec_recbole.data.dataset import SequenceDataset, gather
 from nestrec_recbole.processes import Processes
 
 
+class WholeSplit:
+    """A split that is ranked as a whole, in place of a loader of RecBole's.
+
+    Parameters
+    ----------
+    dataset : SequenceDataset
+    """
+
+    def __init__(self, dataset: SequenceDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
 class WindowLoader:
     """Cut each user's training stretch into windows of at most ``L`` items and batch them by length.
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES
+from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
@@ -26,6 +28,7 @@ class Recommender:
     Parameters
     ----------
     model : nestrec_recbole.models.base.SequenceModel
+        Or one of RecBole's that reads a history and nothing else of the user.
     dataset : nestrec_recbole.data.dataset.SequenceDataset
         Of the run that trained the model: it holds the item tokens.
 
@@ -37,6 +40,8 @@ class Recommender:
     """
 
     def __init__(self, model: Any, dataset: Any) -> None:
+        if not hasattr(model, "ITEM_SEQ"):
+            raise NestRecError(f"{type(model).__name__} knows its users by id: it cannot recommend for a history")
         self.model, self.dataset = model.eval(), dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
@@ -153,8 +158,13 @@ class Recommender:
         for name, lists in columns.items():
             ends = [torch.tensor(one[-length:]) for one, length in zip(lists, lengths.tolist(), strict=True)]
             fields[name] = pad_sequence(ends, batch_first=True)
-        scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device))
-        return scores[:, : len(self.tokens)].float().cpu()
+        if not isinstance(self.model, SequenceModel):  # RecBole's are built for histories of one width
+            items, width = fields[self.model.ITEM_SEQ], self.model.max_seq_length
+            fields[self.model.ITEM_SEQ] = F.pad(items, (0, width - items.shape[1]))
+        scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
+        scores = scores.view(len(lengths), -1)[:, : len(self.tokens)]
+        scores[:, 0] = -torch.inf
+        return scores
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
         if not len(history):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"
 
@@ -46,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[
 
 
 def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Load the ``model.*`` tensors of a checkpoint, refusing one of another model or dataset."""
+    """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
@@ -57,6 +58,7 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str |
             found = tuple(weights[name].shape)
             raise NestRecError(f"{path}: {name} is {found}, the model has {shape}; another dataset or other settings")
     model.load_state_dict(weights)
+    set_other(model, tensors)
 
 
 def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: str) -> list[str]:
@@ -85,3 +87,17 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: 
             raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
     model.load_state_dict(taken, strict=False)
     return sorted(taken)
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights of a model under the names that a checkpoint gives them."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def free_name(stem: Path) -> str:
+    """``<stem>.safetensors``, numbered where a run of the same second has taken the name."""
+    path, number = stem.with_name(stem.name + ".safetensors"), 1
+    while path.exists():
+        number += 1
+        path = stem.with_name(f"{stem.name}-{number}.safetensors")
+    return str(path)

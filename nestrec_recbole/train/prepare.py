@@ -1,15 +1,40 @@
-"""From a config to a trainer and its data, as RecBole's ``run_recbole`` gets there."""
+"""The door that every model trains through: from a config to a trainer and its data."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.train.baselines import prepare_baseline
+
+
+def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
+    """A config for :func:`prepare`.
+
+    Of a sequential model with a loss over the catalogue RecBole demands that ``train_neg_sample_args`` be emptied by
+    hand; here it is.
+
+    Raises
+    ------
+    NestRecError
+        When the model is unknown, or needs a package that is not installed.
+    """
+    try:
+        catalogue = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
+    except ImportError as error:
+        raise NestRecError(f"model {model!r} needs a package that is not installed: {error}") from error
+    samples = hasattr(get_model(model), "input_type") or catalogue["loss_type"] != "CE"
+    return Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
+
 
 def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Build what a config names, from its seed.
+    """Build what a config names, from its seed: a model of ours, or any of RecBole's that ranks items.
 
     Parameters
     ----------
@@ -19,11 +44,20 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
 
     Returns
     -------
-    trainer : SequenceTrainer, or RecBole's own for a model of RecBole's
-        ``trainer.model`` has fresh weights and is on its device.
+    trainer : SequenceTrainer, or the trainer that RecBole has for the model with our evaluation and checkpoints
+        ``trainer.model`` has fresh weights and is on its device. After ``trainer.fit(train, valid)`` there are
+        ``trainer.history``, a dict an epoch, and ``trainer.saved_model_file``.
     loaders : tuple
-        Training, validation and test data.
+        Training, validation and test data. ``test.dataset`` is a ``SequenceDataset``, which
+        ``rank_targets(trainer.model.full_sort_predict, test.dataset)`` ranks.
+
+    Raises
+    ------
+    NestRecError
+        When the settings make no sense, or the model cannot be trained and ranked this way.
     """
+    if not issubclass(get_model(config["model"]), SequenceModel):
+        return prepare_baseline(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, create_dataset(config) if dataset is None else dataset)
     init_seed(config["seed"], config["reproducibility"])  # the weights do not depend on how the data was drawn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,28 +10,32 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from recbole.utils import calculate_valid_score, dict2str, early_stopping, get_local_time
+from recbole.utils import dict2str, early_stopping, get_local_time
 from torch import Tensor
 from tqdm import tqdm
 
-from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
-from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.processes import Processes
-from nestrec_recbole.settings import is_plain, plain
+from nestrec_recbole.settings import is_plain
 from nestrec_recbole.train.average import WeightAverage
-from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint, take_weights, write_checkpoint
+from nestrec_recbole.train.checkpoint import (
+    free_name,
+    load_weights,
+    model_tensors,
+    read_checkpoint,
+    take_weights,
+    write_checkpoint,
+)
 from nestrec_recbole.train.curves import plot_curves
+from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class SequenceTrainer(Trainer):
+class SequenceTrainer(ExactEvaluation, Trainer):
     """Trains and evaluates the models of this package; RecBole finds it as ``<Model>Trainer``.
 
     ``fit``, ``evaluate`` and ``resume_checkpoint`` keep RecBole's signatures and return values. Metrics carry both
@@ -57,7 +60,7 @@ class SequenceTrainer(Trainer):
         self.processes = Processes.current()
         if self.processes.size > 1:  # dropout and negatives are drawn anew in each
             torch.manual_seed(config["seed"] + self.processes.rank)
-        name = _free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
+        name = free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
         self.saved_model_file = self.processes.gather(name)[0]  # one name for all
         self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
@@ -73,9 +76,7 @@ class SequenceTrainer(Trainer):
         self.first_batch = 0
         self.finished = False  # what was resumed had stopped early
         self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
-        self.ranks: Ranks | None = None
         self.history: list[dict[str, float]] = []
-        self.train_data: Any = None
 
     # -- optimisation -------------------------------------------------------------------------------------------
 
@@ -222,74 +223,16 @@ class SequenceTrainer(Trainer):
                 self._save_checkpoint(epoch, verbose=verbose)
         return stop
 
-    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
-        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
-        assert result is not None  # there is validation data
-        return calculate_valid_score(result, self.valid_metric), result
-
-    # -- evaluation ---------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
-    ) -> OrderedDict[str, float] | None:
-        """Evaluate as RecBole's ``Trainer.evaluate``; full ranking is exact and carries both protocols.
-
-        The ranks of every row are kept in ``self.ranks``.
-        """
-        if not eval_data or not len(eval_data.dataset):
-            return None
-        if load_best_model:
-            path = model_file or self.saved_model_file
-            load_weights(self.model, read_checkpoint(path)[0], path)
-            self.logger.info("evaluating the weights of %s", path)
-        if not isinstance(eval_data, FullSortEvalDataLoader):
-            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        self.model.eval()
-        dataset: SequenceDataset = eval_data.dataset
-        topk, wanted = self.config["topk"], [metric.lower() for metric in self.config["metrics"]]
-        needs_lists = not set(wanted) <= set(RANK_METRICS)
-        self.ranks = rank_targets(
-            self.model.full_sort_predict,
-            dataset,
-            k=max(topk) if needs_lists else 0,
-            batch_size=self.config["eval_batch_size"],
-            device=self.device,
-        )
-        result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
-        if needs_lists and self.train_data is None:
-            raise NestRecError(
-                f"metrics {', '.join(self.config['metrics'])} need the training data; set trainer.train_data"
-            )
-        if needs_lists:
-            result |= recbole_metrics(self.ranks, self.config, self.train_data)
-        result |= self.model.report()
-        places = self.config["metric_decimal_place"]
-        rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
-        self.wandblogger.log_eval_metrics(rounded, head="eval")
-        return rounded
-
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _about(self, epoch: int, first_batch: int = 0) -> dict[str, Any]:
-        return {
-            "config": plain(self.config),
-            "model": self.config["model"],
-            "dataset": self.config["dataset"],
-            "epoch": epoch,
-            "first_batch": first_batch,
-            "n_steps": self.n_steps,
-            "cur_step": self.cur_step,
-            "best_valid_score": self.best_valid_score,
-            "best_valid_result": self.best_valid_result,
-            "history": self.history,
-        }
+        return about_run(self, epoch) | {"first_batch": first_batch, "n_steps": self.n_steps}
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Keep the best weights."""
         path = kwargs.get("saved_model_file", self.saved_model_file)
         if self.processes.is_first:
-            write_checkpoint(path, _model_tensors(self.model), self._about(epoch))
+            write_checkpoint(path, model_tensors(self.model), self._about(epoch))
             self.model.export(Path(path))
         self.processes.wait()
 
@@ -299,7 +242,7 @@ class SequenceTrainer(Trainer):
         """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
         if not self.processes.is_first:
             return
-        tensors = _model_tensors(self.model)
+        tensors = model_tensors(self.model)
         state = self.optimizer.state_dict()
         for index, values in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
@@ -380,16 +323,3 @@ def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     return state
-
-
-def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-
-
-def _free_name(stem: Path) -> str:
-    """``<stem>.safetensors``, numbered where a run of the same second has taken the name."""
-    path, number = stem.with_name(stem.name + ".safetensors"), 1
-    while path.exists():
-        number += 1
-        path = stem.with_name(f"{stem.name}-{number}.safetensors")
-    return str(path)

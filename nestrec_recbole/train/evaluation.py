@@ -1,0 +1,100 @@
+"""How every trainer here evaluates: the whole catalogue, exactly, both protocols."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.utils import calculate_valid_score
+
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.loader import WholeSplit
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
+from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.settings import plain
+from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
+
+
+class ExactEvaluation:
+    """Put before a trainer of RecBole's among the base classes, it takes the place of its evaluation.
+
+    Attributes
+    ----------
+    ranks : Ranks or None
+        Of the split that was evaluated last.
+    train_data : object or None
+        Its ``dataset`` is the training split; needed by metrics that look at more than ranks.
+    """
+
+    ranks: Ranks | None = None
+    train_data: Any = None
+    config: Any
+    model: Any
+    device: torch.device
+    saved_model_file: str
+    valid_metric: str
+    logger: Any
+    wandblogger: Any
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        assert result is not None  # there is validation data
+        return calculate_valid_score(result, self.valid_metric), result
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+    ) -> OrderedDict[str, float] | None:
+        """Evaluate as RecBole's ``Trainer.evaluate``; full ranking is exact and carries both protocols.
+
+        The ranks of every row are kept in ``self.ranks``.
+        """
+        if not eval_data or not len(eval_data.dataset):
+            return None
+        if load_best_model:
+            path = model_file or self.saved_model_file
+            load_weights(self.model, read_checkpoint(path)[0], path)
+            self.logger.info("evaluating the weights of %s", path)
+        if not isinstance(eval_data, (FullSortEvalDataLoader, WholeSplit)):
+            theirs: Any = super()
+            return theirs.evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.model.eval()
+        dataset: SequenceDataset = eval_data.dataset
+        topk, wanted = self.config["topk"], [metric.lower() for metric in self.config["metrics"]]
+        needs_lists = not set(wanted) <= set(RANK_METRICS)
+        self.ranks = rank_targets(
+            self.model.full_sort_predict,
+            dataset,
+            k=max(topk) if needs_lists else 0,
+            batch_size=self.config["eval_batch_size"],
+            device=self.device,
+        )
+        result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
+        if needs_lists and self.train_data is None:
+            raise NestRecError(
+                f"metrics {', '.join(self.config['metrics'])} need the training data; set trainer.train_data"
+            )
+        if needs_lists:
+            result |= recbole_metrics(self.ranks, self.config, self.train_data)
+        result |= getattr(self.model, "report", dict)()
+        places = self.config["metric_decimal_place"]
+        rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
+        self.wandblogger.log_eval_metrics(rounded, head="eval")
+        return rounded
+
+
+def about_run(trainer: Any, epoch: int) -> dict[str, Any]:
+    """What a checkpoint says of the run it is of, beside its tensors."""
+    return {
+        "config": plain(trainer.config),
+        "model": trainer.config["model"],
+        "dataset": trainer.config["dataset"],
+        "epoch": epoch,
+        "cur_step": trainer.cur_step,
+        "best_valid_score": trainer.best_valid_score,
+        "best_valid_result": trainer.best_valid_result,
+        "history": trainer.history,
+    }
