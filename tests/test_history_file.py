@@ -178,7 +178,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_ids_or_a_file(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["i1", "--history-file", write_lines({"parent_asin": "i1"})]):
         assert main(["recommend", checkpoint, *more]) == 2
-        assert "give one of the two" in capsys.readouterr().err
+        assert "give one of --history-file" in capsys.readouterr().err
 
 
 def test_models_of_ids_read_nothing_new(make_config: Any, tmp_path: Path) -> None:
