@@ -32,6 +32,8 @@ from nestrec_recbole.plugin import _recbole_models
 from nestrec_recbole.recommend import Recommender
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import configure, prepare
+from nestrec_recbole.tune.space import parse_space
+from nestrec_recbole.tune.trial import Task, build, make_config, shared_data
 
 pytestmark = pytest.mark.recbole
 LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"}
@@ -272,6 +274,20 @@ def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> Non
     else:
         with pytest.raises(NestRecError, match="ItemKNN knows its users by id"):
             Recommender.load(trainer.saved_model_file)
+
+
+@pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])
+def test_a_trial_of_tuning_sees_no_test_rows(model: str, data: Path, tmp_path: Path) -> None:
+    space = parse_space({"learning_rate": {"loguniform": [0.001, 0.1]}}).checked({"learning_rate": 0.001})
+    given = {**SMALL, "epochs": 1, "data_path": str(data)}
+    task = Task(model, "slice", given, space, str(tmp_path / "trials"))
+    point = {"learning_rate": 0.01}
+    shared = shared_data(task, make_config(model, "slice", given, str(tmp_path / "trials")))
+    assert not len(shared.build()[2])
+    for known in (shared, None):
+        trainer, train, valid = build(task, point, known)
+        assert trainer.learning_rate == 0.01 and len(valid) == 60
+        assert np.isfinite(trainer.fit(train, valid, verbose=False)[0])
 
 
 def test_s3rec_goes_on_from_its_first_stage(make: Any) -> None:

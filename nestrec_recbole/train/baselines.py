@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -30,12 +31,8 @@ from nestrec_recbole.train.checkpoint import free_name, load_weights, model_tens
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors
 
-_DERIVED = (
-    "eval_type",
-    "valid_metric_bigger",
-    "valid_neg_sample_args",
-    "test_neg_sample_args",
-)  # by Config, from others
+# What Config makes of other settings.
+_DERIVED = ("eval_type", "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args")
 
 
 def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, WholeSplit, WholeSplit]]:
@@ -50,12 +47,12 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     NestRecError
         When the model cannot go through the door; the message says why.
     """
-    _share_settings(config)
+    share_settings(config)
     check_known(config.external_config_dict, config.known_settings.union(_DERIVED))
     check_metrics(config)
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
-    whole = sequences_for(config) if dataset is None else dataset
+    whole = read_sequences(config) if dataset is None else dataset
     if "diversity" in (metric.lower() for metric in config["metrics"]):
         whole.feature_paths = ensure_item_features(config, whole.training_items)
     training, valid, test = whole.build()
@@ -86,7 +83,9 @@ class BaselineTrainer(ExactEvaluation):
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         began = perf_counter()
         theirs: Any = super()
-        loss = theirs._train_epoch(train_data, epoch_idx, *args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # RecBole calls names that torch is to drop
+            loss = theirs._train_epoch(train_data, epoch_idx, *args, **kwargs)
         total = sum(loss) if isinstance(loss, tuple) else loss  # over the batches
         seconds = perf_counter() - began
         self.history.append({"epoch": epoch_idx, "train_loss": total / len(train_data), "train_seconds": seconds})
@@ -151,7 +150,13 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     return config, trainer.model, loaders[2].dataset, *loaders
 
 
-def _share_settings(config: Any) -> None:
+def read_sequences(config: Any) -> SequenceDataset:
+    """The data of a model of RecBole's, before it is split."""
+    share_settings(config)
+    return sequences_for(config)
+
+
+def share_settings(config: Any) -> None:
     """Give the shared settings that nobody has set our defaults, resolved as RecBole resolves settings."""
     given = config.external_config_dict
     ours = {key: value for key, value in config.shared_settings.items() if key not in given}

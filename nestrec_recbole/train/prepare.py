@@ -11,14 +11,15 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.models.base import SequenceModel
-from nestrec_recbole.train.baselines import prepare_baseline
+from nestrec_recbole.train.baselines import prepare_baseline, read_sequences, share_settings
 
 
 def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     """A config for :func:`prepare`.
 
-    Of a sequential model with a loss over the catalogue RecBole demands that ``train_neg_sample_args`` be emptied by
-    hand; here it is.
+    A model of RecBole's keeps RecBole's settings of how it trains; data, protocol and metrics, where they are not
+    given, are those of our models (``settings.SHARED``). RecBole demands that ``train_neg_sample_args`` be emptied by
+    hand where a sequential model has a loss over the catalogue; here it is.
 
     Raises
     ------
@@ -26,11 +27,24 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
         When the model is unknown, or needs a package that is not installed.
     """
     try:
-        catalogue = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
+        config = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
     except ImportError as error:
         raise NestRecError(f"model {model!r} needs a package that is not installed: {error}") from error
-    samples = hasattr(get_model(model), "input_type") or catalogue["loss_type"] != "CE"
-    return Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
+    if _is_ours(model):
+        return config
+    if hasattr(get_model(model), "input_type") or config["loss_type"] != "CE":
+        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    share_settings(config)
+    return config
+
+
+def read_data(config: Any) -> Any:
+    """The data of a config, before it is split: a ``SequenceDataset``, of RecBole's models too."""
+    return create_dataset(config) if _is_ours(config["model"]) else read_sequences(config)
+
+
+def _is_ours(model: str) -> bool:
+    return issubclass(get_model(model), SequenceModel)
 
 
 def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -56,10 +70,10 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
     NestRecError
         When the settings make no sense, or the model cannot be trained and ranked this way.
     """
-    if not issubclass(get_model(config["model"]), SequenceModel):
+    if not _is_ours(config["model"]):
         return prepare_baseline(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    loaders = data_preparation(config, create_dataset(config) if dataset is None else dataset)
+    loaders = data_preparation(config, read_data(config) if dataset is None else dataset)
     init_seed(config["seed"], config["reproducibility"])  # the weights do not depend on how the data was drawn
     model = get_model(config["model"])(config, loaders[0].dataset).to(config["device"])
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders
