@@ -1,6 +1,6 @@
 """The latest results of a suite on benchmarks/README.md: ``python benchmarks/suite_table.py results/smoke``.
 
-Writes ``benchmarks/results/suite-<name>.json``, which holds means over seeds; the page's table is made from it.
+Keeps the suite's ``table.md`` in ``benchmarks/results/suite-<name>.json``, with date, machine, seeds and code.
 """
 
 from __future__ import annotations
@@ -9,52 +9,36 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
 from readme import HERE, put_table, read_results, write_results
 
-from nestrec_recbole.bench.results import read_runs
+from nestrec_recbole.bench.report import results as suite_results
+from nestrec_recbole.bench.report.rows import group_rows, metrics_of
+from nestrec_recbole.bench.report.tables import as_markdown
 
 PAGE = HERE / "README.md"
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Means over seeds of every row in a results folder, with what they were measured on."""
-    suite = yaml.safe_load((folder / "suite.yaml").read_text(encoding="utf-8"))
-    runs = read_runs(folder)
-    rows = []
-    for dataset in suite["datasets"]:
-        for row in suite["models"]:
-            own = [run for run in runs if (run["dataset"], run["row"]) == (dataset, row)]
-            done = [run for run in own if run["status"] == "finished"]
-            means = {m: sum(run["metrics"][m] for run in done) / len(done) for m in suite["metrics"]} if done else {}
-            about = {"dataset": dataset, "row": row, "seeds": sorted(run["seed"] for run in done), "metrics": means}
-            rows.append({**about, "failed": [run["error"] for run in own if run["status"] == "failed"]})
-    environments = sorted({run["environment"]["machine"] for run in runs if run["status"] == "finished"})
+    """The table of a results folder, and what it was measured on."""
+    found = suite_results.read_results(folder)
+    done = [run for run in found.runs if run.finished]
     return {
-        "command": f"nestrec benchmark {suite['name']}",
-        "suite": suite["name"],
-        "metrics": suite["metrics"],
-        "date": max(run["started"] for run in runs)[:10],
-        "machines": environments,
-        "code": sorted({run["code"] for run in runs}),
-        "rows": rows,
+        "suite": found.name,
+        "date": max(run.started for run in found.runs)[:10],
+        "ran_on": sorted({f"{run.environment['machine']}, {run.environment['device']}" for run in done}),
+        "seeds": sorted({run.seed for run in done}),
+        "code": sorted({run.code for run in done}),
+        "table": as_markdown(group_rows(found), metrics_of(found)),
     }
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: when and on what, then a line per row."""
-    metrics = results["metrics"]
-    lines = [
-        f"`{results['command']}`, {results['date']}, {'; '.join(results['machines'])}, {', '.join(results['code'])}",
-        "",
-        f"| dataset | model | {' | '.join(metrics)} | seeds |",
-        "|---" * (len(metrics) + 3) + "|",
-    ]
-    for row in results["rows"]:
-        cells = [f"{row['metrics'][name]:.4f}" if row["metrics"] else "" for name in metrics]
-        seeds = ", ".join(map(str, row["seeds"])) or f"failed: {'; '.join(row['failed']) or 'not run'}"
-        lines.append(f"| {row['dataset']} | {row['row']} | {' | '.join(cells)} | {seeds} |")
-    return "\n".join(lines)
+    """Markdown: when, on what and with which seeds, then the table."""
+    seeds = ", ".join(map(str, results["seeds"]))
+    about = (
+        f"`nestrec benchmark {results['suite']}`, {results['date']}, {'; '.join(results['ran_on'])}, seeds {seeds}, "
+    )
+    return f"{about}code {', '.join(results['code'])}:\n\n{results['table'].strip()}"
 
 
 def main() -> None:
