@@ -158,7 +158,7 @@ def test_seed_after_seed_and_nothing_twice(place: Path, counted: list[str], caps
     assert main(["runs"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split("\t")[:5] == ["suite", "dataset", "row", "seed", "status"] and len(lines) == 4
-    assert lines[0].startswith("small\tcircle\tgated\t1\tfinished\tndcg@10 5.0100, ")
+    assert lines[2].startswith("small\tcircle\tgated\t1\tfinished\tndcg@10 5.0100, ")
 
 
 def test_what_changed_runs_again_and_is_found_when_it_is_back(place: Path, counted: list[str]) -> None:
