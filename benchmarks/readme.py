@@ -12,13 +12,13 @@ HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 
 
-def put_table(name: str, table: str) -> None:
-    """Replace the table called ``name`` in README."""
-    text = README.read_text(encoding="utf-8")
+def put_table(name: str, table: str, page: Path = README) -> None:
+    """Replace the table called ``name`` in README, or in another page."""
+    text = page.read_text(encoding="utf-8")
     place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
     if not re.search(place, text, flags=re.S):
-        raise SystemExit(f"README.md: no place for the table {name!r}: <!-- {name} --> ... <!-- end -->")
-    README.write_text(re.sub(place, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S), "utf-8")
+        raise SystemExit(f"{page}: no place for the table {name!r}: <!-- {name} --> ... <!-- end -->")
+    page.write_text(re.sub(place, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S), "utf-8")
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import yaml
 from conftest import write_dataset
 
 from nestrec_recbole import plugin, settings
+from nestrec_recbole.bench.suite import shipped_suites
 from nestrec_recbole.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,3 +67,15 @@ def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     table = importlib.import_module(script).table
     assert table(json.loads((ROOT / f"benchmarks/results/{results}.json").read_text())) in README
+
+
+def test_results_of_suites_on_their_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    suite_table, page = importlib.import_module("suite_table"), (ROOT / "benchmarks/README.md").read_text("utf-8")
+    kept = {path.stem.removeprefix("suite-"): path for path in (ROOT / "benchmarks/results").glob("suite-*.json")}
+    shown = dict(re.findall(r"<!-- (\w+) table -->\n(.*?)<!-- end -->", page, re.S))
+    assert kept.keys() == {name for name, table in shown.items() if table}
+    for name, path in kept.items():
+        assert shown[name].strip() == suite_table.table(json.loads(path.read_text()))
+    for suite in re.findall(r"nestrec benchmark (\w+)", page):
+        assert suite in shipped_suites()

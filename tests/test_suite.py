@@ -57,7 +57,7 @@ def test_a_suite_as_resolved_is_the_same_suite(write: Any) -> None:
 
 
 BAD = {
-    "name: .small/x": "name is '.small/x'; expected one that a folder can have",
+    "name: .small/x": "name: '.small/x' is no name that a folder can have",
     "datasets: {circle: {}, cirle: {}, 'three files': {dataset: circle, settings: {benchmark_filename: [a, b, b]}}}": (
         "datasets.cirle: unknown dataset 'cirle'; did you mean 'circle'?"
     ),

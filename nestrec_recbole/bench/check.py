@@ -91,7 +91,9 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _members(found: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong inside the keys of a suite, its settings left out."""
-    yield from _name(found.get("name"))
+    yield from _name("name", found.get("name"))
+    for name in _dict(found.get("datasets")):
+        yield from _name("datasets", name)
     yield from _seeds(found.get("seeds"))
     for key, spec in (("models", _ROW), ("datasets", _DATA)):
         for name, about in _dict(found.get(key)).items():
@@ -125,9 +127,9 @@ def _published(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"published.{dataset}: {one!r}; expected a list of {{model: ..., ndcg@10: ..., source: ...}}"
 
 
-def _name(name: Any) -> Iterator[str]:
+def _name(key: str, name: Any) -> Iterator[str]:
     if isinstance(name, str) and name and (name != Path(name).name or name.startswith(".")):
-        yield f"name is {name!r}; expected one that a folder can have"
+        yield f"{key}: {name!r} is no name that a folder can have"
 
 
 def _seeds(seeds: Any) -> Iterator[str]:

@@ -28,10 +28,12 @@ _FILES = ("inter", "item", "user", "kg", "link", "net")
 def code_version() -> str:
     """``<version>+<12 hex digits>`` of all sources and defaults of this package, as they are on disk."""
     here = Path(__file__).resolve().parent.parent
-    files = [*here.rglob("*.py"), *here.rglob("*.yaml"), *(here.parent / "properties").rglob("*.yaml")]
+    properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
+    files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
+    files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.relative_to(here.parent).as_posix()):
-        digest.update(f"{file.name}\x00{sha256_of(file)}\x01".encode())
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\x00{sha256_of(file)}\x01".encode())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 

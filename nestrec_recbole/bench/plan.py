@@ -172,7 +172,7 @@ def _tuned(
     say(f"{row.name} on {data.name}: tuning, {suite.tune['trials']} trials")
     given = under_protocol(row.model, data.dataset, settings) | {"seed": suite.seeds[0]}
     made_of = [digest, code_version()]
-    cluster: dict[str, Any] = {"cpus": float(how.threads), "address": how.address}
+    cluster: dict[str, Any] = {"cpus": float(how.threads), "address": None if how.address == "local" else how.address}
     return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster)
 
 

@@ -8,20 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole.config import Config
-from recbole.utils import ModelType, get_model
+from recbole.utils import get_model
 
 from nestrec_recbole import plugin
 from nestrec_recbole.bench.keys import PROTOCOL
+from nestrec_recbole.settings import SHARED
+from nestrec_recbole.train.prepare import configure
 
 REFERENCE = "FastSASRec"  # any model of this package without item fields: its defaults are those of all of them
-_SHARED = (*PROTOCOL, "metrics", "valid_metric", "feature_path", "item_fields")
+# `load_col` is for the door to share: some models of RecBole read other files too.
+_SHARED = [key for key in dict.fromkeys((*PROTOCOL, *SHARED)) if key != "load_col"]
 
 
 def resolve(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     """Build the config of a run, with RecBole's own defaults for the settings that are a model's of RecBole."""
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        return Config(model=model, dataset=dataset, config_dict=under_protocol(model, dataset, settings))
+        return configure(model, dataset, under_protocol(model, dataset, settings))
     finally:  # RecBole has put `gpu_id` there, which would be that of every run
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if before is not None:
@@ -32,11 +35,8 @@ def under_protocol(model: str, dataset: str, settings: Mapping[str, Any]) -> dic
     """Give a model of RecBole's the protocol of this package where ``settings`` say nothing."""
     if plugin.is_ours(model):
         return dict(settings)
-    ours, own = defaults(REFERENCE, dataset), _internal(model, dataset)
-    shared = {key: ours[key] for key in _SHARED if key in ours}
-    if own["MODEL_TYPE"] is ModelType.SEQUENTIAL and own.get("loss_type") == "CE":
-        shared["train_neg_sample_args"] = None  # RecBole refuses its own default here
-    return {**shared, **settings}
+    ours = _internal(REFERENCE, dataset)
+    return {**{key: ours[key] for key in _SHARED if key in ours}, **settings}
 
 
 def defaults(model: str, dataset: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Suite:
             "time_limit": self.time_limit,
             "published": self.published,
         }
-        kept = {key: value for key, value in found.items() if value or key == "settings"}
+        kept = {key: value for key, value in found.items() if value or key in ("about", "settings")}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -29,8 +29,9 @@ def call(options: Any) -> int:
     import nestrec_recbole  # noqa: F401  # the repairs come first
     from nestrec_recbole.bench.check import SuiteError, read_suite
     from nestrec_recbole.bench.plan import How, default_threads, from_word
+    from nestrec_recbole.bench.report import write_report
+    from nestrec_recbole.bench.results import read_runs
     from nestrec_recbole.bench.runner import benchmark
-    from nestrec_recbole.bench.summary import count_failed, overview
     from nestrec_recbole.errors import NestRecError
 
     words, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of every run
@@ -57,8 +58,13 @@ def call(options: Any) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\nnestrec: {stopped or 'stopped; the same command goes on'}", file=sys.stderr)
         return 130
-    print(f"\n{overview(folder, suite.metrics)}\n\nEvery run: {folder}/runs")
-    return 1 if count_failed(folder) else 0
+    page = write_report(folder)
+    print(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
+    failed = [run for run in read_runs(folder) if run["status"] == "failed"]
+    for run in failed:
+        print(f"{run['row']} on {run['dataset']}, seed {run['seed']}, failed: {run['error']}")
+    print(f"Report: {page}; every run: {folder}/runs")
+    return 1 if failed else 0
 
 
 def _gpus() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: Any) -> int:
     """Run the verb."""
-    from nestrec_recbole.bench.summary import list_runs
+    from nestrec_recbole.bench.listing import list_runs
 
     print(list_runs(Path(options.folder)))
     return 0
