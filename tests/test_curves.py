@@ -95,3 +95,23 @@ def test_the_command_line_draws_too(tmp_path: Path) -> None:
     settings = [f"--{key}={value}" for key, value in {**SMALL, "epochs": 1, "state": "ERROR"}.items()]
     assert main(["run", "--model", "FastSASRec", "--dataset", "small", *settings]) == 0
     assert len(list(Path("saved").glob("*.png"))) == 1
+
+
+def test_of_several_processes_the_first_draws(tmp_path: Path, make_config: Any) -> None:
+    from recbole.data import create_dataset
+    from recbole.utils import get_model
+
+    from nestrec_recbole.processes import Processes
+    from nestrec_recbole.train.trainer import SequenceTrainer
+
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    config = make_config("FastSASRec", "small", hidden_size=16, plot_curves=True)
+    trainer = SequenceTrainer(config, get_model("FastSASRec")(config, create_dataset(config).build()[0]))
+    trainer.history = [{"epoch": 0, "train_loss": 1.0}]
+    picture = Path(trainer.saved_model_file).with_suffix(".png")
+    trainer.processes = Processes(rank=1, size=1)
+    trainer._finish(saved=True)
+    assert not picture.exists()
+    trainer.processes = Processes()
+    trainer._finish(saved=True)
+    assert picture.is_file()

@@ -34,10 +34,19 @@ def untrained(make_config: Any, tmp_path: Path, name: str, **settings: Any) -> R
     return Recommender(get_model(name)(config, dataset.build()[0]), dataset)
 
 
-@pytest.mark.parametrize("name", ["ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec"])
-def test_a_new_item_is_read_by_its_fields(name: str, make_config: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("ItemQFormer", {}),
+        ("UserQFormer", {}),
+        ("NestRec", {}),
+        ("GatedFusionRec", {}),
+        ("GatedFusionRec", {"width": 6, "reduce": "whiten", "views": 2}),
+    ],
+)
+def test_a_new_item_is_read_by_its_fields(name: str, how: Any, make_config: Any, tmp_path: Path) -> None:
     """Without ids a new item of a known one's text is that item; ids of known items stay what they were."""
-    fields = {"title": {"modality": "text"}}
+    fields = {"title": {"modality": "text", **how}}
     recommender = untrained(make_config, tmp_path, name, item_fields=fields, use_ids=False)
     known = recommender.recommend([["i1", "i5", "i2"]], k=50, exclude_seen=False)[0]
     new = HistoryItem("h: line 2", "new", text="thing <b>number</b> 5")
@@ -189,7 +198,7 @@ def test_models_of_ids_read_nothing_new(make_config: Any, tmp_path: Path) -> Non
 
 
 def test_fields_of_whole_columns_cannot_be_given(make_config: Any, tmp_path: Path) -> None:
-    fields = {"year": {"modality": "number"}, "title": {"modality": "text", "width": 4, "reduce": "pca"}}
+    fields = {"year": {"modality": "number"}, "title": {"modality": "category"}}
     recommender = untrained(make_config, tmp_path, "GatedFusionRec", item_fields=fields)
     with pytest.raises(NestRecError, match="no field of the model can be encoded item by item"):
         recommender.add_items([HistoryItem("h: line 2", "B0", text="a thing")])

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from nestrec_recbole.data.features import FeatureStore, Manifest, Rows, blocks
+from nestrec_recbole.data.features import REDUCTION, FeatureStore, Manifest, Rows, blocks
 from nestrec_recbole.errors import NestRecError
 
 DRAFT = ".draft-"
@@ -55,7 +55,12 @@ def store_path(folder: Path, name: str, recipe: dict[str, Any], sha256: str) -> 
 
 
 def write_features(
-    path: str | Path, items: Sequence[str], embeddings: Rows, views: Sequence[Rows] = (), **about: Any
+    path: str | Path,
+    items: Sequence[str],
+    embeddings: Rows,
+    views: Sequence[Rows] = (),
+    reduction: np.ndarray | None = None,
+    **about: Any,
 ) -> FeatureStore:
     """Write a store as a whole or not at all; one that is there already is what would be written, and stays.
 
@@ -68,6 +73,8 @@ def write_features(
     embeddings : array of shape (len(items), width)
     views : sequence of arrays, each of shape (len(items), width)
         Further views of the same items.
+    reduction : numpy.ndarray, optional
+        By which the encoder's features became these, for items that come later.
     **about
         The remaining fields of :class:`Manifest`: field, modality, encoder, normalised, sha256, ...
 
@@ -92,6 +99,9 @@ def write_features(
         checksums["embeddings.npy"] = _save(draft / "embeddings.npy", [embeddings], items, embeddings.shape)
         if views:
             checksums["views.npy"] = _save(draft / "views.npy", views, items, (len(views), *embeddings.shape))
+        if reduction is not None:
+            np.save(draft / REDUCTION, reduction, allow_pickle=False)
+            checksums[REDUCTION] = hashlib.sha256(reduction.tobytes()).hexdigest()
         manifest = Manifest(
             n_items=len(items),
             width=embeddings.shape[1],

@@ -19,6 +19,7 @@ import pandas as pd
 
 from nestrec_recbole.errors import NestRecError
 
+REDUCTION = "reduction.npy"
 BLOCK = 1 << 24  # bytes of an array that are in memory together
 
 
@@ -112,7 +113,7 @@ def content_hash(tokens: Iterable[str], values: Iterable[str]) -> str:
 class FeatureStore:
     """One folder of features: ``embeddings.npy``, ``items.txt`` (one item token a line), ``manifest.json``.
 
-    ``views.npy`` is there where the field has further views.
+    ``views.npy`` is there where the field has further views, ``reduction.npy`` where its features were reduced.
 
     Examples
     --------
@@ -172,6 +173,21 @@ class FeatureStore:
         text = (self.path / "items.txt").read_bytes()
         self._check("items.txt", hashlib.sha256(text).hexdigest())
         return text.decode().split("\n")[:-1]
+
+    def reduction(self) -> np.ndarray:
+        """What reduced the features, as :meth:`nestrec_recbole.encode.reduce.Reduction.as_array` gives it.
+
+        Raises
+        ------
+        NestRecError
+            When it is not there, or is not the one that was written with the arrays.
+        """
+        try:
+            array = np.load(self.path / REDUCTION, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise NestRecError(f"{self.path}: no {REDUCTION}; delete the folder and encode again") from None
+        self._check(REDUCTION, hashlib.sha256(array.tobytes()).hexdigest())
+        return array
 
     def align(self, tokens: Sequence[str]) -> ItemField:
         """Put rows in the order of RecBole's item ids, reading each array once, in blocks.

@@ -58,8 +58,8 @@ def ensure_field(
     getLogger().info("encoding %s of %d items with %s into %s", name, len(source.cells), recipe.encoder, store)
     if recipe.is_model:
         parts = folder / f".parts-{recipe_prefix(name, identity)[:-1]}"
-        views = _encode_by_model(source, recipe, identity, training, parts, engine)
-        _write(store, path, name, source, recipe, identity, views)
+        views, reduction = _encode_by_model(source, recipe, identity, training, parts, engine)
+        _write(store, path, name, source, recipe, identity, views, reduction)
         shutil.rmtree(parts, ignore_errors=True)
     else:
         column = encode_column(path, name, source.cells, recipe, identity.get("separator"))
@@ -112,19 +112,19 @@ def _imported_store(folder: Path, name: str, recipe: Recipe) -> Path:
 
 def _encode_by_model(
     source: Source, recipe: Recipe, identity: dict[str, Any], training: np.ndarray | None, parts: Path, engine: Engine
-) -> list[Taken]:
+) -> tuple[list[Taken], Reduction | None]:
     """Encode every view of every item, reduced where that is asked for."""
     inputs: list[Any] = list(source.pictures or source.cells)
     altered = [_alter(one, view) for view in range(1, recipe.views) for one in inputs]
     rows, place = encode_inputs(inputs + altered, recipe, identity, parts, engine)
     views = [Taken(rows, part) for part in np.split(place, recipe.views)]
-    if training is not None:
-        assert recipe.width is not None
-        known = training & _is_there(views[0])
-        fit = Reduction.fit(Taken(rows, views[0].place[known]), recipe.width, recipe.reduce == "whiten")
-        reduced = fit.apply(rows).astype(np.float16)
-        views = [Taken(reduced, view.place) for view in views]
-    return views
+    if training is None:
+        return views, None
+    assert recipe.width is not None
+    known = training & _is_there(views[0])
+    fit = Reduction.fit(Taken(rows, views[0].place[known]), recipe.width, recipe.reduce == "whiten")
+    reduced = fit.apply(rows).astype(np.float16)
+    return [Taken(reduced, view.place) for view in views], fit
 
 
 def _alter(one: Any, view: int) -> Any:
@@ -137,7 +137,14 @@ def _is_there(view: Taken) -> np.ndarray:
 
 
 def _write(
-    store: Path, path: Path, name: str, source: Source, recipe: Recipe, identity: dict[str, Any], views: list[Taken]
+    store: Path,
+    path: Path,
+    name: str,
+    source: Source,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    views: list[Taken],
+    reduction: Reduction | None = None,
 ) -> None:
     """Write the items that turned out to have the field."""
     has_field = _has_field(path, name, source, recipe, views[0])
@@ -147,6 +154,7 @@ def _write(
         source.cells.index.to_numpy()[has_field].tolist(),
         first,
         others,
+        None if reduction is None else reduction.as_array(),
         field=name,
         modality=recipe.modality,
         encoder=recipe.encoder,

@@ -55,6 +55,15 @@ class Reduction:
         directions = directions * np.sign(largest)  # eigenvectors have no sign of their own
         return cls(mean, directions / np.sqrt(variance) if whiten else directions)
 
+    def as_array(self) -> np.ndarray:
+        """Mean and components one below the other: (1 + width, n_features)."""
+        return np.vstack([self.mean, self.components.T])
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> Reduction:
+        """What :meth:`as_array` gave."""
+        return cls(array[0], array[1:].T)
+
     def apply(self, rows: Rows) -> np.ndarray:
         """Reduce rows (n, n_features) to (n, width) float32."""
         reduced = np.empty((rows.shape[0], self.components.shape[1]), dtype=np.float32)

@@ -12,6 +12,7 @@ from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.encode.engine import encode_shard, open_encoder
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe
+from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.errors import NestRecError
 
 BATCH = 64
@@ -33,8 +34,8 @@ class UnseenField:
 
 
 def can_encode(recipe: Recipe) -> bool:
-    """Whether an item can be encoded by itself: by a model, and by nothing that was fitted on the whole column."""
-    return recipe.is_model and not recipe.is_fitted and recipe.encoder != IMPORTED
+    """Whether an item can be encoded by itself: by a model, not as part of a column."""
+    return recipe.is_model and recipe.encoder != IMPORTED
 
 
 def encode_unseen(recipe: Recipe, store: Path, inputs: Sequence[str | Path | None]) -> UnseenField:
@@ -54,15 +55,19 @@ def encode_unseen(recipe: Recipe, store: Path, inputs: Sequence[str | Path | Non
     NestRecError
         When the encoder cannot be loaded, or gives other features than those in the store.
     """
-    width = FeatureStore.open(store).manifest.width
-    values = np.zeros((len(inputs), width), dtype=np.float32)
+    known = FeatureStore.open(store)
+    values = np.zeros((len(inputs), known.manifest.width), dtype=np.float32)
     mask = np.array([one is not None for one in inputs], dtype=bool)
     shard = [Picture(str(one), "") if isinstance(one, Path) else one for one in inputs if one is not None]
     if not shard:
         return UnseenField(values, mask)
-    encoded = encode_shard(open_encoder(recipe), shard, recipe, BATCH).astype(np.float32)
-    if encoded.shape[1] != width:
-        raise NestRecError(f"encoder {recipe.encoder!r} gives {encoded.shape[1]} features, but {store} has {width}")
+    encoded = encode_shard(open_encoder(recipe), shard, recipe, BATCH)
+    if recipe.is_fitted:
+        encoded = Reduction.from_array(known.reduction()).apply(encoded).astype(np.float16)
+    if encoded.shape[1] != values.shape[1]:
+        raise NestRecError(
+            f"encoder {recipe.encoder!r} gives {encoded.shape[1]} features, but {store} has {values.shape[1]}"
+        )
     readable = np.isfinite(encoded).all(axis=1)
     mask[mask] = readable
     values[mask] = encoded[readable]

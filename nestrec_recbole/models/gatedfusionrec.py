@@ -54,8 +54,7 @@ class GatedFusionRec(SequenceModel):
         self.position_embedding = nn.Embedding(self.max_seq_length, width)
         self.dropout = Dropout(dropout)
         shape = (width, config["n_layers"], config["n_heads"], config["inner_size"], dropout)
-        self.is_bidirectional = config["bidirectional"]
-        self.transformer = BidirectionalTransformer(*shape) if self.is_bidirectional else CausalTransformer(*shape)
+        self.transformer = (BidirectionalTransformer if config["bidirectional"] else CausalTransformer)(*shape)
         self.ranks_content, self.cosine = config["item_table"] == "content", config["cosine"]
         self.recent_mean = RecencyMean() if config["recency_scale"] else None
         self.recency_scale = nn.Parameter(torch.full((width,), config["recency_scale"])) if self.recent_mean else None
