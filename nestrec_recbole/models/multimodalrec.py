@@ -21,7 +21,7 @@ from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, item_counts
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 
@@ -45,14 +45,14 @@ class MultimodalRec(SequenceModel):
         super().__init__(config, dataset)
         _check(config)
         width = self.width = config["hidden_size"]
-        fields = chosen_fields(dataset.item_fields(), config["modalities"])
+        fields = chosen_fields(dataset.item_fields(), _listed(config["modalities"]))
         kinds = [field.modality for field in fields]
         self.fields = None
         if fields:
             features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
             self.fields = FieldTokens(*features)
         self.has_history: Tensor
-        self.register_buffer("has_history", torch.from_numpy(dataset.item_counts()) > 0, persistent=False)
+        self.register_buffer("has_history", item_counts(dataset) > 0, persistent=False)
         self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
         self.id_dropout = config["id_dropout_prob"]
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
@@ -77,8 +77,7 @@ class MultimodalRec(SequenceModel):
         self.transformer = CausalTransformer(*shape)
 
     def _build_pairs(self, config: Any, dataset: Any) -> None:
-        counts = torch.from_numpy(dataset.item_counts())
-        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"])
+        self.sampler = NegativeSampler(item_counts(dataset), config["negatives"], config["popularity_exponent"])
         self.n_negatives = config["negatives_per_positive"]
         taken = (torch.from_numpy(ids) for ids in dataset.interactions())
         self.known = KnownPairs(*taken, self.n_items) if config["mask_known"] else None
@@ -91,7 +90,7 @@ class MultimodalRec(SequenceModel):
         nn.init.eye_(self.to_state.weight)
         self.scorer = PairScorer(
             self.width,
-            config["mlp_widths"],
+            _listed(config["mlp_widths"]),
             config["mlp_activation"],
             config["mlp_norm"],
             config["mlp_dropout_prob"],
@@ -216,7 +215,16 @@ def _embedding(n: int, width: int, std: float) -> nn.Embedding:
     return embedding
 
 
+def _listed(value: Any) -> Any:
+    """One value for a list of it, as RecBole lets it stand."""
+    return value if value is None or isinstance(value, (list, tuple)) else [value]
+
+
 def _check(config: Any) -> None:
+    if config["contrastive_weight"] < 0:
+        raise NestRecError(f"contrastive_weight is {config['contrastive_weight']}; expected a number from 0")
+    if min(_listed(config["mlp_widths"])) < 1:
+        raise NestRecError(f"mlp_widths is {config['mlp_widths']}; expected whole numbers from 1")
     if config["history"]:
         return
     if config["loss"] != "full_softmax":
