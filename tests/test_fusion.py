@@ -94,7 +94,9 @@ def test_unknown_fusions_and_missing_sides() -> None:
 
 def test_masked_mean() -> None:
     known, mask = tokens()
-    expected = [row[there].mean(dim=0) if there.any() else torch.zeros(8) for row, there in zip(known, mask, strict=True)]
+    expected = [
+        row[there].mean(dim=0) if there.any() else torch.zeros(8) for row, there in zip(known, mask, strict=True)
+    ]
     torch.testing.assert_close(masked_mean(known, mask), torch.stack(expected))
 
 
@@ -145,7 +147,9 @@ def test_the_two_halves_start_as_one_layer(initialisation: str) -> None:
     assert (scorer.of_user.weight.std() / scorer.of_item.weight.std()).item() == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize(("distribution", "exponent"), [("uniform", 0), ("popularity", 0.75), ("inverse_popularity", -0.75)])
+@pytest.mark.parametrize(
+    ("distribution", "exponent"), [("uniform", 0), ("popularity", 0.75), ("inverse_popularity", -0.75)]
+)
 def test_negatives_come_as_often_as_they_should(distribution: str, exponent: float) -> None:
     torch.manual_seed(3)
     counts = torch.tensor([999, 1, 0, 4, 20, 300])

@@ -18,7 +18,7 @@ from test_models import histories
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.layers.fusion import FUSIONS
-from nestrec_recbole.models.multimodalrec import chosen_fields
+from nestrec_recbole.models.multimodalrec import fields_read
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
 FIELDS = {
@@ -169,6 +169,25 @@ def test_modalities_can_be_switched_off(make_config: Any, data: Path) -> None:
     assert torch.isfinite(scores(use_ids=False, modalities=["image"])).all()  # half of the items are without
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("history", [False, True])
+def test_items_that_came_later_are_read_by_their_fields(history: bool, make_config: Any, data: Path) -> None:
+    """A copy of an item without a history in the training data is what the item is; the catalogue stays as it is."""
+    _, model, _ = build(make_config, data, modalities=["text", "image"], history=history)
+    model.eval()
+    model.has_history[2] = False
+    table = model.item_table()
+    fields = [field.values[2:3] for field in build(make_config, data)[2][0].dataset.item_fields()]
+    masks = [field.mask[2:3] for field in build(make_config, data)[2][0].dataset.item_fields()]
+    model.add_items(fields, masks)
+    longer = model.item_table()
+    torch.testing.assert_close(longer[:-1], table)
+    torch.testing.assert_close(longer[-1], table[2])
+    assert torch.isfinite(model.full_sort_predict(histories([[1, len(table)]]))[:, 1:]).all()
+    with pytest.raises(NestRecError, match="knows items by their ids only"):
+        build(make_config, data, modalities=[])[1].add_items(fields, masks)
+
+
 def test_end_to_end_with_all_metrics(data: Path) -> None:
     settings = {"data_path": str(data), "feature_path": str(data), "item_fields": FIELDS, **SMALL, "epochs": 2}
     settings |= {"fusion": "cross_modal", "negatives": "inverse_popularity", "show_progress": False, "state": "ERROR"}
@@ -209,5 +228,5 @@ def test_a_constant_field_is_named_and_left_out(caplog: pytest.LogCaptureFixture
     same = ItemField("price", "number", np.array([[0.0], [3.0], [3.0], [3.0]], dtype=np.float32), mask)
     other = ItemField("title", "text", np.eye(4, dtype=np.float32), mask)
     with caplog.at_level(logging.WARNING):
-        assert chosen_fields([same, other], None) == [other]
+        assert fields_read([same, other], None) == [1]
     assert "price is the same for all items that have it" in caplog.text and "title" not in caplog.text
