@@ -184,7 +184,7 @@ def test_items_that_came_later_are_read_by_their_fields(history: bool, make_conf
     torch.testing.assert_close(longer[:-1], table)
     torch.testing.assert_close(longer[-1], table[2])
     assert torch.isfinite(model.full_sort_predict(histories([[1, len(table)]]))[:, 1:]).all()
-    with pytest.raises(NestRecError, match="knows items by their ids only"):
+    with pytest.raises(NestRecError, match="cannot read items that are not in its catalogue"):
         build(make_config, data, modalities=[])[1].add_items(fields, masks)
 
 
