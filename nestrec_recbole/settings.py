@@ -172,6 +172,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
         if key in config and config[key] < 1:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     check_metrics(config)
+    _check_rates(config, defaults)
     _check_ranges(config)
     _check_without_effect(config)
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
@@ -189,6 +190,12 @@ def _check_without_effect(config: Any) -> None:
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
             raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
+
+
+def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
+    for key in defaults:
+        if key.endswith("_prob") and not 0 <= (config[key] or 0) <= 1:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
 
 
 def _check_ranges(config: Any) -> None:

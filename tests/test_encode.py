@@ -26,7 +26,7 @@ from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
-from nestrec_recbole.encode.recipe import Recipe, downloaded_revision
+from nestrec_recbole.encode.recipe import BACKBONES, Recipe, downloaded_revision
 from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.encode.shards import distinct_inputs, encode_inputs
 from nestrec_recbole.encode.text import open_text_encoder
@@ -451,6 +451,29 @@ def test_the_commit_of_a_model_of_the_hub_is_kept(tmp_path: Path, monkeypatch: p
 def test_fields_that_make_no_sense(how: dict[str, Any], words: str, make_dataset: Any) -> None:
     with pytest.raises(NestRecError, match=words):
         make_dataset(None, {"title": how})
+
+
+def test_backbones_have_short_names() -> None:
+    named = {(kind, name) for kind, table in BACKBONES.items() for name in table}
+    assert named >= {("image", name) for name in ("clip", "dino", "resnet", "convnext")}
+    assert named >= {("text", name) for name in ("clip", "sentence-bert", "mpnet", "bert", "roberta")}
+    dino = Recipe.parse("image", {"modality": "image", "encoder": "dino", "views": 2})
+    assert dino == Recipe("image", "hf:facebook/dinov2-base", views=2)
+    mpnet = Recipe.parse("title", {"modality": "text", "encoder": "mpnet"})
+    assert mpnet.encoder == "sentence-transformers/all-mpnet-base-v2"
+    assert Recipe.parse("title", {"modality": "text", "encoder": "sentence-bert"}).encoder == "minilm"
+    for other in ("hf:facebook/dinov2-small", "open_clip:ViT-B-32:openai", "classic"):
+        assert Recipe.parse("image", {"modality": "image", "encoder": other}).encoder == other
+    with pytest.raises(NestRecError, match="unknown encoder 'dinov'; did you mean 'dino'"):
+        Recipe.parse("image", {"modality": "image", "encoder": "dinov"})
+
+
+@pytest.mark.parametrize("name", ["bert", "clip"])
+def test_a_backbone_that_is_not_there_is_named(name: str, make_dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    written_out = BACKBONES["text"][name]
+    with pytest.raises(NestRecError, match=f"encoder '{written_out}' cannot be loaded .*; give a local folder"):
+        make_dataset(None, {"title": {"modality": "text", "encoder": name}})
 
 
 def test_digests_notice_what_changes(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from hypothesis.extra import numpy as hnp
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator import Collector, Evaluator
+from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.evaluate.beyond import diversity, novelty, serendipity
+from nestrec_recbole.evaluate.beyond import F1, diversity, novelty, serendipity
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, coverage, evaluate_ranks, row_values
 from nestrec_recbole.evaluate.ranking import Ranks, count_before, rank_targets, seen_items
 
@@ -151,7 +152,19 @@ def test_metrics_by_hand() -> None:
     assert row_values("mrr", ranks, 10) == pytest.approx([1, 1 / 3, 0.1, 0])
     assert row_values("recall", ranks, 3).tolist() == [1, 1, 0, 0]
     assert row_values("precision", ranks, 10) == pytest.approx([0.1, 0.1, 0.1, 0])
+    assert row_values("f1", ranks, 10) == pytest.approx([2 / 11, 2 / 11, 2 / 11, 0])  # precision 0.1, recall 1
     assert coverage(np.array([[1, 2], [2, 3]]), n_items=5) == 0.75
+
+
+def test_f1_of_several_relevant_items_by_hand() -> None:
+    hits = torch.tensor([[1, 0, 1, 4], [0, 0, 0, 2]])  # of three listed items; the last column: how many there are
+    struct = DataStruct()
+    struct.set("rec.topk", hits)
+    struct.set("rec.items", torch.ones(2, 3, dtype=torch.int64))
+    found = F1({"topk": [1, 3], "metric_decimal_place": 9}).calculate_metric(struct)
+    at_1 = 2 * 1 * 0.25 / (1 + 0.25)  # precision 1, recall a quarter
+    at_3 = 2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)
+    assert found == pytest.approx({"f1@1": at_1 / 2, "f1@3": at_3 / 2})
 
 
 def test_scores_that_are_no_numbers_do_not_rank_first(test_split: Any) -> None:

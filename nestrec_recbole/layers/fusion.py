@@ -29,7 +29,7 @@ class Concat(nn.Module):
 
 
 class Gated(nn.Module):
-    """A sum of tokens in which every feature of each has a gate that looks at all of them (Arevalo et al. 2017, GMU)."""
+    """A sum of tokens, every feature of each under a gate that looks at all of them (GMU, Arevalo et al. 2017)."""
 
     def __init__(self, n_tokens: int, width: int) -> None:
         super().__init__()

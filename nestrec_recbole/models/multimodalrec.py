@@ -1,4 +1,4 @@
-"""MultimodalRec: all that is known of an item fused to one vector, and a network that scores the pair of user and item."""
+"""MultimodalRec: what is known of an item fused to one vector, and a network that scores pairs of user and item."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens
+from nestrec_recbole.layers.fields import FieldTokens, with_rows
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
 from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, item_counts
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 
@@ -45,14 +45,16 @@ class MultimodalRec(SequenceModel):
         super().__init__(config, dataset)
         _check(config)
         width = self.width = config["hidden_size"]
-        fields = chosen_fields(dataset.item_fields(), config["modalities"])
+        fields = dataset.item_fields()
+        self.read = fields_read(fields, _listed(config["modalities"]))
+        fields = [fields[i] for i in self.read]
         kinds = [field.modality for field in fields]
         self.fields = None
         if fields:
             features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
             self.fields = FieldTokens(*features)
         self.has_history: Tensor
-        self.register_buffer("has_history", torch.from_numpy(dataset.item_counts()) > 0, persistent=False)
+        self.register_buffer("has_history", item_counts(dataset) > 0, persistent=False)
         self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
         self.id_dropout = config["id_dropout_prob"]
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
@@ -77,11 +79,10 @@ class MultimodalRec(SequenceModel):
         self.transformer = CausalTransformer(*shape)
 
     def _build_pairs(self, config: Any, dataset: Any) -> None:
-        counts = torch.from_numpy(dataset.item_counts())
-        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"])
+        self.sampler = NegativeSampler(item_counts(dataset), config["negatives"], config["popularity_exponent"])
         self.n_negatives = config["negatives_per_positive"]
-        taken = (torch.from_numpy(ids) for ids in dataset.interactions())
-        self.known = KnownPairs(*taken, self.n_items) if config["mask_known"] else None
+        users, items = (torch.from_numpy(ids) for ids in dataset.interactions())
+        self.known = KnownPairs(users, items, self.n_items) if config["mask_known"] else None
         # Zero, and so it stays where a user is not in the training data.
         self.user_embedding = _embedding(dataset.user_num, self.width, 0.0) if config["use_users"] else None
         self.user_dropout = config["user_dropout_prob"]
@@ -91,7 +92,7 @@ class MultimodalRec(SequenceModel):
         nn.init.eye_(self.to_state.weight)
         self.scorer = PairScorer(
             self.width,
-            config["mlp_widths"],
+            _listed(config["mlp_widths"]),
             config["mlp_activation"],
             config["mlp_norm"],
             config["mlp_dropout_prob"],
@@ -100,6 +101,16 @@ class MultimodalRec(SequenceModel):
         )
 
     # -- items ------------------------------------------------------------------------------------------------------
+
+    def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        if self.fields is None:
+            super().add_items(values, masks)
+        else:
+            self.fields.add_items([values[i] for i in self.read], [masks[i] for i in self.read])
+        self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
+        if self.id_embedding is not None:
+            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+        self.forget()
 
     def item_table(self) -> Tensor:
         return self.remember("fused", self._fuse)
@@ -181,24 +192,23 @@ class MultimodalRec(SequenceModel):
         return self.scorer(self.user_states(interaction), self.item_table(), items)[:, 0]
 
 
-def chosen_fields(fields: Sequence[ItemField], modalities: Sequence[str] | None) -> list[ItemField]:
-    """The fields of these modalities (None: of all) that can tell items apart; a warning names the others.
+def fields_read(fields: Sequence[ItemField], modalities: Sequence[str] | None) -> list[int]:
+    """Places of the fields of these modalities (None: of all) that tell items apart; a warning names those that do not.
 
     Raises
     ------
     NestRecError
         When no field is of a modality that is named.
     """
-    missing = [name for name in modalities or () if name not in {field.modality for field in fields}]
+    known = {field.modality for field in fields}
+    missing = [name for name in modalities or () if name not in known]
     if missing:
-        raise NestRecError(
-            f"modalities: {unknown('modality of item_fields', missing[0], {f.modality for f in fields})}"
-        )
-    chosen = [field for field in fields if modalities is None or field.modality in modalities]
-    constant = [field for field in chosen if not np.ptp(field.values[field.mask], axis=0).any()]
-    for field in constant:
-        getLogger().warning("%s is the same for all items that have it, and is left out", field.name)
-    return [field for field in chosen if field not in constant]
+        raise NestRecError(f"modalities: {unknown('modality of item_fields', missing[0], known)}")
+    wanted = [i for i, field in enumerate(fields) if modalities is None or field.modality in modalities]
+    constant = [i for i in wanted if not np.ptp(fields[i].values[fields[i].mask], axis=0).any()]
+    for i in constant:
+        getLogger().warning("%s is the same for all items that have it, and is left out", fields[i].name)
+    return [i for i in wanted if i not in constant]
 
 
 def _fusion(config: Any, tokens: Sequence[str]) -> nn.Module:
@@ -216,7 +226,16 @@ def _embedding(n: int, width: int, std: float) -> nn.Embedding:
     return embedding
 
 
+def _listed(value: Any) -> Any:
+    """One value for a list of it, as RecBole lets it stand."""
+    return value if value is None or isinstance(value, (list, tuple)) else [value]
+
+
 def _check(config: Any) -> None:
+    if config["contrastive_weight"] < 0:
+        raise NestRecError(f"contrastive_weight is {config['contrastive_weight']}; expected a number from 0")
+    if min(_listed(config["mlp_widths"])) < 1:
+        raise NestRecError(f"mlp_widths is {config['mlp_widths']}; expected whole numbers from 1")
     if config["history"]:
         return
     if config["loss"] != "full_softmax":

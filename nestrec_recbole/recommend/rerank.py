@@ -1,6 +1,4 @@
-"""Lists that are not ten times the same: greedy re-ranking by relevance, likeness and novelty, for all users at once."""
-
-from __future__ import annotations
+"""Lists that are not ten times the same: greedy re-ranking by relevance, likeness and novelty, all users at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +29,7 @@ def chooser(
     if min(diversity, novelty) < 0 or diversity + novelty > 1:
         raise NestRecError(f"diversity {diversity} and novelty {novelty}: expected at least 0, together at most 1")
     if not diversity and not novelty:
-        return lambda scores, k: tuple(scores.topk(k))
+        return _best
     fields = dataset.item_fields()
     is_comparable = any(field.modality in COMPARABLE for field in fields)
     features = torch.from_numpy(item_content(fields)) if is_comparable else model.item_table().detach().float().cpu()
@@ -47,6 +45,11 @@ def chooser(
         return best.gather(1, places), items.gather(1, places)
 
     return choose
+
+
+def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    best = scores.topk(k)
+    return best.values, best.indices
 
 
 def rerank(
