@@ -171,20 +171,6 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
     assert [write_report(folder).read_bytes(), *((folder / name).read_bytes() for name in TABLES)] == first
 
 
-def test_a_later_run_of_a_row_takes_the_place_of_an_earlier(folder: Path) -> None:
-    _, failed = runs_of(folder, "NestRec")
-    (good,) = [path for path in runs_of(folder, "NestRec") if path != failed]
-    again = folder / "runs" / ("f" * 16) / "run.json"
-    again.parent.mkdir(parents=True)
-    for name in ("ranks.parquet", "lists.parquet", "run.json"):
-        (again.parent / name).write_bytes((good.parent / name).read_bytes())
-    change(again, key="f" * 16, seed=2, started="2026-11-22T00:00:00")
-    results = read_results(folder)
-    assert results.n_older == 1 and all(run.finished for run in results.runs)
-    write_report(folder)
-    assert "1 older runs of the same rows are left out" in (folder / "report.html").read_text()
-
-
 def test_one_seed_says_that_the_spread_is_unknown(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "tiny", seeds=(7,), fails=None)
     write_report(folder)
