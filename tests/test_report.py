@@ -215,6 +215,17 @@ def test_rows_of_other_test_users_are_not_tested(folder: Path) -> None:
     assert row.comparison is None and "was tested on 235 rows and SASRec on 240" in row.untested
 
 
+def test_what_is_optional_may_be_missing(folder: Path) -> None:
+    (folder / "suite.yaml").unlink()
+    (folder / "datasets/small-0a1b2c3d/card.json").unlink()
+    (folder / "datasets/other-99aa88bb/card.json").write_text('{"dataset": "other", "first_time": 3}')
+    for path in folder.glob("runs/*/run.json"):
+        change(path, valid={"score": None, "metric": None, "epoch": None}, seconds={}, environment={}, command="")
+        change(path, history=[], parameters=None, peak_memory_mib=None, tuning={"trials": 2}, config={}, settings={})
+    html = write_report(folder).read_text()
+    assert "No card of this dataset" in html and "1970-01-01 to" in html and "Tuned on validation data: trials 2." in html
+
+
 def test_not_a_number_is_missing_in_the_page(folder: Path) -> None:
     (first, _) = runs_of(folder, "SASRec")
     change(first, metrics={**json.loads(first.read_text())["metrics"], "novelty@10": float("nan")})

@@ -29,6 +29,7 @@ def call(options: Any) -> int:
     import nestrec_recbole  # noqa: F401  # the repairs come first
     from nestrec_recbole.bench.check import SuiteError, read_suite
     from nestrec_recbole.bench.plan import How, default_threads, from_word
+    from nestrec_recbole.bench.report import write_report
     from nestrec_recbole.bench.runner import benchmark
     from nestrec_recbole.bench.summary import count_failed, overview
     from nestrec_recbole.errors import NestRecError
@@ -57,7 +58,7 @@ def call(options: Any) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\nnestrec: {stopped or 'stopped; the same command goes on'}", file=sys.stderr)
         return 130
-    print(f"\n{overview(folder, suite.metrics)}\n\nEvery run: {folder}/runs")
+    print(f"\n{overview(folder, suite.metrics)}\n\nEvery run: {folder}/runs\nReport: {write_report(folder)}")
     return 1 if count_failed(folder) else 0
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from nestrec_recbole.bench.attempt import FORMAT
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 from nestrec_recbole.evaluate.saved import read_ranks
 
-FORMAT = 1
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {
     **{"key": str, "row": str, "model": str, "dataset": str, "data": str, "seed": int, "status": str},
