@@ -171,20 +171,6 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
     assert [write_report(folder).read_bytes(), *((folder / name).read_bytes() for name in TABLES)] == first
 
 
-def test_a_later_run_of_a_row_takes_the_place_of_an_earlier(folder: Path) -> None:
-    _, failed = runs_of(folder, "NestRec")
-    (good,) = [path for path in runs_of(folder, "NestRec") if path != failed]
-    again = folder / "runs" / ("f" * 16) / "run.json"
-    again.parent.mkdir(parents=True)
-    for name in ("ranks.parquet", "lists.parquet", "run.json"):
-        (again.parent / name).write_bytes((good.parent / name).read_bytes())
-    change(again, key="f" * 16, seed=2, started="2026-11-22T00:00:00")
-    results = read_results(folder)
-    assert results.n_older == 1 and all(run.finished for run in results.runs)
-    write_report(folder)
-    assert "1 older runs of the same rows are left out" in (folder / "report.html").read_text()
-
-
 def test_one_seed_says_that_the_spread_is_unknown(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "tiny", seeds=(7,), fails=None)
     write_report(folder)
@@ -227,6 +213,17 @@ def test_rows_of_other_test_users_are_not_tested(folder: Path) -> None:
         ranks.iloc[5:].to_parquet(path.parent / "ranks.parquet")
     (row,) = [row for row in group_rows(read_results(folder))[1].rows if row.name == "NestRec"]
     assert row.comparison is None and "was tested on 235 rows and SASRec on 240" in row.untested
+
+
+def test_what_is_optional_may_be_missing(folder: Path) -> None:
+    (folder / "suite.yaml").unlink()
+    (folder / "datasets/small-0a1b2c3d/card.json").unlink()
+    (folder / "datasets/other-99aa88bb/card.json").write_text('{"dataset": "other", "first_time": 3}')
+    for path in folder.glob("runs/*/run.json"):
+        change(path, valid={"score": None, "metric": None, "epoch": None}, seconds={}, environment={}, command="")
+        change(path, history=[], parameters=None, peak_memory_mib=None, tuning={"trials": 2}, config={}, settings={})
+    html = write_report(folder).read_text()
+    assert "No card of this dataset" in html and "1970-01-01 to" in html and "Tuned on validation data: trials 2." in html
 
 
 def test_not_a_number_is_missing_in_the_page(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.evaluate.metrics import row_values
-from nestrec_recbole.evaluate.saved import metric_of_rows, metric_of_users, parse_metric, read_ranks, targets_of
+from nestrec_recbole.evaluate.saved import metric_of_rows, metric_of_users, parse_metric, read_ranks, same_targets
 from nestrec_recbole.evaluate.slices import by_history_length, by_popularity, slicings
 
 RANKS = pd.DataFrame(
@@ -60,7 +60,7 @@ def test_users_are_means_over_targets_and_seeds_in_one_order() -> None:
     found = metric_of_users([RANKS, other], "mrr@10")
     assert found.index.tolist() == ["u1", "u2", "u3"]
     assert found.tolist() == pytest.approx([((1 / 3 + 1 / 2) / 2 + (1 + 1 / 3) / 2) / 2, 1 / 2, 1])
-    assert targets_of(RANKS).equals(targets_of(other))
+    assert same_targets(RANKS, other) and not same_targets(RANKS, other.iloc[1:])
 
 
 def test_seeds_of_other_targets_are_refused() -> None:

@@ -27,12 +27,12 @@ def read_ranks(path: str | Path) -> pd.DataFrame:
         raise NestRecError(f"{path}: missing; without the ranks of every user there is nothing to test, run it again")
     try:
         ranks = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's are of these
+    except (OSError, ValueError) as error:  # of pyarrow
         raise NestRecError(f"{path}: not a Parquet file ({first_line(error)}); run it again") from None
     for column in ("user", "item", "rank", "rank_unseen"):
         if column not in ranks:
             raise NestRecError(f"{path}: no column {column!r}; expected what `nestrec benchmark` writes")
-    return ranks
+    return ranks.astype({"user": str, "item": str})
 
 
 def parse_metric(name: str) -> tuple[str, int, str]:
@@ -67,14 +67,16 @@ def metric_of_users(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:
     NestRecError
         When the runs were not tested on the same targets.
     """
-    first = targets_of(runs[0])
-    if any(not targets_of(run).equals(first) for run in runs[1:]):
+    if not all(same_targets(run, runs[0]) for run in runs[1:]):
         raise NestRecError("seeds of one row were not tested on the same users and items; run them on the same data")
-    users = [run["user"].astype(str).to_numpy() for run in runs]
-    means = [pd.Series(metric_of_rows(run, name)).groupby(of).mean() for run, of in zip(runs, users, strict=True)]
-    return pd.concat(means, axis=1).mean(axis=1)
+    values = pd.Series(np.concatenate([metric_of_rows(run, name) for run in runs]))
+    return values.groupby(np.concatenate([run["user"].to_numpy() for run in runs])).mean()
 
 
-def targets_of(ranks: pd.DataFrame) -> pd.MultiIndex:
-    """Who was tested on what, in one order for every run: (user, item)."""
-    return pd.MultiIndex.from_frame(ranks[["user", "item"]].astype(str).sort_values(["user", "item"]))
+def same_targets(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Whether two runs were tested on the same (user, item) pairs, in whatever order."""
+    pairs = [run[["user", "item"]].reset_index(drop=True) for run in (a, b)]
+    if pairs[0].equals(pairs[1]):
+        return True
+    first, second = (one.sort_values(["user", "item"], ignore_index=True) for one in pairs)
+    return first.equals(second)

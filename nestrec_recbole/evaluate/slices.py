@@ -59,8 +59,8 @@ def slicings(ranks: pd.DataFrame, items: pd.DataFrame | None) -> list[Slicing]:
         found.append(Slicing("time ties", labels, ranks["tied"].to_numpy().astype(np.int64)))
     if items is None:
         return found
-    items = items.set_index(items["item"].astype(str))
-    row = items.index.get_indexer(ranks["item"].astype(str))
+    items = items.set_index("item")
+    row = items.index.get_indexer(ranks["item"])
     found.append(by_popularity(items["train_count"].to_numpy(), row))
     for column, name in (("has_text", "text"), ("has_image", "image")):
         if column in items:

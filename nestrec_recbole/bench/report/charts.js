@@ -125,7 +125,7 @@ function drawCharts() {
   draw('chart-score', curveTraces(dataset, 'scored', 'score'), 'epoch', 'validation score', epochs(dataset));
   draw('chart-trade', pointTraces(dataset, row => row.means[other], row => row.means[page.tested]),
     page.metrics[other], page.metrics[page.tested]);
-  draw('chart-time', pointTraces(dataset, row => row.train, row => row.means[quality]),
+  draw('chart-time', pointTraces(dataset, row => row.train === null ? null : Math.max(row.train, .01), row => row.means[quality]),
     'seconds', page.metrics[quality], { xaxis: { type: 'log', tickvals: STEPS, ticktext: STEPS.map(String) } });
   element('trade-caption').textContent =
     `Above and to the ${LOWER_IS_BETTER.test(other) ? 'left' : 'right'} is better in both`;

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from nestrec_recbole.bench.attempt import FORMAT
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 from nestrec_recbole.evaluate.saved import read_ranks
 
-FORMAT = 1
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {
     **{"key": str, "row": str, "model": str, "dataset": str, "data": str, "seed": int, "status": str},
@@ -88,8 +88,6 @@ class Results:
         In the order of the suite's rows, then by seed.
     data : dict
         Name of a folder under ``datasets/`` to what is in it.
-    n_older : int
-        Runs that are left out, as the same row, dataset and seed was run again later.
     """
 
     folder: Path
@@ -97,7 +95,6 @@ class Results:
     version: str
     runs: list[Record]
     data: dict[str, Data]
-    n_older: int
 
     @property
     def name(self) -> str:
@@ -122,15 +119,13 @@ def read_results(folder: str | Path) -> Results:
     about = _read_json(head)
     _check_format(head, about)
     suite = _read_suite(folder / "suite.yaml")
-    found = [read_run(path.parent) for path in sorted(folder.glob("runs/*/run.json"))]
-    if not found:
+    runs = [read_run(path.parent) for path in sorted(folder.glob("runs/*/run.json"))]
+    if not runs:
         raise NestRecError(f"{folder}: no runs in it yet; `nestrec benchmark` with the suite's file makes them")
-    found.sort(key=lambda run: run.started)
-    runs = list({(run.data, run.row, run.seed): run for run in found}.values())  # the last of each stays
     rows, datasets = list(suite.get("models") or {}), list(suite.get("datasets") or {})
     runs.sort(key=lambda run: (_place(run.dataset, datasets), run.data, _place(run.row, rows), run.seed))
     data = {name: _read_data(folder / "datasets" / name) for name in dict.fromkeys(run.data for run in runs)}
-    return Results(folder, suite, str(about.get("nestrec_recbole", "")), runs, data, len(found) - len(runs))
+    return Results(folder, suite, str(about.get("nestrec_recbole", "")), runs, data)
 
 
 def read_run(folder: str | Path) -> Record:

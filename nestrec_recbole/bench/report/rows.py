@@ -10,7 +10,7 @@ import numpy as np
 
 from nestrec_recbole.bench.report.results import Record, Results
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.saved import metric_of_users, parse_metric, targets_of
+from nestrec_recbole.evaluate.saved import metric_of_users, parse_metric, same_targets
 from nestrec_recbole.evaluate.significance import Comparison, compare, holm, verdict
 
 USUAL = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f")
@@ -166,7 +166,7 @@ def compare_rows(a: list[Record], b: list[Record], metric: str) -> Comparison:
     parse_metric(metric)
     if a[0].data != b[0].data:
         raise NestRecError(f"{a[0].row} saw {a[0].data} and {b[0].row} saw {b[0].data}; only runs on one data compare")
-    if not targets_of(a[0].ranks).equals(targets_of(b[0].ranks)):
+    if not same_targets(a[0].ranks, b[0].ranks):
         raise NestRecError(
             f"{a[0].row} was tested on {len(a[0].ranks)} rows and {b[0].row} on {len(b[0].ranks)}, not the same "
             "(user, item) pairs; run both with the same data and splits"
