@@ -1,4 +1,4 @@
-"""TriGRec's speed against a plain reading of the original, and its quality: ``python benchmarks/trigrec.py speed|quality``.
+"""TriGRec's speed against a plain reading of the original, and quality: ``python benchmarks/trigrec.py speed|quality``.
 
 ``--data`` holds ``trigrec/`` and ``trigrec-kitchen/`` (TriGRec's own pickles, converted with food and with kitchen as
 first domain: of the last items it is not known in which order they came, and the target's must not come later) and
@@ -130,12 +130,10 @@ def reference_users_per_second(histories: Tensor, targets: Tensor, seconds: floa
     n_users, began = 0, perf_counter()
     for items, target in zip(histories[:, -10:], targets.tolist(), strict=True):
         scores = encoder(items[None])[0].mean(0)
-        seen = set(items.tolist())
-        candidates = [target]
-        while len(candidates) <= N_CANDIDATES:
-            drawn = random.randrange(N_IDS)
-            if drawn not in seen and drawn not in candidates:
-                candidates.append(drawn)
+        seen, drawn = {target, *items.tolist()}, {random.randrange(N_IDS) for _ in range(N_CANDIDATES)}
+        while len(drawn - seen) < N_CANDIDATES:
+            drawn.add(random.randrange(N_IDS))
+        candidates = [target, *list(drawn - seen)[:N_CANDIDATES]]
         scores[candidates].argsort(descending=True).tolist().index(0)
         n_users += 1
         if perf_counter() - began > seconds:
@@ -249,12 +247,10 @@ def main() -> None:
         for place in options.on:
             for row in options.rows:
                 named, given = (row, place, seed), list(settings_of(row, place)[1:])
-                if any(
-                    (one["row"], one["place"], one["seed"], one["settings"]) == (*named, given)
-                    for one in results["runs"]
-                ):
+                same = [one for one in results["runs"] if (one["row"], one["place"], one["seed"]) == named]
+                if same and same[0]["settings"] == given:
                     continue
-                results["runs"] = [o for o in results["runs"] if (o["row"], o["place"], o["seed"]) != named]
+                results["runs"] = [one for one in results["runs"] if one not in same]
                 results["runs"].append(run(*named, options.data, options.folder))
                 write_results("trigrec", results)
                 print(*named, results["runs"][-1]["test"], flush=True)
