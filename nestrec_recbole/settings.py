@@ -70,6 +70,7 @@ _ELSEWHERE = (
 SHARED = (
     *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
     *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed"),
+    *("domain_field", "target_domain", "domains", "protocol"),
 )
 
 

@@ -258,3 +258,26 @@ def test_joins_that_cannot_be(
     assert main(["convert", "join", *paths, "--name", "both", "--data-path", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])
+def test_models_of_recbole_are_ranked_over_the_target_domain(model: str, tmp_path: Path, make_config: Any) -> None:
+    """By the same targets, and with no item of the source domain before them or in their lists."""
+    from nestrec_recbole.evaluate.ranking import rank_targets
+
+    write(tmp_path / "data")
+    sampled = {"train_neg_sample_args": None} if model == "GRU4Rec" else {}
+    trainer, (train, valid, test) = prepare(make_config(model, "shop", epochs=1, target_domain="food", **sampled))
+    trainer.fit(train, valid, verbose=False, show_progress=False)
+    ranks = rank_targets(trainer.model.full_sort_predict, test.dataset, k=10)
+    tokens = test.dataset.field2id_token["item_id"]
+    assert {str(tokens[i]) for i in ranks.targets} == {target for _, _, target in expected()[2]}
+    assert (ranks.rank <= 5).all() and {str(t)[0] for t in tokens[np.unique(ranks.top)]} == {"f"}
+
+
+def test_tuning_sees_no_test_item_and_the_same_training_histories(shop: Any) -> None:
+    dataset = shop()
+    whole, rest = dataset.build()[0], dataset.without_test().build()[0]
+    assert rows(whole) == rows(rest)
+    one, other = (d.domains.training_histories(d.owners, d.items, 5)[1] for d in (whole, rest))
+    np.testing.assert_array_equal(one, other)

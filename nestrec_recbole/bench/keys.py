@@ -20,6 +20,7 @@ PROTOCOL = (
     *("benchmark_filename", "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item"),
     *("user_inter_num_interval", "item_inter_num_interval", "normalize_all", "shuffle_ties"),
     *("eval_args", "repeatable", "topk", "candidates", "candidate_seed", "hidden_items", "hidden_users"),
+    *("domain_field", "target_domain"),  # not `domains` nor `protocol`: the targets are the same
 )
 _FILES = ("inter", "item", "user", "kg", "link", "net")
 

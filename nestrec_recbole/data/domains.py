@@ -82,7 +82,8 @@ class Domains:
             User after user, each in time order. Users with fewer than ``FEWEST`` in the target domain are not tested.
         """
         part = np.zeros(len(users), dtype=np.int8)
-        place = np.flatnonzero(self.of_item[items] == self.target)
+        # An item that is blanked out, so that nobody looks at it (`without_test`), is one that was held out.
+        place = np.flatnonzero((self.of_item[items] == self.target) | (items == 0))
         if not len(place):
             return part
         _, counts = np.unique(users[place], return_counts=True)

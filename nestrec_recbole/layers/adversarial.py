@@ -24,14 +24,18 @@ def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
 
 
 class DomainDiscriminator(nn.Module):
-    """Logits of the domain a vector comes from, (..., width) -> (..., n_domains)."""
+    """Logits of the domain each of a batch's vectors comes from, (n, width) -> (n, n_domains).
+
+    It reads them standardised over the batch: a difference between domains must not hide by being small.
+    """
 
     def __init__(self, width: int, n_domains: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, n_domains))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        centred = x - x.mean(dim=0)
+        return self.layers(centred / (centred.square().mean(dim=0) + 1e-8).sqrt())
 
 
 def alignment(vectors: Tensor, references: Tensor) -> Tensor:

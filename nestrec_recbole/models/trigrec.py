@@ -61,11 +61,17 @@ class TriGRec(TriGRecUser):
     def encode(self, batch: Any) -> Tensor:
         items = batch[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
+        if self.is_frozen:
+            return self.read(histories, vectors, *self._frozen(batch))
+        specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
+        return self.read(histories, vectors, self.in_domain(histories, specific, self.target), cross)
+
+    def read(self, histories: MergedHistories, vectors: Tensor, specific: Tensor, cross: Tensor) -> Tensor:
+        """The states (B, T, d) of the target domain's history, read with user vectors (B, T, d)."""
         visible = histories.visible(same_domain=True, causal=True)
         states = self.run(self.target_encoder, vectors, histories.place, visible)
-        wanted = torch.full_like(items, self.target)
+        wanted = torch.full_like(histories.domain, self.target)
         current = histories.at_latest(states, wanted, self._scaled(self.no_history_embedding[1]))
-        specific, cross = self._frozen(batch) if self.is_frozen else self.visible_vectors(histories, vectors)
         return self._scaled(current + self._mixed(histories, states, specific, cross))
 
     def _mixed(self, histories: MergedHistories, states: Tensor, specific: Tensor, cross: Tensor) -> Tensor:
@@ -104,9 +110,22 @@ class TriGRec(TriGRecUser):
         return super(TriGRecUser, self).user_states(interaction)
 
     def _loss(self, interaction: Any) -> Tensor:
-        states, targets, _ = self.at_targets(self.encode(interaction), interaction)
+        targets = self._targets(interaction)
+        if self.is_frozen:
+            loss = self._target_loss(self.encode(interaction), targets)
+            return loss + self.user_loss_weight * super()._loss(interaction) if self.user_loss_weight else loss
+        items = interaction[self.ITEM_SEQ]
+        histories, vectors = self.histories_of(items), self.item_embedding(items)
+        specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
+        in_target = self.in_domain(histories, specific, self.target)
+        loss = self._target_loss(self.read(histories, vectors, in_target, cross), targets)
+        if not self.user_loss_weight:
+            return loss
+        return loss + self.user_loss_weight * self.user_loss(histories, vectors, targets, specific, cross)
+
+    def _target_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """The objective where the next item is of the target domain; 0 where it never is."""
         counted = self.of_item[targets] == self.target
-        loss = states.sum() * 0
-        if counted.any():
-            loss = loss + self.objective(states[counted], self.item_table(), targets[counted])
-        return loss + self.user_loss_weight * super()._loss(interaction) if self.user_loss_weight else loss
+        if not counted.any():
+            return states.sum() * 0
+        return self.objective(states[counted], self.item_table(), targets[counted])

@@ -91,17 +91,16 @@ class TriGRecUser(FastSASRec):
         states = self.run(self.transformer, vectors, steps, visible)
         return states if self.is_masked else self._with_recent(states, vectors)
 
-    def visible_vectors(self, histories: MergedHistories, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The specific user vector in the target domain and the cross one, at each step, both (B, T, d)."""
-        wanted = torch.full_like(histories.domain, self.target)
-        specific = self.specific_states(histories, vectors)
-        specific = histories.at_latest(specific, wanted, self._scaled(self.no_history_embedding[0]))
-        return specific, self.cross_states(histories, vectors)
+    def in_domain(self, histories: MergedHistories, specific: Tensor, domain: int) -> Tensor:
+        """The specific states (B, T, d) of a domain: at each step the one of its last step there."""
+        wanted = torch.full_like(histories.domain, domain)
+        return histories.at_latest(specific, wanted, self._scaled(self.no_history_embedding[0]))
 
     def encode(self, batch: Any) -> Tensor:
         items = batch[self.ITEM_SEQ]
-        specific, cross = self.visible_vectors(self.histories_of(items), self.item_embedding(items))
-        return self._scaled(specific + cross)
+        histories, vectors = self.histories_of(items), self.item_embedding(items)
+        specific = self.in_domain(histories, self.specific_states(histories, vectors), self.target)
+        return self._scaled(specific + self.cross_states(histories, vectors))
 
     def user_states(self, interaction: Any) -> Tensor:
         if not self.is_masked:
@@ -125,23 +124,28 @@ class TriGRecUser(FastSASRec):
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
         if self.is_masked:
             return histories.mean(specific, domain), histories.mean(cross)
-        nothing = self._scaled(self.no_history_embedding[0])
-        specific = histories.at_latest(specific, torch.full_like(items, domain), nothing)
+        specific = self.in_domain(histories, specific, domain)
         last = ((items > 0).sum(1) - 1).clamp(min=0)
         return self.gather_indexes(specific, last), self.gather_indexes(cross, last)
 
     # -- losses -------------------------------------------------------------------------------------------------
 
     def _loss(self, interaction: Any) -> Tensor:
-        self.n_losses += self.training
         items, targets = interaction[self.ITEM_SEQ], self._targets(interaction)
         masked = None
         if self.is_masked:
             items, masked = self._draw(items, targets)
             targets = torch.where(masked, items, 0)
         histories, vectors = self.histories_of(items), self._vectors(items, masked)
-        specific, common = self.specific_states(histories, vectors), self.common_states(histories, vectors)
-        cross = self.cross_states(histories, vectors)
+        specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
+        return self.user_loss(histories, vectors, targets, specific, cross)
+
+    def user_loss(
+        self, histories: MergedHistories, vectors: Tensor, targets: Tensor, specific: Tensor, cross: Tensor
+    ) -> Tensor:
+        """All losses of this stage, of histories with targets (B, T), items' vectors and states (B, T, d)."""
+        self.n_losses += self.training
+        common = self.common_states(histories, vectors)
         loss = self._prediction_loss(histories, targets, specific, cross, common)
         return loss + self._representation_loss(histories, specific, cross, common)
 

@@ -98,7 +98,7 @@ def export_user_vectors(
                 draft.write_bytes(pickle.dumps(dict(zip(users.tolist(), array.tolist(), strict=True))))
         if features:
             about: dict[str, Any] = {"field": kind, "modality": "user", "encoder": type(loaded.model).__name__}
-            recipe, sources = {**about, "domain": domain}, sha256_of(checkpoint)
-            store = store_path(place, kind, recipe, sources)
+            sources = sha256_of(checkpoint)
+            store = store_path(place, kind, {**about, "domain": domain}, sources)
             written.append(write_features(store, list(users), array, normalised=False, sha256=sources, **about).path)
     return written
