@@ -202,9 +202,9 @@ def _check_ranges(config: Any) -> None:
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
     if config["candidates"] < 0:
         raise NestRecError(f"config key 'candidates' is {config['candidates']}; expected a whole number from 0")
-    for key, top in {"ema_decay": 1.0, "calibration": 1.0, "mask_near_duplicates": 1.0}.items():
-        if not 0 <= config[key] <= top:
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
+    for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
+        if not 0 <= config[key] <= 1:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
 
 
 def check_metrics(config: Any) -> None:
@@ -214,13 +214,18 @@ def check_metrics(config: Any) -> None:
     if metric not in names:
         computed = ", ".join(config["metrics"])
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
-    k, _, protocol = k.partition("_")
-    if protocol not in ("", "f", "c"):
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}; expected no suffix, _f or _c")
-    if k not in set(map(str, config["topk"])):
+    parts = re.fullmatch(r"(\d*)(?:_([fc]))?(?:_(new|known|cold|warm))?", k)
+    if parts is None:
+        raise NestRecError(
+            f"valid_metric is {config['valid_metric']!r}; expected a metric at k, then nothing, _f or _c, then "
+            "nothing, _new, _known, _cold or _warm"
+        )
+    if parts[1] not in set(map(str, config["topk"])):
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
-    if protocol == "c" and not config["candidates"]:
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but candidates is 0; set candidates: 99")
+    needs = {"c": "candidates", "new": "hidden_users", "known": "hidden_users"}
+    for setting in (needs.get(parts[2]), needs.get(parts[3], parts[3] and "hidden_items")):
+        if setting and not config[setting]:
+            raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but {setting} is 0")
 
 
 def decisive(config: Any) -> dict[str, Any]:

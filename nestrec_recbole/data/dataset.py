@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import read_columns, read_header
 from nestrec_recbole.data.domains import Domains, keep_domains, warn_of_original
+from nestrec_recbole.data.draws import share_of
 from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
@@ -322,9 +324,13 @@ class SequenceDataset(SequentialDataset):
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def build(self) -> list[SequenceDataset]:
-        """Split into training, validation and test as ``eval_args`` (or the benchmark files) say."""
+        """Split into training, validation and test as ``eval_args`` (or the benchmark files) say.
+
+        Training goes without hidden users and items; validation and test are what they would be.
+        """
         self._change_feat_format()
-        return [self._part(rows) for rows in self.split()]
+        train, *others = self.split()
+        return [self._without_hidden(train), *(self._part(rows) for rows in others)]
 
     def split(self) -> list[np.ndarray]:
         """The row numbers of the training, validation and test rows."""
@@ -367,6 +373,39 @@ class SequenceDataset(SequentialDataset):
         other = copy.copy(self)
         other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
         return other
+
+    @cached_property
+    def hidden_items(self) -> np.ndarray:
+        """Items that training never sees, (n_items,) bool: a share of ``hidden_items``, drawn by ``hidden_seed``."""
+        return self._hidden(self.iid_field, "hidden_items")
+
+    @cached_property
+    def hidden_users(self) -> np.ndarray:
+        """Users that are new after training, (n_users,) bool: a share of ``hidden_users``, drawn by ``hidden_seed``."""
+        return self._hidden(self.uid_field, "hidden_users")
+
+    def _hidden(self, field: str, share: str) -> np.ndarray:
+        return share_of(self.field2id_token[field], self.config[share] or 0.0, self.config["hidden_seed"] or 0, share)
+
+    def _without_hidden(self, rows: np.ndarray) -> SequenceDataset:
+        """The training split, its histories closed up where hidden items stood."""
+        part = self._part(rows)
+        kept = ~(self.hidden_items[self.items] | self.hidden_users[self.owners])
+        if kept.all():
+            return part
+        place = (np.cumsum(kept) - kept).astype(part.ends.dtype)  # how many are kept before it
+        part.items, part.owners = self.items[kept], self.owners[kept]
+        part.times = None if self.times is None else self.times[kept]
+        part.columns = {name: column[torch.from_numpy(kept)] for name, column in self.columns.items()}
+        starts, ends = place[part.starts], place[part.ends]
+        trained = kept[part.ends] & (starts < ends)
+        part.users, part.starts, part.ends = part.users[trained], starts[trained], ends[trained]
+        if not len(part):
+            raise NestRecError(
+                f"dataset {self.dataset_name!r}: nothing is left to train on without the hidden users and items; lower "
+                "hidden_users or hidden_items"
+            )
+        return part
 
     def _part(self, rows: np.ndarray) -> SequenceDataset:
         part = copy.copy(self)
