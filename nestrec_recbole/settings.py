@@ -58,6 +58,10 @@ _POSITIVE = (
     "n_negatives",
     "schedule_patience",
     "negatives_per_positive",
+    "item_queries",
+    "item_cross_attention_frequency",
+    "user_layers",
+    "user_cross_attention_frequency",
 )
 # Settings that say where and how to run, and change nothing of what comes out.
 _ELSEWHERE = (
@@ -69,8 +73,9 @@ _ELSEWHERE = (
 # What is the same for every model that is compared, RecBole's too: data, protocol and metrics, not how it trains.
 SHARED = (
     *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
-    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed"),
+    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed", "hidden_seed"),
 )
+_NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -200,8 +205,9 @@ def _check_ranges(config: Any) -> None:
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
-    if config["candidates"] < 0:
-        raise NestRecError(f"config key 'candidates' is {config['candidates']}; expected a whole number from 0")
+    for key in _NOT_NEGATIVE:
+        if key in config and config[key] < 0:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a whole number from 0")
     for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
         if not 0 <= config[key] <= 1:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.time import TimeEmbedding
 from nestrec_recbole.models.itemqformer import ItemQFormer
@@ -26,7 +27,13 @@ class UserQFormer(ItemQFormer):
         self.position_embedding = nn.Embedding(self.max_seq_length, self.width)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
         self.time_embedding = TimeEmbedding(self.width, config["times_per_second"]) if config["use_times"] else None
-        self.user_qformer = QFormer(
+        self.user_qformer = self._build_users(config) if config["user_queries"] else None
+        self._build_output(config)
+
+    def _build_users(self, config: Any) -> QFormer:
+        self.norm = nn.LayerNorm(self.width)
+        self.user_scale = nn.Parameter(torch.full((self.width,), 0.1))  # LayerScale (Touvron et al. 2021)
+        return QFormer(
             width=self.width,
             depth=config["user_layers"],
             heads=config["n_heads"],
@@ -36,22 +43,23 @@ class UserQFormer(ItemQFormer):
             n_queries=config["user_queries"],
             dropout=config["qformer_dropout_prob"],
         )
-        self.norm = nn.LayerNorm(self.width)
-        self.user_scale = nn.Parameter(torch.full((self.width,), 0.1))  # LayerScale (Touvron et al. 2021)
-        self._build_output(config)
 
     def _build_output(self, config: Any) -> None:
+        if self.user_qformer is None:
+            raise NestRecError("user_queries is 0: UserQFormer has no state without user tokens; NestRec has")
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
 
     def history_tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d)."""
+        """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d), u of them 0 or more."""
         history = batch[self.ITEM_SEQ]
         places = torch.arange(history.shape[1], device=history.device)
         when = self.position_embedding(places)[:, None]  # (T, 1, d)
         if self.time_embedding is not None:
             when = when + self.time_embedding(batch["exact_time_list"])[:, :, None]  # (B, T, 1, d)
-        items = self.dropout(self.item_tokens()[history] + when)
+        items = self.dropout(self.tokens_of(history) + when)
+        if self.user_qformer is None:
+            return items, items[:, :, :0]
         recent = self.norm(self.recent_mean(items.mean(dim=2)))[:, :, None]  # (B, T, 1, d)
         return items, recent + self.user_scale * self.user_qformer.forward_causal(items, recent)
 
