@@ -62,6 +62,9 @@ class SequenceModel(SequentialRecommender):
     def export(self, checkpoint: Path) -> None:
         """Write what lies beside a checkpoint in the formats of others; most models have nothing."""
 
+    def keep_fixed(self, folder: Path) -> None:
+        """Compute what training will not change, once, into files of a folder; most models have nothing."""
+
     def item_table(self) -> Tensor:
         """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended.
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.data.tokens import open_tokens, tensors_hash, write_tokens
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields, with_rows
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.processes import Processes
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
@@ -36,6 +40,7 @@ class ItemQFormer(SequenceModel):
     has_history: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
+        self.kept: tuple[Tensor, Tensor] | None = None  # content tokens on disk, and their means (n_items, width)
         super().__init__(config, dataset)
         width = self.width = config["hidden_size"]
         fields = dataset.item_fields()
@@ -70,20 +75,70 @@ class ItemQFormer(SequenceModel):
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
         n = len(masks[0])
+        self.kept = None
         self.fields.add_items(values, masks)
         self.has_history = torch.cat([self.has_history, self.has_history.new_zeros(n, 1)])
         if self.id_embedding is not None:
             self.id_embedding = with_rows(self.id_embedding, n)
         self.forget()
 
+    # -- what no training changes -------------------------------------------------------------------------------
+
+    def readers(self) -> list[nn.Module]:
+        """What makes content tokens of features."""
+        return [self.fields, self.item_qformer, self.to_token]
+
+    @property
+    def is_content_fixed(self) -> bool:
+        """Whether nothing that makes content tokens is trained; they are then rounded to float16."""
+        return not any(parameter.requires_grad for part in self.readers() for parameter in part.parameters())
+
+    def train(self, mode: bool = True) -> ItemQFormer:
+        """As torch's, but what is frozen stays as in evaluation, without dropout and altered views."""
+        super().train(mode)
+        for part in self.readers():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    @torch.no_grad()
+    def keep_fixed(self, folder: Path) -> None:
+        """Where all that reads fields is frozen, compute the catalogue's content tokens once.
+
+        They go to ``<hash of weights and features>.npy`` in the folder, float16, and are mapped into memory from there,
+        by every process that trains on the same. The file may be deleted when nobody does.
+        """
+        if not self.is_content_fixed:
+            return
+        parts, shape = nn.ModuleList(self.readers()).eval(), (self.n_items, self.n_item_tokens, self.width)
+        path = folder / f"{tensors_hash([*parts.named_parameters(), *parts.named_buffers()])[:16]}.npy"
+        if Processes.current().is_first and not path.is_file():
+            everything = torch.arange(self.n_items, device=self.has_history.device)
+            write_tokens(path, (self._read(part) for part in everything.split(CHUNK)), shape)
+            getLogger().info("item tokens are kept in %s", path)
+        Processes.current().wait()
+        kept = open_tokens(path, shape)
+        means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])
+        self.kept = kept, means.to(self.has_history.device)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; tokens that were kept of other weights are dropped."""
+        self.kept = None
+        self.forget()
+        return super().load_state_dict(*args, **kwargs)
+
     # -- what items are -----------------------------------------------------------------------------------------
 
     def content_tokens(self, items: Tensor | None = None) -> Tensor:
         """What the fields of items (m,), or of all, say: (m, q, width). In chunks where no gradient is wanted."""
-        if torch.is_grad_enabled():
+        if self.kept is not None:
+            tokens = self.kept[0] if items is None else self.kept[0][items.cpu()]
+            return tokens.to(self.has_history.device).float()
+        if torch.is_grad_enabled() and not self.is_content_fixed:
             return self._read(slice(None) if items is None else items)
         ids = torch.arange(len(self.has_history), device=self.has_history.device) if items is None else items
-        return torch.cat([self._read(part) for part in ids.split(CHUNK)])
+        tokens = torch.cat([self._read(part) for part in ids.split(CHUNK)])
+        return tokens.half().float() if self.is_content_fixed else tokens
 
     def _read(self, items: Tensor | slice) -> Tensor:
         memory, mask = self.fields(items)
@@ -99,7 +154,7 @@ class ItemQFormer(SequenceModel):
         ids, known = self.id_embedding.weight, self.has_history
         if self.step_items is not None:
             ids, known = ids[self.step_items], known[self.step_items]
-        if self.training and self.id_dropout:
+        if self.training and self.id_dropout and ids.requires_grad:
             known = known & (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
         return ids * known
 
@@ -113,10 +168,16 @@ class ItemQFormer(SequenceModel):
 
     def tokens_of(self, items: Tensor) -> Tensor:
         """Tokens of items (B, T): (B, T, q, width)."""
-        return self.item_tokens()[self.row_of(items)]
+        if self.kept is None:
+            return self.item_tokens()[self.row_of(items)]
+        tokens, ids = self.content_tokens(items), self.item_ids()
+        return tokens if ids is None else tokens + ids[self.row_of(items)][..., None, :]
 
     def item_table(self) -> Tensor:
-        return self.item_tokens().mean(dim=1)
+        if self.kept is None:
+            return self.item_tokens().mean(dim=1)
+        means, ids = self.kept[1] if self.step_items is None else self.kept[1][self.step_items], self.item_ids()
+        return means if ids is None else means + ids
 
     def encode(self, batch: Any) -> Tensor:
         vectors = self.dropout(self.item_table()[self.row_of(batch[self.ITEM_SEQ])])  # (B, T, d)

@@ -50,6 +50,13 @@ class UserQFormer(ItemQFormer):
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
 
+    def train(self, mode: bool = True) -> UserQFormer:
+        """As :meth:`ItemQFormer.train`; a frozen User Q-Former too stays as in evaluation."""
+        super().train(mode)
+        if self.user_qformer is not None and not any(p.requires_grad for p in self.user_qformer.parameters()):
+            self.user_qformer.eval()
+        return self
+
     def history_tokens(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d), u of them 0 or more."""
         history = batch[self.ITEM_SEQ]

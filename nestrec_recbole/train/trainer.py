@@ -16,6 +16,7 @@ from recbole.utils import dict2str, early_stopping, get_local_time
 from torch import Tensor
 from tqdm import tqdm
 
+from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings import is_plain
@@ -163,6 +164,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.eval_collector.data_collect(train_data)
         if self.finished:
             return self.best_valid_score, self.best_valid_result
+        self.model.keep_fixed(feature_folder(self.config).with_name("tokens"))
         for epoch in range(self.start_epoch, self.epochs):
             began = perf_counter()
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
