@@ -178,6 +178,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     check_metrics(config)
     _check_ranges(config)
+    _check_columns(config)
     _check_without_effect(config)
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
@@ -203,14 +204,20 @@ def _check_ranges(config: Any) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
-        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
     for key in _NOT_NEGATIVE:
         if key in config and config[key] < 0:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a whole number from 0")
     for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
         if not 0 <= config[key] <= 1:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
+
+
+def _check_columns(config: Any) -> None:
+    columns = config["coordinates"]
+    if columns is not None and not (isinstance(columns, list) and len(columns) == 2):
+        raise NestRecError(
+            f"coordinates is {columns!r}; expected two columns of the .inter file, [latitude, longitude]"
+        )
 
 
 def check_metrics(config: Any) -> None:

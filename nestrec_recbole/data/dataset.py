@@ -113,8 +113,8 @@ class SequenceDataset(SequentialDataset):
         for name, kind in kinds.items():
             if kind.value.endswith("seq"):
                 table[name] = self._split_sequences(name, kind, table[name])
-        if source is FeatureSource.INTERACTION and self.time_field in table:
-            self._check_times(filepath, table[self.time_field])
+        if source is FeatureSource.INTERACTION:
+            self._check_interactions(filepath, table)
         return table
 
     def _split_sequences(self, name: str, kind: FeatureType, cells: pd.Series) -> list[np.ndarray]:
@@ -127,6 +127,12 @@ class SequenceDataset(SequentialDataset):
         self.field2seqlen[name] = min(limit, longest)
         return [sequence[:limit] for sequence in sequences]
 
+    def _check_interactions(self, filepath: str, table: pd.DataFrame) -> None:
+        if self.time_field in table:
+            self._check_times(filepath, table[self.time_field])
+        if self.config["coordinates"]:
+            self._check_places(filepath, table)
+
     @staticmethod
     def _check_times(filepath: str, times: pd.Series) -> None:
         if times.dtype.kind != "f":
@@ -134,6 +140,18 @@ class SequenceDataset(SequentialDataset):
         bad = np.flatnonzero(~np.isfinite(times.to_numpy()))
         if len(bad):
             raise NestRecError(f"{filepath}: line {bad[0] + 2}: {times.name} is missing or not finite; expected a time")
+
+    def _check_places(self, filepath: str, table: pd.DataFrame) -> None:
+        """Every interaction must have a place: RecBole would put those without one in the middle of all."""
+        for name, most in zip(self.config["coordinates"], (90, 360), strict=True):
+            if name not in table or table[name].dtype.kind != "f":
+                raise NestRecError(
+                    f"coordinates: {filepath} has no column {name}:float that is loaded; it has {', '.join(table)}. "
+                    "Add it to load_col.inter, or name another"
+                )
+            bad = np.flatnonzero(~(np.abs(table[name].to_numpy()) <= most))
+            if len(bad):
+                raise NestRecError(f"{filepath}: line {bad[0] + 2}: {name} is {table[name][bad[0]]}; expected degrees")
 
     # -- filtering ----------------------------------------------------------------------------------------------
 

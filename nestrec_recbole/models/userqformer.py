@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.place import PlaceEmbedding
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.time import TimeEmbedding
 from nestrec_recbole.models.itemqformer import ItemQFormer
@@ -27,6 +28,8 @@ class UserQFormer(ItemQFormer):
         self.position_embedding = nn.Embedding(self.max_seq_length, self.width)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
         self.time_embedding = TimeEmbedding(self.width, config["times_per_second"]) if config["use_times"] else None
+        self.coordinates = config["coordinates"]
+        self.place_embedding = PlaceEmbedding(self.width) if self.coordinates else None
         self.user_qformer = self._build_users(config) if config["user_queries"] else None
         self._build_output(config)
 
@@ -61,10 +64,13 @@ class UserQFormer(ItemQFormer):
         """Item tokens (B, T, q, d) with their positions, and user tokens (B, T, u, d), u of them 0 or more."""
         history = batch[self.ITEM_SEQ]
         places = torch.arange(history.shape[1], device=history.device)
-        when = self.position_embedding(places)[:, None]  # (T, 1, d)
+        about = self.position_embedding(places)[:, None]  # (T, 1, d)
         if self.time_embedding is not None:
-            when = when + self.time_embedding(batch["exact_time_list"])[:, :, None]  # (B, T, 1, d)
-        items = self.dropout(self.tokens_of(history) + when)
+            about = about + self.time_embedding(batch["exact_time_list"])[:, :, None]  # (B, T, 1, d)
+        if self.place_embedding is not None:
+            latitude, longitude = (batch[f"{column}_list"] for column in self.coordinates)
+            about = about + self.place_embedding(latitude, longitude)[:, :, None]
+        items = self.dropout(self.tokens_of(history) + about)
         if self.user_qformer is None:
             return items, items[:, :, :0]
         recent = self.norm(self.recent_mean(items.mean(dim=2)))[:, :, None]  # (B, T, 1, d)
