@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,40 @@ def test_models_of_user_tokens_need_some(model: str, kinds: Any) -> None:
 def test_storeys_have_no_negative_height(key: str, kinds: Any) -> None:
     with pytest.raises(NestRecError, match=f"{key}' is -1; expected a whole number from 0"):
         kinds("NestRec", **{key: -1})
+
+
+@pytest.mark.parametrize("model", ["ItemQFormer", "NestRec"])
+def test_items_without_any_field(model: str, kinds: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They train and rank, each by its id; without ids one line says that nothing tells them apart."""
+    path = tmp_path / "data" / "kinds" / "kinds.item"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:4], "i3\t\tbare", "i4\t\tbare", *lines[6:]]) + "\n")
+    result = trained(kinds(model, epochs=1, eval_step=1))
+    assert result["ndcg@10"] >= 0 and "none of the item_fields" not in caplog.text
+    trainer, train, *_ = kinds(model, use_ids=False)
+    assert "2 of 90 items, 'i3' among them, have none of the item_fields and are all alike" in caplog.text
+    with torch.no_grad():
+        table = trainer.model.eval().item_table()
+    one, other = (train.dataset.token2id("item_id", token) for token in ("i3", "i4"))
+    assert torch.equal(table[one], table[other]) and torch.isfinite(table).all()
+
+
+def test_review_texts_are_a_field(tmp_path: Path, make_config: Any) -> None:
+    """What users said of an item, out of training only, is the only thing known of it, and helps."""
+    from nestrec_recbole.convert.amazon2023 import amazon2023
+    from nestrec_recbole.convert.pipeline import convert
+
+    random, words, reviews = np.random.default_rng(0), ["cat food", "violin strings", "garden hose"], []
+    for user in range(90):
+        for step, place in enumerate(random.permutation(10)[:6]):
+            about = {"rating": 5.0, "timestamp": 1000 * (step + 1), "title": "", "text": f"good {words[user % 3]}"}
+            reviews.append({"user_id": f"u{user}", "parent_asin": f"i{10 * (user % 3) + place}", **about})
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(one) + "\n" for one in reviews))
+    convert(amazon2023([tmp_path / "reviews.jsonl"], review_text=2), "said", data_path=tmp_path / "data")
+    fields = {"review": {"modality": "text", "encoder": "minilm"}}
+    given = {**SMALL, "epochs": 6, "eval_step": 6, "item_fields": fields, "use_ids": False}
+    config = make_config("NestRec", "said", **given)
+    init_seed(1, True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    net = get_model("NestRec")(config, train.dataset)
+    assert trained((get_trainer(config["MODEL_TYPE"], "NestRec")(config, net), train, valid, test))["recall@10"] > 0.7

@@ -52,6 +52,8 @@ class ItemQFormer(SequenceModel):
             [f.views for f in fields],
             (self.objective.counts > 0).numpy(),
         )
+        if not config["use_ids"]:
+            _warn_of_bare_items(self.fields.mask, dataset)
         self.n_item_tokens = config["item_queries"] if config["item_layers"] else 1
         self.item_qformer = _reader(config, width) if config["item_layers"] else MeanOfFields()
         self.to_token = nn.Linear(width, width)
@@ -196,3 +198,17 @@ def _reader(config: Any, width: int) -> QFormer:
         n_queries=config["item_queries"],
         dropout=config["qformer_dropout_prob"],
     )
+
+
+def _warn_of_bare_items(mask: Tensor, dataset: Any) -> None:
+    """Say which items no field tells apart, where no id does either."""
+    bare = 1 + (~mask[1:].any(dim=1)).nonzero()[:, 0]
+    if len(bare):
+        item = str(dataset.field2id_token[dataset.iid_field][bare[0]])
+        getLogger().warning(
+            "%d of %d items, %r among them, have none of the item_fields and are all alike; add a field that they "
+            "have, or set use_ids: True",
+            len(bare),
+            len(mask) - 1,
+            item,
+        )

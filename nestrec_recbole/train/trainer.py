@@ -69,7 +69,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.n_steps = 0
         if config["init_from"]:
-            taken = take_weights(model, config["init_from"], config["dataset"])
+            taken = take_weights(model, config["init_from"], config)
             self.logger.info("%d tensors start from %s", len(taken), config["init_from"])
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
