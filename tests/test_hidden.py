@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_dataset
+from ml100k_slice import write_slice
 from recbole.data import create_dataset
 
 from nestrec_recbole import NestRecError, run_recbole
+from nestrec_recbole.cli import main
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.evaluate.metrics import evaluate_ranks
@@ -102,3 +106,16 @@ def test_the_original_protocol_as_settings(small: Any) -> None:
 def test_nothing_left_to_train_on(small: Any) -> None:
     with pytest.raises(NestRecError, match="nothing is left to train on without the hidden users and items"):
         create_dataset(small(hidden_users=1.0)).build()
+
+
+def test_the_protocol_that_ships(small: Any, tmp_path: Path) -> None:
+    """Its settings are good ones, and what they promise is there."""
+    path = Path(__file__).resolve().parent.parent / "properties" / "protocol" / "candidates.yaml"
+    write_slice(tmp_path / "data", n_users=60, longest=20)
+    given = [f"--{key}={value}" for key, value in {"data_path": "data", "epochs": 1, "show_progress": False}.items()]
+    command = ["run", "--model", "FastSASRec", "--dataset", "slice", "--config", str(path), *given]
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main(command) == 0
+    names = {line.split("\t")[0] for line in printed.getvalue().splitlines()}
+    assert {"mrr@100_c", "mrr@100_c_new", "mrr@100_c_known", "ndcg@10_c_new", "hit@1_f_known"} <= names

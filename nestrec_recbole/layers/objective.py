@@ -95,6 +95,8 @@ class Objective(nn.Module):
             Holds all targets and all that was drawn.
         """
         positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
+        if items is None and self.visible is not None and self.loss == "full_softmax":
+            items, table = self.visible, table[self.visible]
         if items is not None:
             targets, positives, drawn = _in_rows_of(items, targets, positives, drawn)
         temperature = self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature

@@ -122,10 +122,7 @@ class SequenceModel(SequentialRecommender):
         if self.objective.masks_known:
             known = [interaction[name] for name in (self.ITEM_SEQ, "target_list") if name in interaction.interaction]
             positives = torch.cat(known, dim=1)[rows]
-        table = self.item_table()
-        if items is not None and not self.computes_items:
-            table = table[items]
-        return self.objective(states, table, targets, positives, drawn, items)
+        return self.objective(states, self.item_table(), targets, positives, drawn, items)
 
     def targets(self, interaction: Any) -> Tensor:
         """The items to predict, (P,)."""
@@ -135,8 +132,10 @@ class SequenceModel(SequentialRecommender):
 
     def _items_to_look_at(self, interaction: Any, drawn: tuple[Tensor, Tensor] | None) -> Tensor | None:
         """The items of a step, ascending from the padding item; None stands for all."""
-        if self.objective.loss == "full_softmax" or not self.computes_items:
-            return self.objective.visible if self.objective.loss == "full_softmax" else None
+        if not self.computes_items:
+            return None
+        if self.objective.loss == "full_softmax":
+            return self.objective.visible
         negatives = [] if drawn is None else [drawn[0]]
         return self.items_of(interaction, *negatives)
 

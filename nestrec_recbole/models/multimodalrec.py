@@ -78,7 +78,8 @@ class MultimodalRec(SequenceModel):
 
     def _build_pairs(self, config: Any, dataset: Any) -> None:
         counts = torch.from_numpy(dataset.item_counts())
-        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"])
+        hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
+        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"], hidden)
         self.n_negatives = config["negatives_per_positive"]
         taken = (torch.from_numpy(ids) for ids in dataset.interactions())
         self.known = KnownPairs(*taken, self.n_items) if config["mask_known"] else None
