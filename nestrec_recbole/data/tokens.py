@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.processes import Processes
 
 
 def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -22,6 +24,35 @@ def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def keep_tokens(path: Path, parts: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Tokens (n_items, q, width) out of a file, which the first of the processes that train together makes if need be.
+
+    Parameters
+    ----------
+    path : Path
+        Named by what the tokens are made of.
+    parts : iterable of Tensor
+        The tokens in order; read only where there is no file.
+    shape : tuple of int
+
+    Returns
+    -------
+    Tensor
+        On the CPU, float16, mapped into memory: processes share it.
+
+    Raises
+    ------
+    NestRecError
+        When the file is damaged.
+    """
+    processes = Processes.current()
+    if processes.is_first and not path.is_file():
+        write_tokens(path, parts, shape)
+        getLogger().info("item tokens are kept in %s", path)
+    processes.wait()
+    return open_tokens(path, shape)
 
 
 def write_tokens(path: Path, parts: Iterable[Tensor], shape: tuple[int, ...]) -> None:
@@ -36,7 +67,7 @@ def write_tokens(path: Path, parts: Iterable[Tensor], shape: tuple[int, ...]) ->
 
 
 def open_tokens(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Map tokens into memory; processes that do so share it.
+    """Map tokens into memory.
 
     Raises
     ------

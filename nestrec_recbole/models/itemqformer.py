@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nestrec_recbole.data.tokens import open_tokens, tensors_hash, write_tokens
+from nestrec_recbole.data.content import warn_of_bare_items
+from nestrec_recbole.data.tokens import keep_tokens, tensors_hash
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields, with_rows
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel
-from nestrec_recbole.processes import Processes
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
@@ -53,7 +52,7 @@ class ItemQFormer(SequenceModel):
             (self.objective.counts > 0).numpy(),
         )
         if not config["use_ids"]:
-            _warn_of_bare_items(self.fields.mask, dataset)
+            warn_of_bare_items(self.fields.mask.numpy(), dataset.field2id_token[dataset.iid_field])
         self.n_item_tokens = config["item_queries"] if config["item_layers"] else 1
         self.item_qformer = _reader(config, width) if config["item_layers"] else MeanOfFields()
         self.to_token = nn.Linear(width, width)
@@ -112,14 +111,13 @@ class ItemQFormer(SequenceModel):
         """
         if not self.is_content_fixed:
             return
-        parts, shape = nn.ModuleList(self.readers()).eval(), (self.n_items, self.n_item_tokens, self.width)
+        parts, everything = (
+            nn.ModuleList(self.readers()).eval(),
+            torch.arange(self.n_items, device=self.has_history.device),
+        )
         path = folder / f"{tensors_hash([*parts.named_parameters(), *parts.named_buffers()])[:16]}.npy"
-        if Processes.current().is_first and not path.is_file():
-            everything = torch.arange(self.n_items, device=self.has_history.device)
-            write_tokens(path, (self._read(part) for part in everything.split(CHUNK)), shape)
-            getLogger().info("item tokens are kept in %s", path)
-        Processes.current().wait()
-        kept = open_tokens(path, shape)
+        tokens = (self._read(part) for part in everything.split(CHUNK))
+        kept = keep_tokens(path, tokens, (self.n_items, self.n_item_tokens, self.width))
         means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])
         self.kept = kept, means.to(self.has_history.device)
 
@@ -198,17 +196,3 @@ def _reader(config: Any, width: int) -> QFormer:
         n_queries=config["item_queries"],
         dropout=config["qformer_dropout_prob"],
     )
-
-
-def _warn_of_bare_items(mask: Tensor, dataset: Any) -> None:
-    """Say which items no field tells apart, where no id does either."""
-    bare = 1 + (~mask[1:].any(dim=1)).nonzero()[:, 0]
-    if len(bare):
-        item = str(dataset.field2id_token[dataset.iid_field][bare[0]])
-        getLogger().warning(
-            "%d of %d items, %r among them, have none of the item_fields and are all alike; add a field that they "
-            "have, or set use_ids: True",
-            len(bare),
-            len(mask) - 1,
-            item,
-        )
