@@ -58,6 +58,10 @@ _POSITIVE = (
     "n_negatives",
     "schedule_patience",
     "negatives_per_positive",
+    "item_queries",
+    "item_cross_attention_frequency",
+    "user_layers",
+    "user_cross_attention_frequency",
 )
 # Settings that say where and how to run, and change nothing of what comes out.
 _ELSEWHERE = (
@@ -69,9 +73,10 @@ _ELSEWHERE = (
 # What is the same for every model that is compared, RecBole's too: data, protocol and metrics, not how it trains.
 SHARED = (
     *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
-    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed"),
+    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed", "hidden_seed"),
     *("domain_field", "target_domain", "domains", "protocol"),
 )
+_NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -175,6 +180,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     check_metrics(config)
     _check_rates(config, defaults)
     _check_ranges(config)
+    _check_columns(config)
     _check_without_effect(config)
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
@@ -206,13 +212,20 @@ def _check_ranges(config: Any) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
-        raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
-    if config["candidates"] < 0:
-        raise NestRecError(f"config key 'candidates' is {config['candidates']}; expected a whole number from 0")
-    for key, top in {"ema_decay": 1.0, "calibration": 1.0, "mask_near_duplicates": 1.0}.items():
-        if not 0 <= config[key] <= top:
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to {top:g}")
+    for key in _NOT_NEGATIVE:
+        if key in config and config[key] < 0:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a whole number from 0")
+    for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
+        if not 0 <= config[key] <= 1:
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
+
+
+def _check_columns(config: Any) -> None:
+    columns = config["coordinates"]
+    if columns is not None and not (isinstance(columns, list) and len(columns) == 2):
+        raise NestRecError(
+            f"coordinates is {columns!r}; expected two columns of the .inter file, [latitude, longitude]"
+        )
 
 
 def check_metrics(config: Any) -> None:
@@ -222,13 +235,18 @@ def check_metrics(config: Any) -> None:
     if metric not in names:
         computed = ", ".join(config["metrics"])
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
-    k, _, protocol = k.partition("_")
-    if protocol not in ("", "f", "c"):
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}; expected no suffix, _f or _c")
-    if k not in set(map(str, config["topk"])):
+    parts = re.fullmatch(r"(\d*)(?:_([fc]))?(?:_(new|known|cold|warm))?", k)
+    if parts is None:
+        raise NestRecError(
+            f"valid_metric is {config['valid_metric']!r}; expected a metric at k, then nothing, _f or _c, then "
+            "nothing, _new, _known, _cold or _warm"
+        )
+    if parts[1] not in set(map(str, config["topk"])):
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
-    if protocol == "c" and not config["candidates"]:
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but candidates is 0; set candidates: 99")
+    needs = {"c": "candidates", "new": "hidden_users", "known": "hidden_users"}
+    for setting in (needs.get(parts[2]), needs.get(parts[3], parts[3] and "hidden_items")):
+        if setting and not config[setting]:
+            raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but {setting} is 0")
 
 
 def decisive(config: Any) -> dict[str, Any]:

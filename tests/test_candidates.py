@@ -166,8 +166,11 @@ def test_validation_among_candidates_chooses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"valid_metric": "NDCG@10_c"}, "but candidates is 0; set candidates: 99"),
-        ({"valid_metric": "NDCG@10_x"}, "expected no suffix, _f or _c"),
+        ({"valid_metric": "NDCG@10_c"}, "but candidates is 0"),
+        ({"valid_metric": "NDCG@10_x"}, "then nothing, _f or _c, then"),
+        ({"valid_metric": "NDCG@10_f_cold"}, "but hidden_items is 0"),
+        ({"valid_metric": "NDCG@10_new"}, "but hidden_users is 0"),
+        ({"hidden_items": 1.5}, "expected a number from 0 to 1"),
         ({"candidates": -1}, "expected a whole number from 0"),
     ],
 )

@@ -122,6 +122,11 @@ def test_bad_commands(more: list[str], words: str, capsys: pytest.CaptureFixture
     ("model", "settings", "words"),
     [
         ("UserQFormer", {"hidden_size": 32}, "give both equal settings"),
+        (
+            "UserQFormer",
+            {"item_fields": {"year": {"modality": "number"}, "title": {"modality": "text"}}},
+            "its item_fields are title, year, h",
+        ),
         ("FastSASRec", {}, "a ItemPretraining, of which this model has no part"),
         ("UserPretraining", {"init_from": None}, "set init_from to a checkpoint of ItemPretraining"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import getLogger
 
 import numpy as np
 
@@ -38,3 +39,23 @@ def item_content(fields: Sequence[ItemField]) -> np.ndarray:
 def _unit(values: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(lengths > 0, lengths, 1)
+
+
+def warn_of_bare_items(mask: np.ndarray, tokens: np.ndarray) -> None:
+    """Say which items no field tells apart, where no id does either.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray of shape (n_items, n_fields), bool
+        True where an item has a field; row 0 is the padding item.
+    tokens : numpy.ndarray of shape (n_items,)
+    """
+    bare = 1 + np.flatnonzero(~mask[1:].any(axis=1))
+    if len(bare):
+        getLogger().warning(
+            "%d of %d items, %r among them, have none of the item_fields and are all alike; add a field that they "
+            "have, or set use_ids: True",
+            len(bare),
+            len(mask) - 1,
+            str(tokens[bare[0]]),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import read_columns, read_header
 from nestrec_recbole.data.domains import Domains, keep_domains, warn_of_original
+from nestrec_recbole.data.draws import share_of
 from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
@@ -111,8 +113,8 @@ class SequenceDataset(SequentialDataset):
         for name, kind in kinds.items():
             if kind.value.endswith("seq"):
                 table[name] = self._split_sequences(name, kind, table[name])
-        if source is FeatureSource.INTERACTION and self.time_field in table:
-            self._check_times(filepath, table[self.time_field])
+        if source is FeatureSource.INTERACTION:
+            self._check_interactions(filepath, table)
         return table
 
     def _split_sequences(self, name: str, kind: FeatureType, cells: pd.Series) -> list[np.ndarray]:
@@ -125,6 +127,12 @@ class SequenceDataset(SequentialDataset):
         self.field2seqlen[name] = min(limit, longest)
         return [sequence[:limit] for sequence in sequences]
 
+    def _check_interactions(self, filepath: str, table: pd.DataFrame) -> None:
+        if self.time_field in table:
+            self._check_times(filepath, table[self.time_field])
+        if self.config["coordinates"]:
+            self._check_places(filepath, table)
+
     @staticmethod
     def _check_times(filepath: str, times: pd.Series) -> None:
         if times.dtype.kind != "f":
@@ -132,6 +140,18 @@ class SequenceDataset(SequentialDataset):
         bad = np.flatnonzero(~np.isfinite(times.to_numpy()))
         if len(bad):
             raise NestRecError(f"{filepath}: line {bad[0] + 2}: {times.name} is missing or not finite; expected a time")
+
+    def _check_places(self, filepath: str, table: pd.DataFrame) -> None:
+        """Every interaction must have a place: RecBole would put those without one in the middle of all."""
+        for name, most in zip(self.config["coordinates"], (90, 360), strict=True):
+            if name not in table or table[name].dtype.kind != "f":
+                raise NestRecError(
+                    f"coordinates: {filepath} has no column {name}:float that is loaded; it has {', '.join(table)}. "
+                    "Add it to load_col.inter, or name another"
+                )
+            bad = np.flatnonzero(~(np.abs(table[name].to_numpy()) <= most))
+            if len(bad):
+                raise NestRecError(f"{filepath}: line {bad[0] + 2}: {name} is {table[name][bad[0]]}; expected degrees")
 
     # -- filtering ----------------------------------------------------------------------------------------------
 
@@ -322,9 +342,13 @@ class SequenceDataset(SequentialDataset):
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def build(self) -> list[SequenceDataset]:
-        """Split into training, validation and test as ``eval_args`` (or the benchmark files) say."""
+        """Split into training, validation and test as ``eval_args`` (or the benchmark files) say.
+
+        Training goes without hidden users and items; validation and test are what they would be.
+        """
         self._change_feat_format()
-        return [self._part(rows) for rows in self.split()]
+        train, *others = self.split()
+        return [self._without_hidden(train), *(self._part(rows) for rows in others)]
 
     def split(self) -> list[np.ndarray]:
         """The row numbers of the training, validation and test rows."""
@@ -367,6 +391,39 @@ class SequenceDataset(SequentialDataset):
         other = copy.copy(self)
         other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
         return other
+
+    @cached_property
+    def hidden_items(self) -> np.ndarray:
+        """Items that training never sees, (n_items,) bool: a share of ``hidden_items``, drawn by ``hidden_seed``."""
+        return self._hidden(self.iid_field, "hidden_items")
+
+    @cached_property
+    def hidden_users(self) -> np.ndarray:
+        """Users that are new after training, (n_users,) bool: a share of ``hidden_users``, drawn by ``hidden_seed``."""
+        return self._hidden(self.uid_field, "hidden_users")
+
+    def _hidden(self, field: str, share: str) -> np.ndarray:
+        return share_of(self.field2id_token[field], self.config[share] or 0.0, self.config["hidden_seed"] or 0, share)
+
+    def _without_hidden(self, rows: np.ndarray) -> SequenceDataset:
+        """The training split, its histories closed up where hidden items stood."""
+        part = self._part(rows)
+        kept = ~(self.hidden_items[self.items] | self.hidden_users[self.owners])
+        if kept.all():
+            return part
+        place = (np.cumsum(kept) - kept).astype(part.ends.dtype)  # how many are kept before it
+        part.items, part.owners = self.items[kept], self.owners[kept]
+        part.times = None if self.times is None else self.times[kept]
+        part.columns = {name: column[torch.from_numpy(kept)] for name, column in self.columns.items()}
+        starts, ends = place[part.starts], place[part.ends]
+        trained = kept[part.ends] & (starts < ends)
+        part.users, part.starts, part.ends = part.users[trained], starts[trained], ends[trained]
+        if not len(part):
+            raise NestRecError(
+                f"dataset {self.dataset_name!r}: nothing is left to train on without the hidden users and items; lower "
+                "hidden_users or hidden_items"
+            )
+        return part
 
     def _part(self, rows: np.ndarray) -> SequenceDataset:
         part = copy.copy(self)

@@ -14,12 +14,19 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def token_keys(tokens: np.ndarray, seed: int) -> np.ndarray:
-    """A random uint64 for each token and seed, whatever the token's id or place."""
-    keys = pd.util.hash_array(np.asarray(tokens, dtype=object))
-    return mix(keys ^ mix(np.array([seed], dtype=np.int64).view(np.uint64)))
+def token_keys(tokens: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """A random uint64 for each token, seed and purpose, whatever the token's id or place."""
+    keys, salt = (pd.util.hash_array(np.asarray(words, dtype=object)) for words in (tokens, [purpose]))
+    return mix(keys ^ mix(salt ^ np.array([seed], dtype=np.int64).view(np.uint64)))
 
 
 def uniform(keys: np.ndarray) -> np.ndarray:
     """Keys as numbers in [0, 1), float64."""
     return (keys >> np.uint64(11)) * 2.0**-53
+
+
+def share_of(tokens: np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:
+    """Which tokens belong to a share of them drawn by seed, (n,) bool; never the first, which is the padding."""
+    drawn = uniform(token_keys(tokens, seed, purpose)) < share
+    drawn[:1] = False
+    return drawn

@@ -44,8 +44,8 @@ def draw_candidates(dataset: SequenceDataset, n: int, seed: int) -> np.ndarray:
         row = int(left.argmin())
         user = str(dataset.field2id_token[dataset.uid_field][users[row]])
         raise NestRecError(f"candidates is {n}, but user {user!r} has {left[row]} items left to draw from; lower it")
-    user_keys = token_keys(dataset.field2id_token[dataset.uid_field], seed)[users]
-    keys = mix(user_keys ^ token_keys(tokens, seed + 1)[dataset.items[dataset.ends]])
+    user_keys = token_keys(dataset.field2id_token[dataset.uid_field], seed, "user")[users]
+    keys = mix(user_keys ^ token_keys(tokens, seed, "target")[dataset.items[dataset.ends]])
     drawn, step = np.empty((len(users), n), dtype=np.int32), max(1, BLOCK // (4 * n))
     for at in range(0, len(users), step):
         rows = slice(at, at + step)

@@ -57,7 +57,11 @@ def coverage(top: np.ndarray, n_items: int) -> float:
 
 
 def evaluate_ranks(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) -> dict[str, float]:
-    """Means of rank metrics: ``ndcg@10`` (protocol U), ``ndcg@10_f`` (F), and ``ndcg@10_c`` among candidates."""
+    """Means of rank metrics: ``ndcg@10`` (protocol U), ``ndcg@10_f`` (F), and ``ndcg@10_c`` among candidates.
+
+    All rows count in them. Where users or items are hidden from training, some rows are reported apart as well:
+    ``ndcg@10_cold``, ``ndcg@10_f_cold``, ..., and nothing where a group has no row.
+    """
     result = {}
     by_protocol = {"": ranks.rank, "_f": ranks.rank_unseen}
     if ranks.rank_candidates is not None:
@@ -65,7 +69,11 @@ def evaluate_ranks(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) ->
     for suffix, rank in by_protocol.items():
         for metric in metrics:
             for k in topk:
-                result[f"{metric}@{k}{suffix}"] = float(row_values(metric, rank, k).mean())
+                values = row_values(metric, rank, k)
+                result[f"{metric}@{k}{suffix}"] = float(values.mean())
+                for group, rows in ranks.groups.items():
+                    if rows.any():
+                        result[f"{metric}@{k}{suffix}_{group}"] = float(values[rows].mean())
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Ranks:
         Size of the catalogue, the padding item included.
     rank_candidates : numpy.ndarray of shape (n_rows,), int64, optional
         Among the candidates drawn for the row, where the setting ``candidates`` asks for them.
+    groups : dict of str to numpy.ndarray of shape (n_rows,), bool
+        Rows that are also reported apart: those of ``new`` and ``known`` users, and of ``cold`` and ``warm`` targets,
+        where users or items were hidden from training.
     """
 
     users: np.ndarray
@@ -49,6 +52,7 @@ class Ranks:
     top_unseen: np.ndarray
     n_items: int
     rank_candidates: np.ndarray | None = None
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -119,7 +123,14 @@ def rank_targets(
     parts = zip(*processes.gather((rank, rank_unseen, rank_candidates, top, top_unseen)), strict=True)
     rank, rank_unseen, rank_candidates, top, top_unseen = (np.sum(part, axis=0) for part in parts)
     among = None if pools is None else rank_candidates
-    return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items, among)
+    return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items, among, _groups(dataset, users, targets))
+
+
+def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows that a metric is reported for besides all."""
+    is_new, is_cold = dataset.hidden_users[users], dataset.hidden_items[targets]
+    groups = {"new": is_new, "known": ~is_new} if dataset.config["hidden_users"] else {}
+    return groups | ({"cold": is_cold, "warm": ~is_cold} if dataset.config["hidden_items"] else {})
 
 
 def _not_rankable(dataset: SequenceDataset, targets: np.ndarray) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Scale = tuple[np.ndarray, np.ndarray]  # centre and spread of each feature
 AS_IT_IS: Scale = np.zeros(1), np.ones(1)
+ALL = slice(None)  # items
 
 
 class FrozenFields(nn.Module):
@@ -27,6 +28,8 @@ class FrozenFields(nn.Module):
         drawn anew in each forward; in evaluation it is ``values``.
     standardised : bool
         Centre and scale the features, see :func:`standardise`.
+    known : numpy.ndarray of shape (n_items,), bool, optional
+        Items that features are standardised by, such as those of the training data; all by default.
     """
 
     mask: Tensor
@@ -37,11 +40,12 @@ class FrozenFields(nn.Module):
         masks: Sequence[np.ndarray],
         views: Sequence[np.ndarray | None] | None = None,
         standardised: bool = True,
+        known: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.scales: list[Scale] = []
         for index, (field, mask, more) in enumerate(zip(values, masks, views or [None] * len(values), strict=True)):
-            scale = scale_of(field, mask) if standardised else AS_IT_IS
+            scale = scale_of(field, mask, known) if standardised else AS_IT_IS
             features = np.stack([standardise(view, mask, scale) for view in (field, *(() if more is None else more))])
             self.register_buffer(f"features_{index}", torch.from_numpy(features), persistent=False)
             self.scales.append(scale)
@@ -70,16 +74,16 @@ class FrozenFields(nn.Module):
     def _views(self) -> list[Tensor]:
         return [getattr(self, f"features_{index}") for index in range(len(self.widths))]
 
-    def _drawn(self) -> list[Tensor]:
-        """One view of each item for every field, (n_items, width of the field) of (n_views, n_items, width)."""
-        return [self._draw(views) for views in self._views()]
+    def _drawn(self, items: Tensor | slice = ALL) -> list[Tensor]:
+        """One view of each item for every field, (m, width of the field) of (n_views, n_items, width)."""
+        return [self._draw(views, items) for views in self._views()]
 
-    def _draw(self, features: Tensor) -> Tensor:
+    def _draw(self, features: Tensor, items: Tensor | slice) -> Tensor:
         n_views, n_items, _ = features.shape
         if not self.training or n_views == 1:
-            return features[0]
-        drawn = torch.randint(n_views, (n_items,), device=features.device)
-        return features[drawn, torch.arange(n_items, device=features.device)]
+            return features[0, items]
+        ids = torch.arange(n_items, device=features.device)[items]
+        return features[torch.randint(n_views, ids.shape, device=features.device), ids]
 
 
 class FieldTokens(FrozenFields):
@@ -102,8 +106,9 @@ class FieldTokens(FrozenFields):
         modalities: Sequence[str],
         width: int,
         views: Sequence[np.ndarray | None] | None = None,
+        known: np.ndarray | None = None,
     ) -> None:
-        super().__init__(values, masks, views)
+        super().__init__(values, masks, views, known=known)
         self.projections = nn.ModuleList(nn.Linear(field.shape[1], width) for field in values)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in values)
         names = sorted(set(modalities))
@@ -111,12 +116,21 @@ class FieldTokens(FrozenFields):
         self.field_embedding = nn.Parameter(torch.randn(len(values), width) * 0.02)
         self.modality_embedding = nn.Parameter(torch.randn(len(names), width) * 0.02)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Tokens (n_items, n_fields, width) and their mask (n_items, n_fields), True where a field is there."""
-        read = zip(self._drawn(), self.projections, self.norms, strict=True)
+    def forward(self, items: Tensor | slice = ALL) -> tuple[Tensor, Tensor]:
+        """Tokens (m, n_fields, width) of items and their mask (m, n_fields), True where a field is there."""
+        read = zip(self._drawn(items), self.projections, self.norms, strict=True)
         tokens = [norm(project(features)) for features, project, norm in read]
         kinds = self.field_embedding + self.modality_embedding[self.modality]  # (n_fields, width)
-        return torch.stack(tokens, dim=1) + kinds, self.mask
+        return torch.stack(tokens, dim=1) + kinds, self.mask[items]
+
+
+class MeanOfFields(nn.Module):
+    """The plain way to one token: the mean of the fields that an item has, zero where it has none."""
+
+    def forward(self, memory: Tensor, mask: Tensor) -> Tensor:
+        """Average field tokens (m, n_fields, width) where ``mask`` (m, n_fields) is True: (m, 1, width)."""
+        weights = mask.to(memory.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return weights[:, None] @ memory
 
 
 class FieldSum(FrozenFields):
@@ -180,8 +194,12 @@ def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None)
     return scaled
 
 
-def scale_of(field: np.ndarray, mask: np.ndarray) -> Scale:
-    """Mean and standard deviation of each feature over the items that have the field; infinity for a constant one."""
-    known = field[mask].astype(np.float64)
-    spread = known.std(axis=0)
-    return known.mean(axis=0), np.where(spread > 1e-6, spread, np.inf)
+def scale_of(field: np.ndarray, mask: np.ndarray, known: np.ndarray | None = None) -> Scale:
+    """Mean and standard deviation of each feature over the items that have the field; infinity for a constant one.
+
+    Only ``known`` items count, where any of them has the field.
+    """
+    rows = mask if known is None or not (mask & known).any() else mask & known
+    sample = field[rows].astype(np.float64)
+    spread = sample.std(axis=0)
+    return sample.mean(axis=0), np.where(spread > 1e-6, spread, np.inf)

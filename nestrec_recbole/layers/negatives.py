@@ -21,6 +21,8 @@ class NegativeSampler(nn.Module):
         Uniform is popularity with alpha 0, inverse popularity that with -alpha: what is rare is drawn most.
     alpha : float
         Exponent of popularity (0.75 in Mikolov et al. 2013).
+    hidden : Tensor (N,), bool, optional
+        Items that are never drawn.
 
     Attributes
     ----------
@@ -36,13 +38,21 @@ class NegativeSampler(nn.Module):
     log_q: Tensor
     cumulative: Tensor
 
-    def __init__(self, counts: Tensor, distribution: Distribution, alpha: float = 1.0):
+    def __init__(
+        self,
+        counts: Tensor,
+        distribution: Distribution,
+        alpha: float = 1.0,
+        hidden: Tensor | None = None,
+    ):
         super().__init__()
         exponents = {"uniform": 0.0, "popularity": alpha, "inverse_popularity": -alpha}
         if distribution not in exponents:
             raise ValueError(f"distribution must be one of {', '.join(exponents)}, not {distribution!r}")
         weights = counts.double().clamp(min=1.0) ** exponents[distribution]
         weights[0] = 0.0
+        if hidden is not None:
+            weights[hidden] = 0.0
         cumulative = weights.cumsum(0)
         self.register_buffer("cumulative", cumulative / cumulative[-1], persistent=False)  # float64: N may be 10^6
         self.register_buffer("log_q", (weights / weights.sum()).log().float(), persistent=False)

@@ -27,23 +27,32 @@ class Objective(nn.Module):
         Interactions of each item in the training data.
     content : Tensor (n_items, d), optional
         Item features, needed where ``mask_near_duplicates`` is set.
+    hidden : Tensor (n_items,), bool, optional
+        Items that training does not know of: they are no negatives either.
 
     Attributes
     ----------
     masks_known : bool
         Whether the loss wants to know a user's other items, so as not to take them for negatives.
+    visible : Tensor (m,), int64, or None
+        All items but the hidden ones, the padding item first; None where none is hidden.
     """
 
     counts: Tensor
     duplicates: Tensor | None
+    visible: Tensor | None
 
-    def __init__(self, config: Any, counts: Tensor, content: Tensor | None = None) -> None:
+    def __init__(
+        self, config: Any, counts: Tensor, content: Tensor | None = None, hidden: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
         self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
         learns = config["learn_temperature"]
         self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
         self.register_buffer("counts", counts, persistent=False)
+        hides = hidden is not None and bool(hidden.any())
+        self.register_buffer("visible", (~hidden).nonzero()[:, 0] if hides else None, persistent=False)  # type: ignore[operator]
         self.sampler = None
         draws = self.loss in ("sampled_softmax", "gbce", "triplet")
         self.margin, self.symmetric = config["margin"], config["symmetric"]
@@ -51,28 +60,53 @@ class Objective(nn.Module):
         duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
         self.register_buffer("duplicates", duplicates, persistent=False)
         if draws and self.negatives != "in_batch":
-            self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"])
+            self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
 
-    def forward(self, states: Tensor, table: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
+    def draw(self, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Negatives (K,) and the log-probability of every item to be one, (n_items,); None where the loss has none."""
+        if self.loss not in ("sampled_softmax", "gbce", "triplet"):
+            return None
+        if self.sampler is None:
+            return in_batch_negatives(targets, self.counts)
+        return self.sampler(self.n_negatives), self.sampler.log_q
+
+    def forward(
+        self,
+        states: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        drawn: tuple[Tensor, Tensor] | None = None,
+        items: Tensor | None = None,
+    ) -> Tensor:
         """Mean loss of a batch's positions.
 
         Parameters
         ----------
         states : Tensor (P, d)
-        table : Tensor (n_items, d)
+        table : Tensor (n_items, d), or (m, d) where ``items`` says of which
             Row 0 is the padding item.
         targets : Tensor (P,), int64
         positives : Tensor (P, m), int64, optional
             Other items of the row's user, which are no negatives; padded with 0.
+        drawn : tuple of Tensor, optional
+            From :meth:`draw`; drawn here by default.
+        items : Tensor (m,), int64, ascending from 0, optional
+            Holds all targets and all that was drawn.
         """
+        positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
+        if items is None and self.visible is not None and self.loss == "full_softmax":
+            items, table = self.visible, table[self.visible]
+        if items is not None:
+            targets, positives, drawn = _in_rows_of(items, targets, positives, drawn)
         temperature = self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature
         if self.loss == "full_softmax":
             return full_softmax(states, table, targets, temperature=temperature)
-        positives = self._with_duplicates(targets, positives)
         if self.loss == "info_nce":
             how = {"forbidden": positives, "temperature": temperature, "symmetric": self.symmetric}
             return info_nce(states, table[targets], targets, **how)
-        negatives, log_q = self._draw(targets)
+        assert drawn is not None
+        negatives, log_q = drawn
         if self.loss == "sampled_softmax":
             corrected = {"log_q": log_q} if self.uses_log_q else {}
             return sampled_softmax(
@@ -84,7 +118,7 @@ class Objective(nn.Module):
         positive_logits = (states * table[targets]).sum(-1)
         if self.loss == "triplet":
             return triplet(positive_logits, negative_logits, self.margin)
-        sampling_rate = min(1.0, len(negatives) / (len(table) - 1))
+        sampling_rate = min(1.0, len(negatives) / (len(self.counts) - 1))
         return gbce(positive_logits, negative_logits, sampling_rate, self.calibration)
 
     def _with_duplicates(self, targets: Tensor, positives: Tensor | None) -> Tensor | None:
@@ -94,10 +128,17 @@ class Objective(nn.Module):
         duplicates = self.duplicates[targets]
         return duplicates if positives is None else torch.cat([positives, duplicates], dim=1)
 
-    def _draw(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self.sampler is None:
-            return in_batch_negatives(targets, self.counts)
-        return self.sampler(self.n_negatives), self.sampler.log_q
+
+def _in_rows_of(
+    items: Tensor, targets: Tensor, positives: Tensor | None, drawn: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+    """Number items by their place in ``items``; positives that are not there are none that could be a negative."""
+    if positives is not None:
+        place = torch.searchsorted(items, positives).clamp(max=len(items) - 1)
+        positives = torch.where(items[place] == positives, place, 0)
+    if drawn is not None:
+        drawn = torch.searchsorted(items, drawn[0]), drawn[1][items]
+    return torch.searchsorted(items, targets), positives, drawn
 
 
 class DomainObjective(nn.Module):
@@ -108,7 +149,7 @@ class DomainObjective(nn.Module):
     objective : Objective
         Whose ``loss`` is ``full_softmax``.
     of_item : Tensor (n_items,), int64
-        The domain of each item, from 1; 0 for the padding item.
+        The domain of each item, from 1; 0 for the padding item and those that are no negatives.
     only : int
         The one domain whose targets count; 0: all do.
     """
@@ -119,7 +160,7 @@ class DomainObjective(nn.Module):
     def __init__(self, objective: Objective, of_item: Tensor, only: int = 0) -> None:
         super().__init__()
         self.objective, self.only, self.masks_known = objective, only, False
-        self.counts = objective.counts
+        self.counts, self.loss, self.visible = objective.counts, objective.loss, None
         self.n_domains = int(of_item.max())
         self.register_buffer("of_item", of_item, persistent=False)
         place = torch.zeros_like(of_item)
@@ -129,8 +170,22 @@ class DomainObjective(nn.Module):
             place[rows] = torch.arange(len(rows))
         self.register_buffer("place", place, persistent=False)
 
-    def forward(self, states: Tensor, table: Tensor, targets: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Mean loss of a batch's positions, as that of :class:`Objective`; 0 where none counts."""
+    def draw(self, targets: Tensor) -> None:
+        """Nothing: the loss is over all items of a domain."""
+
+    def forward(
+        self,
+        states: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        drawn: tuple[Tensor, Tensor] | None = None,
+        items: Tensor | None = None,
+    ) -> Tensor:
+        """Mean loss of a batch's positions, as that of :class:`Objective`; 0 where none counts.
+
+        The last three arguments are of no use here.
+        """
         domain = self.of_item[targets]
         total, n_targets = states.sum() * 0, 0
         for number in [self.only] if self.only else range(1, self.n_domains + 1):

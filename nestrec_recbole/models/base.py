@@ -31,20 +31,26 @@ class SequenceModel(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    computes_items = False  # whether `item_table` can give the rows of `step_items` alone, for less than all of them
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
         content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
-        objective = Objective(config, item_counts(dataset), content)
+        hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
+        objective = Objective(config, item_counts(dataset), content, hidden)
         self.objective: Objective | DomainObjective = objective
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
         if domains is not None and config["domain_loss"] != "all":
             only = domains.target if config["domain_loss"] == "target" else 0
-            self.objective = DomainObjective(objective, torch.from_numpy(domains.of_item), only)
+            of_item = torch.from_numpy(domains.of_item)
+            self.objective = DomainObjective(
+                objective, of_item if hidden is None else of_item.masked_fill(hidden, 0), only
+            )
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
+        self.step_items: Tensor | None = None  # what this training step looks at; None: every item
         self._remembered: dict[str, Tensor] = {}
         self._version: tuple[int, ...] | None = None
         self._in_step = False
@@ -56,8 +62,14 @@ class SequenceModel(SequentialRecommender):
     def export(self, checkpoint: Path) -> None:
         """Write what lies beside a checkpoint in the formats of others; most models have nothing."""
 
+    def keep_fixed(self, folder: Path) -> None:
+        """Compute what training will not change, once, into files of a folder; most models have nothing."""
+
     def item_table(self) -> Tensor:
-        """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended."""
+        """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended.
+
+        Where ``step_items`` (m,) is set and the model ``computes_items``: (m, d), of these items.
+        """
         raise NotImplementedError
 
     def encode(self, batch: Any) -> Tensor:
@@ -103,12 +115,38 @@ class SequenceModel(SequentialRecommender):
             self.forget()
 
     def _loss(self, interaction: Any) -> Tensor:
+        drawn = self.objective.draw(self.targets(interaction))
+        items = self.step_items = self._items_to_look_at(interaction, drawn)
         states, targets, rows = self.at_targets(self.encode(interaction), interaction)
         positives = None
         if self.objective.masks_known:
             known = [interaction[name] for name in (self.ITEM_SEQ, "target_list") if name in interaction.interaction]
             positives = torch.cat(known, dim=1)[rows]
-        return self.objective(states, self.item_table(), targets, positives)
+        return self.objective(states, self.item_table(), targets, positives, drawn, items)
+
+    def targets(self, interaction: Any) -> Tensor:
+        """The items to predict, (P,)."""
+        if "target_list" not in interaction.interaction:
+            return interaction[self.POS_ITEM_ID]
+        return interaction["target_list"][interaction["target_list"] > 0]
+
+    def _items_to_look_at(self, interaction: Any, drawn: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """The items of a step, ascending from the padding item; None stands for all."""
+        if not self.computes_items:
+            return None
+        if self.objective.loss == "full_softmax":
+            return self.objective.visible
+        negatives = [] if drawn is None else [drawn[0]]
+        return self.items_of(interaction, *negatives)
+
+    def items_of(self, interaction: Any, *others: Tensor) -> Tensor:
+        """The padding item and those in a batch's histories, targets and ``others``: (m,), ascending."""
+        targets, history = self.targets(interaction), interaction[self.ITEM_SEQ].flatten()
+        return torch.cat([targets.new_zeros(1), history, targets, *others]).unique()
+
+    def row_of(self, items: Tensor) -> Tensor:
+        """Where items stand in the table of this step; of the same shape."""
+        return items if self.step_items is None else torch.searchsorted(self.step_items, items)
 
     def at_targets(self, states: Tensor, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The states (B, T, d) that have something to predict.
@@ -121,7 +159,7 @@ class SequenceModel(SequentialRecommender):
             The row of the batch that each comes from.
         """
         if "target_list" not in interaction.interaction:
-            targets = interaction[self.POS_ITEM_ID]
+            targets = self.targets(interaction)
             return self.last_state(states, interaction), targets, torch.arange(len(targets), device=targets.device)
         targets = interaction["target_list"]
         is_target = targets > 0
@@ -155,8 +193,8 @@ class SequenceModel(SequentialRecommender):
         return self._remembered[name]
 
     def forget(self) -> None:
-        """Drop what :meth:`remember` holds."""
-        self._remembered, self._version = {}, None
+        """Drop what :meth:`remember` holds, and look at every item again."""
+        self._remembered, self._version, self.step_items = {}, None, None
 
     def train(self, mode: bool = True) -> SequenceModel:
         """As torch's; nothing remembered outlives a change of mode."""

@@ -18,7 +18,8 @@ class ItemPretraining(ItemQFormer):
 
     The loss is ItemQFormer's own, items that follow each other in a training history are alike, plus the mean squared
     error of every field read back from the item's tokens (features are standardised: guessing the mean costs 1). Some
-    items are held out: no gradient reaches the Q-Former from them, and :meth:`report` says how well they are read back.
+    items are held out, with those that are hidden from training: no gradient reaches the Q-Former from them, and
+    :meth:`report` says how well they are read back.
     Train it, then start another model of the stack with ``init_from``.
 
     Source: the Item Q-Former's pre-training in UniRec (arXiv:2601.19423).
@@ -27,12 +28,13 @@ class ItemPretraining(ItemQFormer):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.reconstruction_weight = config["reconstruction_weight"]
-        n_features = config["item_queries"] * self.width
+        n_features = self.n_item_tokens * self.width
         self.to_fields = nn.ModuleList(nn.Linear(n_features, width) for width in self.fields.widths)
         self.field_names = [field.name for field in dataset.item_fields()]
         drawn = torch.rand(self.n_items, generator=torch.Generator().manual_seed(config["seed"]))
         self.held_out: Tensor
-        self.register_buffer("held_out", drawn < config["held_out_items"], persistent=False)
+        held_out = (drawn < config["held_out_items"]) | torch.from_numpy(dataset.hidden_items)
+        self.register_buffer("held_out", held_out, persistent=False)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
         super().add_items(values, masks)
@@ -40,14 +42,16 @@ class ItemPretraining(ItemQFormer):
 
     def _compute_item_tokens(self) -> Tensor:
         tokens = super()._compute_item_tokens()
-        return torch.where(self.held_out[:, None, None], tokens.detach(), tokens)
+        held_out = self.held_out if self.step_items is None else self.held_out[self.step_items]
+        return torch.where(held_out[:, None, None], tokens.detach(), tokens)
 
     def _loss(self, interaction: Any) -> Tensor:
+        loss = super()._loss(interaction)
         error = torch.stack([error for _, error, _ in self.reconstruct(~self.held_out)]).mean()
-        return super()._loss(interaction) + self.reconstruction_weight * error
+        return loss + self.reconstruction_weight * error
 
     def reconstruct(self, of: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-        """Read the fields of items back from their tokens.
+        """Read the fields of items back from their tokens, in training of those that the step looks at.
 
         Parameters
         ----------
@@ -63,8 +67,10 @@ class ItemPretraining(ItemQFormer):
         for name, read, features, has in zip(
             self.field_names, self.to_fields, self.fields.features(), self.fields.mask.T, strict=True
         ):
-            rows = (of & has).nonzero()[:, 0]
-            one, other = read(tokens[rows]), features[rows]
+            wanted = of & has
+            rows = (wanted if self.step_items is None else wanted[self.step_items]).nonzero()[:, 0]
+            items = rows if self.step_items is None else self.step_items[rows]
+            one, other = read(tokens[rows]), features[items]
             n = max(1, len(rows))
             error = (one - other).square().mean(dim=1).sum() / n
             found.append((name, error, F.cosine_similarity(one, other).sum() / n))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.data.content import warn_of_bare_items
+from nestrec_recbole.data.tokens import keep_tokens, tensors_hash
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens, with_rows
+from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields, with_rows
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel
+
+CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
 
 class ItemQFormer(SequenceModel):
@@ -22,15 +27,19 @@ class ItemQFormer(SequenceModel):
     Field embeddings (text, numbers, ...) are frozen features; missing fields are masked. A token is what the fields add
     to a query that has read none: what is common to all items would drown what tells them apart. An
     optional id embedding is added and dropped at random in training, so that items without a history still rank by
-    content.
+    content; of an item that no training interaction has, the id adds nothing. ``item_layers: 0`` is the plain way, one
+    token that is the mean of the projected fields.
     As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay.
 
     Source: the Item Q-Former of UniRec (arXiv:2601.19423), after BLIP-2's Q-Former (Li et al., 2023).
     """
 
     needs_item_fields = True
+    computes_items = True
+    has_history: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
+        self.kept: tuple[Tensor, Tensor] | None = None  # content tokens on disk, and their means (n_items, width)
         super().__init__(config, dataset)
         width = self.width = config["hidden_size"]
         fields = dataset.item_fields()
@@ -40,17 +49,12 @@ class ItemQFormer(SequenceModel):
             [f.modality for f in fields],
             width,
             [f.views for f in fields],
+            (self.objective.counts > 0).numpy(),
         )
-        self.item_qformer = QFormer(
-            width=width,
-            depth=config["item_layers"],
-            heads=config["n_heads"],
-            inner_width=config["inner_size"],
-            encoder_width=width,
-            cross_attention_frequency=config["item_cross_attention_frequency"],
-            n_queries=config["item_queries"],
-            dropout=config["qformer_dropout_prob"],
-        )
+        if not config["use_ids"]:
+            warn_of_bare_items(self.fields.mask.numpy(), dataset.field2id_token[dataset.iid_field])
+        self.n_item_tokens = config["item_queries"] if config["item_layers"] else 1
+        self.item_qformer = _reader(config, width) if config["item_layers"] else MeanOfFields()
         self.to_token = nn.Linear(width, width)
         nn.init.normal_(self.to_token.weight, std=0.02)
         self.id_embedding = nn.Embedding(self.n_items, width, padding_idx=0) if config["use_ids"] else None
@@ -59,6 +63,7 @@ class ItemQFormer(SequenceModel):
             with torch.no_grad():
                 self.id_embedding.weight[0] = 0
         self.id_dropout = config["id_dropout_prob"]
+        self.register_buffer("has_history", (self.objective.counts > 0)[:, None], persistent=False)
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.recent_mean = RecencyMean()
         self._build_state(config)
@@ -70,30 +75,124 @@ class ItemQFormer(SequenceModel):
         nn.init.eye_(self.to_state.weight)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        n = len(masks[0])
+        self.kept = None
         self.fields.add_items(values, masks)
+        self.has_history = torch.cat([self.has_history, self.has_history.new_zeros(n, 1)])
         if self.id_embedding is not None:
-            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+            self.id_embedding = with_rows(self.id_embedding, n)
         self.forget()
 
+    # -- what no training changes -------------------------------------------------------------------------------
+
+    def readers(self) -> list[nn.Module]:
+        """What makes content tokens of features."""
+        return [self.fields, self.item_qformer, self.to_token]
+
+    @property
+    def is_content_fixed(self) -> bool:
+        """Whether nothing that makes content tokens is trained; they are then rounded to float16."""
+        return not any(parameter.requires_grad for part in self.readers() for parameter in part.parameters())
+
+    def train(self, mode: bool = True) -> ItemQFormer:
+        """As torch's, but what is frozen stays as in evaluation, without dropout and altered views."""
+        super().train(mode)
+        for part in self.readers():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    @torch.no_grad()
+    def keep_fixed(self, folder: Path) -> None:
+        """Where all that reads fields is frozen, compute the catalogue's content tokens once.
+
+        They go to ``<hash of weights and features>.npy`` in the folder, float16, and are mapped into memory from there,
+        by every process that trains on the same. The file may be deleted when nobody does.
+        """
+        if not self.is_content_fixed:
+            return
+        parts, everything = (
+            nn.ModuleList(self.readers()).eval(),
+            torch.arange(self.n_items, device=self.has_history.device),
+        )
+        path = folder / f"{tensors_hash([*parts.named_parameters(), *parts.named_buffers()])[:16]}.npy"
+        tokens = (self._read(part) for part in everything.split(CHUNK))
+        kept = keep_tokens(path, tokens, (self.n_items, self.n_item_tokens, self.width))
+        means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])
+        self.kept = kept, means.to(self.has_history.device)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; tokens that were kept of other weights are dropped."""
+        self.kept = None
+        self.forget()
+        return super().load_state_dict(*args, **kwargs)
+
+    # -- what items are -----------------------------------------------------------------------------------------
+
+    def content_tokens(self, items: Tensor | None = None) -> Tensor:
+        """What the fields of items (m,), or of all, say: (m, q, width). In chunks where no gradient is wanted."""
+        if self.kept is not None:
+            tokens = self.kept[0] if items is None else self.kept[0][items.cpu()]
+            return tokens.to(self.has_history.device).float()
+        if torch.is_grad_enabled() and not self.is_content_fixed:
+            return self._read(slice(None) if items is None else items)
+        ids = torch.arange(len(self.has_history), device=self.has_history.device) if items is None else items
+        tokens = torch.cat([self._read(part) for part in ids.split(CHUNK)])
+        return tokens.half().float() if self.is_content_fixed else tokens
+
+    def _read(self, items: Tensor | slice) -> Tensor:
+        memory, mask = self.fields(items)
+        without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
+        return self.to_token(self.item_qformer(memory, mask) - without)
+
+    def item_ids(self) -> Tensor | None:
+        """What the ids of the step's items add to their tokens: (m, width); None without ids."""
+        return None if self.id_embedding is None else self.remember("item_ids", self._compute_item_ids)
+
+    def _compute_item_ids(self) -> Tensor:
+        assert self.id_embedding is not None
+        ids, known = self.id_embedding.weight, self.has_history
+        if self.step_items is not None:
+            ids, known = ids[self.step_items], known[self.step_items]
+        if self.training and self.id_dropout and ids.requires_grad:
+            known = known & (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
+        return ids * known
+
     def item_tokens(self) -> Tensor:
-        """Tokens of every item: (n_items, q, width). Computed once per training step or evaluation."""
+        """Tokens of the step's items: (m, q, width). Computed once per training step or evaluation."""
         return self.remember("item_tokens", self._compute_item_tokens)
 
     def _compute_item_tokens(self) -> Tensor:
-        memory, mask = self.fields()
-        without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
-        tokens = self.to_token(self.item_qformer(memory, mask) - without)
-        if self.id_embedding is None:
-            return tokens
-        ids = self.id_embedding.weight
-        if self.training and self.id_dropout:
-            keep = torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout
-            ids = ids * keep
-        return tokens + ids[:, None]
+        tokens, ids = self.content_tokens(self.step_items), self.item_ids()
+        return tokens if ids is None else tokens + ids[:, None]
+
+    def tokens_of(self, items: Tensor) -> Tensor:
+        """Tokens of items (B, T): (B, T, q, width)."""
+        if self.kept is None:
+            return self.item_tokens()[self.row_of(items)]
+        tokens, ids = self.content_tokens(items), self.item_ids()
+        return tokens if ids is None else tokens + ids[self.row_of(items)][..., None, :]
 
     def item_table(self) -> Tensor:
-        return self.item_tokens().mean(dim=1)
+        if self.kept is None:
+            return self.item_tokens().mean(dim=1)
+        means, ids = self.kept[1] if self.step_items is None else self.kept[1][self.step_items], self.item_ids()
+        return means if ids is None else means + ids
 
     def encode(self, batch: Any) -> Tensor:
-        vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
+        vectors = self.dropout(self.item_table()[self.row_of(batch[self.ITEM_SEQ])])  # (B, T, d)
         return self.to_state(self.norm(self.recent_mean(vectors)))
+
+
+def _reader(config: Any, width: int) -> QFormer:
+    """The Item Q-Former that a config describes."""
+    return QFormer(
+        width=width,
+        depth=config["item_layers"],
+        heads=config["n_heads"],
+        inner_width=config["inner_size"],
+        encoder_width=width,
+        cross_attention_frequency=config["item_cross_attention_frequency"],
+        n_queries=config["item_queries"],
+        dropout=config["qformer_dropout_prob"],
+    )

@@ -79,7 +79,9 @@ class MultimodalRec(SequenceModel):
         self.transformer = CausalTransformer(*shape)
 
     def _build_pairs(self, config: Any, dataset: Any) -> None:
-        self.sampler = NegativeSampler(item_counts(dataset), config["negatives"], config["popularity_exponent"])
+        counts = item_counts(dataset)
+        hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
+        self.sampler = NegativeSampler(counts, config["negatives"], config["popularity_exponent"], hidden)
         self.n_negatives = config["negatives_per_positive"]
         users, items = (torch.from_numpy(ids) for ids in dataset.interactions())
         self.known = KnownPairs(users, items, self.n_items) if config["mask_known"] else None

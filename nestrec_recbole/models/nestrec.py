@@ -23,6 +23,8 @@ OWN = ("to_llm.", "token_kind.", "to_state.", "objective.")  # neither Q-Former 
 class NestRec(UserQFormer):
     """After item t's q tokens come its u user tokens; Qwen3 reads them all, and its last user token is state t.
 
+    With ``user_queries: 0`` there are none, and state t is the last token of item t.
+
     Every token of step t was made from items 1..t, and Qwen3 is causal, so one forward trains every position.
     The language model and all that the Q-Formers are made of may have learning rates of their own, 0 to freeze them.
     What is loaded from ``llm.path`` and never changes is in no checkpoint; LoRA adapters also lie beside it in PEFT's
@@ -43,6 +45,7 @@ class NestRec(UserQFormer):
                 parameter.requires_grad_(False)
 
     def _build_output(self, config: Any) -> None:
+        self.recent_mean.requires_grad_(self.user_qformer is not None)  # that is who asks for it
         self.llm = build_llm(config["llm"], self.width, config["n_heads"], config["inner_size"])
         self.not_saved = {f"llm.{name}" for name in weights_from_path(self.llm, config["llm"])}
         hidden = self.llm.config.hidden_size
@@ -55,7 +58,7 @@ class NestRec(UserQFormer):
             self.to_state.weight.copy_(self.to_llm.weight.T)
 
     def _check_positions(self, config: Any) -> None:
-        tokens_per_item, length = config["item_queries"] + config["user_queries"], config["MAX_ITEM_LIST_LENGTH"]
+        tokens_per_item, length = self.n_item_tokens + config["user_queries"], config["MAX_ITEM_LIST_LENGTH"]
         needed, positions = length * tokens_per_item + self.prompt.longest, self.llm.config.max_position_embeddings
         if needed > positions:
             raise NestRecError(
@@ -80,8 +83,8 @@ class NestRec(UserQFormer):
         vectors = self.to_llm(torch.cat([items, users], dim=2)) + kinds  # (B, T, q + u, hidden)
         layout = lay_out(batch[self.ITEM_SEQ], q + u, *self.prompt(), packing=self.packing)
         tokens = layout.fill(vectors, self.llm.get_input_embeddings()(layout.text))
-        last_user_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
-        return self.to_state(self.dropout(last_user_token))
+        last_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
+        return self.to_state(self.dropout(last_token))
 
     # -- what is saved, and where -------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ class UserPretraining(UserQFormer):
     """
 
     def _build_output(self, config: Any) -> None:
+        if self.user_qformer is None:
+            raise NestRecError("user_queries is 0: UserPretraining foretells by user tokens; set it to 1 or more")
         if not config["init_from"]:
             raise NestRecError(
                 "UserPretraining foretells item tokens: set init_from to a checkpoint of ItemPretraining"
@@ -29,7 +31,7 @@ class UserPretraining(UserQFormer):
         for part in (self.fields, self.item_qformer, self.to_token, self.id_embedding):
             if part is not None:
                 part.requires_grad_(False)
-        self.to_next = nn.Linear(self.width, config["item_queries"] * self.width)
+        self.to_next = nn.Linear(self.width, self.n_item_tokens * self.width)
 
     def next_tokens(self, batch: Any) -> Tensor:
         """The tokens foretold at every step, side by side: (B, T, q * width)."""
@@ -37,8 +39,9 @@ class UserPretraining(UserQFormer):
         return self.to_next(self.dropout(users.mean(dim=2)))
 
     def _loss(self, interaction: Any) -> Tensor:
+        self.step_items = self.items_of(interaction)
         foretold, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
-        return F.mse_loss(foretold, self.item_tokens()[targets].flatten(1))
+        return F.mse_loss(foretold, self.tokens_of(targets).flatten(1))
 
     def item_table(self) -> Tensor:
         tokens = self.item_tokens().flatten(1)

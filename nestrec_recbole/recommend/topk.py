@@ -124,14 +124,16 @@ class Recommender:
         Raises
         ------
         NestRecError
-            On an empty history, an unknown item or user, weights out of range, or times that are missing or do not fit
-            the histories.
+            On an empty history, an unknown item or user, weights out of range, times that are missing or do not fit the
+            histories, or a model that was trained with ``coordinates``.
         """
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
         choose = chooser(self.model, self.dataset, diversity, novelty)
         rows = [self._ids(number, history) for number, history in enumerate(histories)]
         columns = {self.model.ITEM_SEQ: rows}
+        if self.dataset.config["coordinates"]:
+            raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
         if self.dataset.config["use_times"]:
             columns["exact_time_list"] = _fitting(times, rows)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))

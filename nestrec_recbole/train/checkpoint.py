@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.parameters import set_other
@@ -61,7 +62,11 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str |
     set_other(model, tensors)
 
 
-def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: str) -> list[str]:
+def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
+    return [(name, Recipe.parse(name, how)) for name, how in (item_fields or {}).items()]
+
+
+def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:
     """Start a model from a checkpoint of another stage: weights of the same name are taken, the others stay.
 
     Returns
@@ -72,11 +77,12 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: 
     Raises
     ------
     NestRecError
-        When the checkpoint is of another dataset, has nothing for this model, or a shape differs.
+        When the checkpoint is of another dataset or of other item fields, has nothing for this model, or a shape
+        differs.
     """
     tensors, about = read_checkpoint(path)
-    if about["dataset"] != dataset:
-        raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {dataset!r}")
+    if about["dataset"] != config["dataset"]:
+        raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
     own = model.state_dict()
     taken = {name: tensors[f"model.{name}"] for name in own if f"model.{name}" in tensors}
     if not taken:
@@ -85,6 +91,13 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], dataset: 
         if weight.shape != own[name].shape:
             found, wanted = tuple(weight.shape), tuple(own[name].shape)
             raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
+    theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
+    if theirs != ours and any(name.startswith("fields.") for name in taken):
+        names = (", ".join(name for name, _ in recipes) for recipes in (theirs, ours))
+        raise NestRecError(
+            "init_from {}: its item_fields are {}, here they are {}, or they are encoded otherwise; give both equal "
+            "item_fields".format(path, *names)
+        )
     model.load_state_dict(taken, strict=False)
     return sorted(taken)
 

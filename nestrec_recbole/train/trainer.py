@@ -16,6 +16,7 @@ from recbole.utils import dict2str, early_stopping, get_local_time
 from torch import Tensor
 from tqdm import tqdm
 
+from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings import is_plain
@@ -68,7 +69,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.n_steps = 0
         if config["init_from"]:
-            taken = take_weights(model, config["init_from"], config["dataset"])
+            taken = take_weights(model, config["init_from"], config)
             self.logger.info("%d tensors start from %s", len(taken), config["init_from"])
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
@@ -163,6 +164,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.eval_collector.data_collect(train_data)
         if self.finished:
             return self.best_valid_score, self.best_valid_result
+        self.model.keep_fixed(feature_folder(self.config).with_name("tokens"))
         for epoch in range(self.start_epoch, self.epochs):
             began = perf_counter()
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)

@@ -1,0 +1,162 @@
+"""The nested stack and what each storey of it is worth: ``python benchmarks/nested.py beauty --data FOLDER``.
+
+NestRec from scratch and through the stages of its pipeline, each ablation, and FastSASRec, under both protocols, each
+compared with NestRec by a paired permutation test over users (values averaged over seeds first); then items that
+training never saw. Validation chooses the epoch, the test data is evaluated once per run. A run that is in
+``results/nested-DATASET.json`` with the same settings is not run again; ranks lie in ``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from readme import HERE, read_results, write_results
+
+from nestrec_recbole.bench.run import train
+from nestrec_recbole.encode.items import read_recipes
+from nestrec_recbole.evaluate.metrics import row_values
+from nestrec_recbole.evaluate.significance import compare, holm
+from nestrec_recbole.plugin import pipeline_stages
+from nestrec_recbole.train.pipeline import run_pipeline
+from nestrec_recbole.train.prepare import configure
+
+WHOLE, COLD = "NestRec", {"hidden_items": 0.1}
+RUNS: dict[str, dict[str, Any]] = {
+    "FastSASRec": {"model": "FastSASRec"},
+    WHOLE: {"model": "NestRec"},
+    "pre-trained by the pipeline": {"model": "pipeline"},
+    "without user tokens": {"model": "NestRec", "user_queries": 0},
+    "without Item Q-Former": {"model": "NestRec", "item_layers": 0},
+    "without LLM": {"model": "UserQFormer"},
+    "without ids": {"model": "NestRec", "use_ids": False},
+    "without text": {"model": "NestRec", "item_fields": "no text"},
+    "cold: Pop": {"model": "Pop", **COLD},
+    "cold: FastSASRec": {"model": "FastSASRec", **COLD},
+    "cold: ItemQFormer": {"model": "ItemQFormer", **COLD},
+    "cold: NestRec": {"model": "NestRec", **COLD},
+}
+COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "show_progress": False, "state": "ERROR"}
+COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10")
+COLD_COLUMNS = ("ndcg@10_cold", "ndcg@10_f_cold", "recall@10_f_cold", "ndcg@10_f_warm", "ndcg@10_f")
+
+
+def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train one of ``RUNS`` with a seed, evaluate its test data, and keep its ranks."""
+    own = dict(RUNS[name])
+    model, ranks = own.pop("model"), ranks_path(folder, name, seed)
+    settings = {**COMMON, **given, **own, "seed": seed}
+    if model == "Pop":
+        settings = {key: value for key, value in settings.items() if key not in ("learning_rate", "item_fields")}
+    if own.get("item_fields") == "no text":
+        settings["item_fields"] = fields_without_text(dataset, given)
+    if model == "pipeline":
+        settings["metric_decimal_place"] = 12
+        result = run_pipeline(dataset, pipeline_stages("NestRec"), settings, folder / f"pipeline-{seed}")
+        written, metrics, history = (
+            Path(result["weights"]).with_name("ranks.parquet"),
+            result["test"],
+            result["history"],
+        )
+        ranks.write_bytes(written.read_bytes())
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            kept = Path(place) / "kept.safetensors"
+            found, _, _ = train(model, dataset, {**settings, "checkpoint_dir": place}, kept)
+            ranks.write_bytes(kept.with_suffix(".parquet").read_bytes())
+        metrics, history = found.metrics, found.history
+    valid = [record["valid_score"] for record in history if "valid_score" in record]
+    return {"run": name, "seed": seed, "settings": {**RUNS[name], **given}, "metrics": metrics, "valid": valid}
+
+
+def fields_without_text(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's item fields but those of text."""
+    config = configure("NestRec", dataset, {**COMMON, **given})
+    others = {name: {"modality": r.modality} for name, r in read_recipes(config).items() if r.modality != "text"}
+    if not others:
+        raise SystemExit(f"{dataset} has no item field but text: leave out --runs 'without text'")
+    return others
+
+
+def ranks_path(folder: Path, name: str, seed: int) -> Path:
+    """Where the ranks of a run are kept."""
+    return folder / f"{re.sub('[^a-z]+', '-', name.lower())}-{seed}.parquet"
+
+
+def values_by_user(folder: Path, name: str, seeds: list[int]) -> np.ndarray:
+    """NDCG@10 under protocol F of every user, averaged over seeds."""
+    ranks = [pd.read_parquet(ranks_path(folder, name, seed)).sort_values(["user", "item"]) for seed in seeds]
+    return np.mean([row_values("ndcg", one["rank_unseen"].to_numpy(), 10) for one in ranks], axis=0)
+
+
+def tables(runs: list[dict[str, Any]], folder: Path) -> str:
+    """Markdown: means over seeds, and how each run compares with the whole stack."""
+    seeds = {name: sorted(one["seed"] for one in runs if one["run"] == name) for name in RUNS}
+    whole, cold = ([n for n in RUNS if seeds[n] and n.startswith("cold") == is_cold] for is_cold in (False, True))
+    compared = [name for name in whole if name != WHOLE and seeds[name] == seeds[WHOLE]]
+    found = [compare(values_by_user(folder, n, seeds[n]), values_by_user(folder, WHOLE, seeds[n])) for n in compared]
+    p = dict(zip(compared, holm([one.p for one in found]), strict=True))
+    against = {
+        n: f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {p[n]:.4f}"
+        for n, one in zip(compared, found, strict=True)
+    }
+    lines = [
+        f"| run | valid | {' | '.join(COLUMNS)} | ndcg@10_f less that of NestRec |",
+        "|---" * (len(COLUMNS) + 3) + "|",
+    ]
+    lines += [f"| {row(name, runs, COLUMNS)} | {against.get(name, '')} |" for name in whole]
+    if cold:
+        lines += ["", f"| run | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 2) + "|"]
+        lines += [f"| {row(name, runs, COLD_COLUMNS)} |" for name in cold]
+    return "\n".join(lines)
+
+
+def row(name: str, runs: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Means of one run over its seeds."""
+    own = [one for one in runs if one["run"] == name]
+    valid = np.mean([max(one["valid"], default=np.nan) for one in own])
+    means = [np.mean([one["metrics"][column] for one in own]) for column in columns]
+    return " | ".join([name, f"{valid:.4f}", *(f"{mean:.4f}" for mean in means)])
+
+
+def main() -> None:
+    """Run what is missing, write the results, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--data", metavar="FOLDER", help="holds DATASET/ (default: as for `nestrec run`)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/nested"), help="for ranks and stages (%(default)s)")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--settings", type=yaml.safe_load, default={}, help="for all runs, as {epochs: 5}")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    torch.set_num_threads(options.threads)
+    folder, name = options.folder.resolve() / options.dataset, f"nested-{options.dataset}"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = {} if options.data is None else {"data_path": options.data, "feature_path": options.data}
+    done = read_results(name)["runs"] if (HERE / "results" / f"{name}.json").is_file() else []
+    for seed in options.seeds:
+        for one in options.runs:
+            settings = {**RUNS[one], **options.settings}
+            if any((d["run"], d["seed"], d["settings"]) == (one, seed, settings) for d in done):
+                continue
+            done = [d for d in done if (d["run"], d["seed"]) != (one, seed)]
+            found = run(one, seed, options.dataset, {**place, **options.settings}, folder)
+            done.append({**found, "settings": settings})
+            done.sort(key=lambda d: (list(RUNS).index(d["run"]), d["seed"]))
+            write_results(name, {"command": f"python benchmarks/nested.py {options.dataset}", "runs": done})
+            print(one, seed, done and found["metrics"], flush=True)
+    print(tables(done, folder))
+
+
+if __name__ == "__main__":
+    main()
