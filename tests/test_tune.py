@@ -383,7 +383,7 @@ def kill_a_trial(folder: Path, killed: list[int]) -> None:
     for _ in range(3000):
         if any(path.stat().st_size for path in folder.glob("trials/*/trial.json")):
             for process in psutil.Process().children(recursive=True):
-                if "run_trial" in process.name() or "objective" in " ".join(process.cmdline()):
+                if "ray::ImplicitFunc" in " ".join(process.cmdline()):
                     killed.append(process.pid)
                     os.kill(process.pid, signal.SIGKILL)
                     return

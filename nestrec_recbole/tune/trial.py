@@ -22,6 +22,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset
 
+from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.optimisation import take_rates
@@ -156,9 +157,9 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
     """
     place = task.place(point)
     trial = Trial.read(place)
-    if trial is None or task.population:
+    if trial is None or (task.population and (start is not None or trial.status == "running")):
         trial = Trial(task.space.flat(point), point)
-    if not task.population:
+    if not task.population or trial.status != "running":
         for number, (epoch, _) in enumerate(trial.scores, start=1):
             report(epoch, trial.best(task.bigger, number))
         if trial.status != "running":
@@ -240,8 +241,8 @@ def own_arguments() -> Iterator[None]:
 def objective(point: Point, task: Task, data: Any) -> None:
     """:func:`run_trial` inside a Ray Tune trial."""
     import ray
-    from ray import tune
 
+    session = ray_session()
     task.settings["gpu_id"] = ",".join(map(str, ray.get_gpu_ids()))  # RecBole would give each trial the first GPU
     place = task.place(point)
     last = Path(last_checkpoint(place / "weights.safetensors"))
@@ -249,15 +250,15 @@ def objective(point: Point, task: Task, data: Any) -> None:
     def report(epoch: int, best: float) -> None:
         metrics = {"epoch": epoch + 1, "score": best}
         if not task.population:
-            tune.report(metrics)
+            session.report(metrics)
             return
         copy = place / "copy" / last.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
         os.link(last, copy)  # the checkpoint's own name is soon another file's
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(copy.parent))
+        session.report(metrics, checkpoint=session.Checkpoint.from_directory(copy.parent))
 
-    given = tune.get_checkpoint() if task.population else None
+    given = session.get_checkpoint() if task.population else None
     if given is None:
         run_trial(task, point, data, report)
         return
