@@ -83,7 +83,7 @@ def _report_of_trial() -> Callable[[dict[str, float]], None] | None:
 
 
 def ray_session() -> Any:
-    """Where Ray keeps ``report``, ``Checkpoint`` and how a search is run: ``ray.tune``, and before 2.43 ``ray.train``."""
+    """Where Ray keeps what a trial reports with: ``ray.tune``; ``ray.train`` in 2.40."""
     from ray import tune
 
     if hasattr(tune, "report"):

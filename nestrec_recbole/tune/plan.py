@@ -106,7 +106,7 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
     places = []
     for number in range(len(results)):
         result = results[number]
-        point = result.config or {}
+        point = (result.config or {}) | ({MEMBER: number} if task.population else {})
         places.append(task.place(point))
         if result.error is not None:
             _note_error(task, point, result.error)

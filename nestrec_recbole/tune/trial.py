@@ -244,6 +244,8 @@ def objective(point: Point, task: Task, data: Any) -> None:
 
     session = ray_session()
     task.settings["gpu_id"] = ",".join(map(str, ray.get_gpu_ids()))  # RecBole would give each trial the first GPU
+    if task.population:  # a point that was copied has the number of the member it came from
+        point = {**point, MEMBER: int(session.get_context().get_trial_id().rpartition("_")[2])}
     place = task.place(point)
     last = Path(last_checkpoint(place / "weights.safetensors"))
 
