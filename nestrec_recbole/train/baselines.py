@@ -50,7 +50,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     NestRecError
         When the model cannot go through the door; the message says why.
     """
-    _share_settings(config)
+    share_settings(config)
     check_known(config.external_config_dict, config.known_settings.union(_DERIVED))
     check_metrics(config)
     _refuse(config)
@@ -151,7 +151,7 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     return config, trainer.model, loaders[2].dataset, *loaders
 
 
-def _share_settings(config: Any) -> None:
+def share_settings(config: Any) -> None:
     """Give the shared settings that nobody has set our defaults, resolved as RecBole resolves settings."""
     given = config.external_config_dict
     ours = {key: value for key, value in config.shared_settings.items() if key not in given}

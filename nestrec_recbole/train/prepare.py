@@ -9,9 +9,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from nestrec_recbole.data.variants import sequences_for
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.models.base import SequenceModel
-from nestrec_recbole.train.baselines import prepare_baseline
+from nestrec_recbole.train.baselines import prepare_baseline, share_settings
 
 
 def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
@@ -30,7 +31,20 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     except ImportError as error:
         raise NestRecError(f"model {model!r} needs a package that is not installed: {error}") from error
     samples = hasattr(get_model(model), "input_type") or catalogue["loss_type"] != "CE"
-    return Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
+    config = Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
+    if not is_ours(model):
+        share_settings(config)
+    return config
+
+
+def is_ours(model: str) -> bool:
+    """Whether a model is of this package's kind, and not one of RecBole's own."""
+    return issubclass(get_model(model), SequenceModel)
+
+
+def read_data(config: Any) -> Any:
+    """Read the data of a config that :func:`configure` has made, as :func:`prepare` does where it is not given them."""
+    return create_dataset(config) if is_ours(config["model"]) else sequences_for(config)
 
 
 def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -56,7 +70,7 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
     NestRecError
         When the settings make no sense, or the model cannot be trained and ranked this way.
     """
-    if not issubclass(get_model(config["model"]), SequenceModel):
+    if not is_ours(config["model"]):
         return prepare_baseline(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, create_dataset(config) if dataset is None else dataset)

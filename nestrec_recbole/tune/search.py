@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole.config import Config
-
 from nestrec_recbole import settings as config_settings
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.train.prepare import configure, is_ours
 from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.space import Space, read_space
 from nestrec_recbole.tune.trial import Task, Trial, own_arguments, shared_data
@@ -122,6 +121,8 @@ def search(
     given = {**(settings or {}), **({} if epochs is None else {"epochs": epochs})}
     config = _config(model, dataset, given)
     config_settings.check_metrics(config)
+    if scheduler == "pbt" and not is_ours(model):
+        raise NestRecError(f"--scheduler pbt copies checkpoints; of {model}, a model of RecBole's, none can go on")
     space = space if isinstance(space, Space) else read_space(space if space is not None else tuning_space(model))
     space = space.checked(config.internal_config_dict)
     place = Path(folder).resolve()
@@ -172,7 +173,7 @@ def _config(model: str, dataset: str, settings: dict[str, Any]) -> Any:
     quiet = {"state": "ERROR", "show_progress": False}
     try:
         with own_arguments():
-            return Config(model=model, dataset=dataset, config_dict={**settings, **quiet})
+            return configure(model, dataset, {**settings, **quiet})
     finally:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         if before is not None:

@@ -19,14 +19,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from recbole.config import Config
-from recbole.data import create_dataset
 
 from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.optimisation import take_rates
-from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
 from nestrec_recbole.tune.space import Point, Space
 
@@ -210,22 +208,23 @@ def build(task: Task, point: Point, data: Any) -> tuple[Any, Any, Any]:
     torch.set_num_threads(task.threads)
     with own_arguments():
         config = make_config(task.model, task.dataset, task.merged(point), str(task.place(point)))
-        dataset = create_dataset(config).without_test() if data is None else data.under(config)
+        dataset = read_data(config).without_test() if data is None else data.under(config)
         trainer, (train_data, valid_data, _) = prepare(config, dataset)
     return trainer, train_data, valid_data
 
 
 def make_config(model: str, dataset: str, settings: dict[str, Any], checkpoint_dir: str) -> Any:
     """The config of a trial: quiet, and keeping after each epoch what resuming needs."""
-    quiet = {"state": "ERROR", "show_progress": False, "checkpoint_last": True, "checkpoint_dir": checkpoint_dir}
-    return Config(model=model, dataset=dataset, config_dict={**settings, **quiet})
+    quiet = {"state": "ERROR", "show_progress": False, "checkpoint_dir": checkpoint_dir}
+    resumable = {"checkpoint_last": True} if is_ours(model) else {}
+    return configure(model, dataset, {**settings, **quiet, **resumable})
 
 
 def shared_data(task: Task, config: Any) -> Any:
     """The data that all trials can share, without its test rows; None where the space decides what is read."""
     if {one.name.partition(".")[0] for one in task.space.dimensions} & set(_READ_WITH_DATA):
         return None
-    return create_dataset(config).without_test()
+    return read_data(config).without_test()
 
 
 @contextmanager
