@@ -368,6 +368,13 @@ def test_objective_function_reports_validation_scores(circle: dict[str, Any], mo
     assert len(told) == 6 and plain["test_result"] == test
 
 
+def test_hyper_tuning_finds_the_numpy_it_was_written_for() -> None:
+    from recbole.trainer import hyper_tuning
+
+    assert hyper_tuning.np.random.RandomState(3).integers(5) in range(5)  # as hyperopt asks for them
+    assert hyper_tuning.np.str is str and hyper_tuning.np.prod([2, 3]) == 6
+
+
 # -- with Ray -------------------------------------------------------------------------------------------------------
 
 
