@@ -78,9 +78,19 @@ def _report_of_trial() -> Callable[[dict[str, float]], None] | None:
     """How this process reports to Ray Tune; None where it runs no trial."""
     if "ray.tune" not in sys.modules:
         return None
+    ray = ray_session()
+    return ray.report if ray.get_context().get_trial_id() else None
+
+
+def ray_session() -> Any:
+    """Where Ray keeps what a trial reports with: ``ray.tune``; ``ray.train`` in 2.40."""
     from ray import tune
 
-    return tune.report if tune.get_context().get_trial_id() else None
+    if hasattr(tune, "report"):
+        return tune
+    from ray import train
+
+    return train
 
 
 class _Random:

@@ -376,14 +376,14 @@ class SequenceDataset(SequentialDataset):
         are the same.
         """
         self._change_feat_format()
-        train, valid, test = self.split()
+        train, valid, _ = self.split()
         kept = np.sort(np.r_[train, valid])
         rest = self._part(kept)
         rest._settled = [np.searchsorted(kept, train), np.searchsorted(kept, valid), np.zeros(0, dtype=np.int64)]
-        places = self.ends[test]
-        rest.items = _blanked(self.items, places)
-        rest.times = None if self.times is None else _blanked(self.times, places)
-        rest.columns = {name: torch.from_numpy(_blanked(c.numpy(), places)) for name, c in self.columns.items()}
+        unseen = ~_covered(rest.starts, rest.ends, len(self.items))
+        rest.items = _blanked(self.items, unseen)
+        rest.times = None if self.times is None else _blanked(self.times, unseen)
+        rest.columns = {name: torch.from_numpy(_blanked(c.numpy(), unseen)) for name, c in self.columns.items()}
         return rest
 
     def under(self, config: Any) -> SequenceDataset:
@@ -498,6 +498,12 @@ def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int)
     cut = column[np.minimum(place, len(column) - 1)]
     cut[~inside] = 0
     return cut
+
+
+def _covered(starts: np.ndarray, ends: np.ndarray, size: int) -> np.ndarray:
+    """Which of ``size`` places lie in any of the stretches from a start to its end, that included: (size,) bool."""
+    change = np.bincount(starts, minlength=size + 1) - np.bincount(ends + 1, minlength=size + 1)
+    return change[:size].cumsum() > 0
 
 
 def _blanked(column: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -150,12 +150,6 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     return config, trainer.model, loaders[2].dataset, *loaders
 
 
-def read_sequences(config: Any) -> SequenceDataset:
-    """The data of a model of RecBole's, before it is split."""
-    share_settings(config)
-    return sequences_for(config)
-
-
 def share_settings(config: Any) -> None:
     """Give the shared settings that nobody has set our defaults, resolved as RecBole resolves settings."""
     given = config.external_config_dict

@@ -9,9 +9,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+from nestrec_recbole.data.variants import sequences_for
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.models.base import SequenceModel
-from nestrec_recbole.train.baselines import prepare_baseline, read_sequences, share_settings
+from nestrec_recbole.train.baselines import prepare_baseline, share_settings
 
 
 def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
@@ -27,24 +28,24 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
         When the model is unknown, or needs a package that is not installed.
     """
     try:
-        config = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
+        catalogue = Config(model=model, dataset=dataset, config_dict={"train_neg_sample_args": None, **settings})
     except ImportError as error:
         raise NestRecError(f"model {model!r} needs a package that is not installed: {error}") from error
-    if _is_ours(model):
-        return config
-    if hasattr(get_model(model), "input_type") or config["loss_type"] != "CE":
-        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
-    share_settings(config)
+    samples = hasattr(get_model(model), "input_type") or catalogue["loss_type"] != "CE"
+    config = Config(model=model, dataset=dataset, config_dict=dict(settings)) if samples else catalogue
+    if not is_ours(model):
+        share_settings(config)
     return config
 
 
-def read_data(config: Any) -> Any:
-    """The data of a config, before it is split: a ``SequenceDataset``, of RecBole's models too."""
-    return create_dataset(config) if _is_ours(config["model"]) else read_sequences(config)
-
-
-def _is_ours(model: str) -> bool:
+def is_ours(model: str) -> bool:
+    """Whether a model is of this package's kind, and not one of RecBole's own."""
     return issubclass(get_model(model), SequenceModel)
+
+
+def read_data(config: Any) -> Any:
+    """Read the data of a config that :func:`configure` has made, as :func:`prepare` does where it is not given them."""
+    return create_dataset(config) if is_ours(config["model"]) else sequences_for(config)
 
 
 def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -70,7 +71,7 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
     NestRecError
         When the settings make no sense, or the model cannot be trained and ranked this way.
     """
-    if not _is_ours(config["model"]):
+    if not is_ours(config["model"]):
         return prepare_baseline(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     loaders = data_preparation(config, read_data(config) if dataset is None else dataset)

@@ -75,14 +75,15 @@ def _connect(address: str | None) -> None:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        return
-    _check_reachable(address)
+    if address is not None:
+        _check_reachable(address)
+    where = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address is None else {"address": address}
     try:
-        ray.init(address=address, **quiet)
+        ray.init(**where, **quiet)
     except Exception as error:  # Ray raises many kinds
-        raise _no_cluster(address, error) from None
+        if address is not None:
+            raise _no_cluster(address, error) from None
+        raise NestRecError(f"Ray does not start on this machine ({first_line(error)}); is it overloaded?") from None
 
 
 def _check_reachable(address: str) -> None:

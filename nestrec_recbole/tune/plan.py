@@ -20,6 +20,7 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
+from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.tune.progress import Progress
 from nestrec_recbole.tune.space import Dimension, Point, Space
@@ -77,6 +78,7 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
     trainable = tune.with_resources(
         tune.with_parameters(objective, task=task, data=data), {"CPU": plan.cpus, "GPU": plan.gpus}
     )
+    session = ray_session()
     tuner = tune.Tuner(
         trainable,
         param_space=domains(task.space) | ({MEMBER: tune.randint(0, trials)} if task.population else {}),
@@ -90,12 +92,12 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
             time_budget_s=plan.hours * 3600 if plan.hours else None,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(
+        run_config=session.RunConfig(
             name="ray",
             storage_path=str(Path(task.folder).resolve()),
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=session.FailureConfig(max_failures=MAX_FAILURES),
             # More than one: a copy may be taken of a checkpoint while the next is being written.
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
+            checkpoint_config=session.CheckpointConfig(num_to_keep=4),
             callbacks=[Progress(task, trials, say)],
             verbose=0,
         ),
@@ -104,7 +106,7 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
     places = []
     for number in range(len(results)):
         result = results[number]
-        point = result.config or {}
+        point = (result.config or {}) | ({MEMBER: number} if task.population else {})
         places.append(task.place(point))
         if result.error is not None:
             _note_error(task, point, result.error)

@@ -13,7 +13,7 @@ from nestrec_recbole import settings as config_settings
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
-from nestrec_recbole.train.prepare import configure
+from nestrec_recbole.train.prepare import configure, is_ours
 from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.space import Space, read_space
 from nestrec_recbole.tune.trial import Task, Trial, own_arguments, shared_data
@@ -121,6 +121,8 @@ def search(
     given = {**(settings or {}), **({} if epochs is None else {"epochs": epochs})}
     config = _config(model, dataset, given)
     config_settings.check_metrics(config)
+    if scheduler == "pbt" and not is_ours(model):
+        raise NestRecError(f"--scheduler pbt copies checkpoints; of {model}, a model of RecBole's, none can go on")
     space = space if isinstance(space, Space) else read_space(space if space is not None else tuning_space(model))
     space = space.checked(config.internal_config_dict)
     place = Path(folder).resolve()
@@ -144,9 +146,8 @@ def search(
         plan = Plan(trials, config["epochs"], scheduler, searcher, seed, cpus, gpus, at_once, hours)
         places = run_trials(task, plan, shared_data(task, config), say)
     ran = [trial for trial in map(Trial.read, places) if trial]
-    for one in places:
-        for checkpoint in one.rglob("*.safetensors"):
-            checkpoint.unlink()
+    for checkpoint in place.rglob("*.safetensors") if hours is None else ():  # else there may be more time later
+        checkpoint.unlink()
     return _best(task, config["valid_metric"], ran)
 
 

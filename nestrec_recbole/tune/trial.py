@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
+from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.optimisation import take_rates
-from nestrec_recbole.train.prepare import configure, prepare, read_data
+from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
 from nestrec_recbole.tune.space import Point, Space
 
@@ -154,9 +155,9 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
     """
     place = task.place(point)
     trial = Trial.read(place)
-    if trial is None or task.population:
+    if trial is None or (task.population and (start is not None or trial.status == "running")):
         trial = Trial(task.space.flat(point), point)
-    if not task.population:
+    if not task.population or trial.status != "running":
         for number, (epoch, _) in enumerate(trial.scores, start=1):
             report(epoch, trial.best(task.bigger, number))
         if trial.status != "running":
@@ -214,8 +215,9 @@ def build(task: Task, point: Point, data: Any) -> tuple[Any, Any, Any]:
 
 def make_config(model: str, dataset: str, settings: dict[str, Any], checkpoint_dir: str) -> Any:
     """The config of a trial: quiet, and keeping after each epoch what resuming needs."""
-    quiet = {"state": "ERROR", "show_progress": False, "checkpoint_last": True, "checkpoint_dir": checkpoint_dir}
-    return configure(model, dataset, {**settings, **quiet})
+    quiet = {"state": "ERROR", "show_progress": False, "checkpoint_dir": checkpoint_dir}
+    resumable = {"checkpoint_last": True} if is_ours(model) else {}
+    return configure(model, dataset, {**settings, **quiet, **resumable})
 
 
 def shared_data(task: Task, config: Any) -> Any:
@@ -238,24 +240,26 @@ def own_arguments() -> Iterator[None]:
 def objective(point: Point, task: Task, data: Any) -> None:
     """:func:`run_trial` inside a Ray Tune trial."""
     import ray
-    from ray import tune
 
+    session = ray_session()
     task.settings["gpu_id"] = ",".join(map(str, ray.get_gpu_ids()))  # RecBole would give each trial the first GPU
+    if task.population:  # a point that was copied has the number of the member it came from
+        point = {**point, MEMBER: int(session.get_context().get_trial_id().rpartition("_")[2])}
     place = task.place(point)
     last = Path(last_checkpoint(place / "weights.safetensors"))
 
     def report(epoch: int, best: float) -> None:
         metrics = {"epoch": epoch + 1, "score": best}
         if not task.population:
-            tune.report(metrics)
+            session.report(metrics)
             return
         copy = place / "copy" / last.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
         os.link(last, copy)  # the checkpoint's own name is soon another file's
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(copy.parent))
+        session.report(metrics, checkpoint=session.Checkpoint.from_directory(copy.parent))
 
-    given = tune.get_checkpoint() if task.population else None
+    given = session.get_checkpoint() if task.population else None
     if given is None:
         run_trial(task, point, data, report)
         return

@@ -1,0 +1,222 @@
+"""What tuning costs and finds: ``python benchmarks/tune.py --data FOLDER``, with two CPUs and nothing else running.
+
+Three parts, each a figure that can be wrong. ``asha``: FastSASRec on ml-100k, the same points searched in full and by
+ASHA; how near ASHA's best validation score is to the full search's, and after what share of its epochs. ``together``:
+the trials per minute of two at once, with a thread each, over those of one at a time, once their processes are up.
+``overhead``: seconds of an epoch of FastSASRec on Beauty (``FOLDER/beauty/beauty.inter``) inside a trial of Ray Tune,
+less those of the same trial without Ray. ``memory``: what a trial adds to the resident memory of its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import psutil
+import torch
+from readme import put_table, read_results, write_results
+
+from nestrec_recbole.tune.cluster import require_ray, running_ray
+from nestrec_recbole.tune.search import search
+from nestrec_recbole.tune.space import Space, parse_space, read_space
+from nestrec_recbole.tune.trial import Task, make_config, run_trial, shared_data
+
+PARTS = ("asha", "together", "overhead", "memory")
+SETTINGS = {"learning_rate": 0.002, "show_progress": False, "state": "ERROR"}
+ONE_POINT = {"learning_rate": {"choice": [0.002]}}
+
+
+def asha(options: argparse.Namespace) -> dict[str, Any]:
+    """Search the same points in full and by ASHA."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for scheduler in ("none", "asha"):
+            given = {**SETTINGS, "stopping_step": options.epochs}  # the full search is full
+            result = search(
+                "FastSASRec",
+                "ml-100k",
+                given,
+                options.space,
+                trials=options.trials,
+                epochs=options.epochs,
+                scheduler=scheduler,
+                folder=Path(folder) / scheduler,
+            )
+            found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
+    full, short = found["none"], found["asha"]
+    return found | {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
+
+
+def together(options: argparse.Namespace) -> dict[str, float]:
+    """Trials per minute between the end of the first and of the last trial, one and two at a time."""
+    space = parse_space({"learning_rate": {"loguniform": [0.001, 0.004]}})
+    rates: dict[str, float] = {}
+    for at_once in (1, 2):
+        ends: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            search(
+                "FastSASRec",
+                "ml-100k",
+                SETTINGS,
+                space,
+                trials=options.trials,
+                epochs=options.short_epochs,
+                scheduler="none",
+                folder=Path(folder) / "search",
+                at_once=at_once,
+                say=lambda line, ends=ends: ends.append(perf_counter()),  # type: ignore[misc]
+            )
+        rates[str(at_once)] = 60 * (len(ends) - at_once) / (ends[-1] - ends[at_once - 1])
+    return rates | {"ratio": rates["2"] / rates["1"]}
+
+
+def overhead(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds per epoch of one trial on Beauty, with and without Ray, in turns; the first epoch of each is left out."""
+    space = parse_space(ONE_POINT)
+    settings = {**SETTINGS, "data_path": options.data, "epochs": options.short_epochs}
+    seconds: dict[str, list[float]] = {"alone": [], "ray": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(options.turns):
+            seconds["alone"] += _epochs_alone(settings, space, f"{folder}/alone-{turn}")
+            seconds["ray"] += _epochs_with_ray(settings, space, f"{folder}/ray-{turn}")
+    alone, ray = (median(seconds[name]) for name in ("alone", "ray"))
+    return {"alone": alone, "ray": ray, "share": ray / alone - 1}
+
+
+def _epochs_alone(settings: dict[str, Any], space: Space, folder: str) -> list[float]:
+    """What training takes in this process, with the checkpoints that a trial writes but nobody to report to."""
+    torch.set_num_threads(1)
+    epochs = settings["epochs"]
+    task = Task("FastSASRec", "beauty", settings, space.checked({"learning_rate": 0.001}), folder)
+    data = shared_data(task, make_config("FastSASRec", "beauty", settings, folder))
+    ends: list[float] = []
+    run_trial(task, {"learning_rate": 0}, data, lambda epoch, best: ends.append(perf_counter()))
+    assert len(ends) == epochs
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _epochs_with_ray(settings: dict[str, Any], space: Space, folder: str) -> list[float]:
+    """The same in a trial; its file says when each epoch ended."""
+    ends: list[float] = []
+
+    class Watch(_progress()):  # type: ignore[misc]
+        def on_trial_result(self, **info: Any) -> None:
+            ends.append(perf_counter())
+
+    from nestrec_recbole.tune import plan
+
+    before, plan.Progress = plan.Progress, Watch  # type: ignore[misc]
+    try:
+        given = {k: v for k, v in settings.items() if k != "epochs"}
+        epochs = settings["epochs"]
+        search(
+            "FastSASRec", "beauty", given, space, trials=1, epochs=epochs, scheduler="none", folder=folder, say=_ignore
+        )
+    finally:
+        plan.Progress = before  # type: ignore[misc]
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _progress() -> Any:
+    require_ray()
+    from nestrec_recbole.tune.progress import Progress
+
+    return Progress
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def memory(options: argparse.Namespace) -> dict[str, float]:
+    """MiB of its own that a process has after it has imported everything, and that a trial adds to it at most."""
+    require_ray()
+    with running_ray(None, 1, 0):
+        import ray
+
+        settings = {**SETTINGS, "data_path": options.data, "epochs": 1}
+        space = parse_space(ONE_POINT).checked({"learning_rate": 0.001})
+        with tempfile.TemporaryDirectory() as folder:
+            task = Task("FastSASRec", "beauty", settings, space, folder)
+            data = ray.put(shared_data(task, make_config("FastSASRec", "beauty", settings, folder)))
+            base, opened, trained = ray.get(ray.remote(num_cpus=1)(_measure).remote(task, [data]))
+    return {"imports": base, "data": opened - base, "trial": trained - base}
+
+
+def _measure(task: Task, data: list[Any]) -> tuple[float, float, float]:
+    import ray
+
+    import nestrec_recbole.tune.trial  # noqa: F401
+
+    def own() -> float:
+        return psutil.Process().memory_full_info().uss / 2**20
+
+    base = own()
+    held = ray.get(data[0])
+    opened = own()
+    run_trial(task, {"learning_rate": 0}, held, lambda epoch, best: None)
+    return base, opened, own()
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown, a line per figure."""
+    lines = ["| | |", "|---|---|"]
+    if "asha" in results:
+        one = results["asha"]
+        lines += [
+            f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, all in full "
+            f"({one['none']['epochs']} epochs) | {one['none']['score']:.4f} |",
+            f"| ... under ASHA, after {one['of epochs']:.0%} of the epochs | {one['asha']['score']:.4f} |",
+        ]
+    if "together" in results:
+        one = results["together"]
+        lines.append(f"| trials per minute, two at once over one at a time | {one['ratio']:.2f} x |")
+    if "overhead" in results:
+        one = results["overhead"]
+        lines.append(
+            f"| seconds of an epoch on Beauty in a trial, and without Ray | {one['ray']:.2f}, {one['alone']:.2f} |"
+        )
+    if "memory" in results:
+        one = results["memory"]
+        lines.append(f"| MiB that a trial on Beauty adds to its process | {one['trial']:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is asked for, and write the results and README's table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--space", type=read_space, default=str(_space()), help="of the part asha")
+    parser.add_argument("--trials", type=int, default=27)
+    parser.add_argument("--epochs", type=int, default=27, help="of the part asha")
+    parser.add_argument("--short-epochs", type=int, default=6, help="of the others")
+    parser.add_argument("--turns", type=int, default=3, help="of the part overhead")
+    parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")
+    options = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    try:
+        results = read_results("tune")
+    except FileNotFoundError:
+        results = {}
+    for part in options.parts:
+        results[part] = {"asha": asha, "together": together, "overhead": overhead, "memory": memory}[part](options)
+        print(part, results[part], flush=True)
+    if not options.no_readme:
+        write_results("tune", {**results, "command": "python benchmarks/tune.py --data FOLDER"})
+        put_table("tune table", table(read_results("tune")))
+    print(table(results))
+
+
+def _space() -> Path:
+    return Path(__file__).resolve().parent.parent / "properties" / "tune" / "FastSASRec.yaml"
+
+
+if __name__ == "__main__":
+    main()
