@@ -52,7 +52,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     check_metrics(config)
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
-    whole = read_sequences(config) if dataset is None else dataset
+    whole = sequences_for(config) if dataset is None else dataset
     if "diversity" in (metric.lower() for metric in config["metrics"]):
         whole.feature_paths = ensure_item_features(config, whole.training_items)
     training, valid, test = whole.build()
