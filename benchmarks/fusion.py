@@ -19,15 +19,16 @@ from readme import HERE, put_table, read_results, write_results
 from nestrec_recbole.bench.run import train
 
 SHAPE = {"hidden_size": 64, "n_layers": 2, "n_heads": 2, "inner_size": 256}
-EVERY_POSITION = {"learning_rate": 0.002, "epochs": 20, "stopping_step": 5}
-AS_GATED = {"cosine": True, "temperature": 0.05, "recency_scale": 0.5}
+EVERY_POSITION = {**SHAPE, "learning_rate": 0.002, "epochs": 20, "stopping_step": 5}
 # An epoch of it has one target per user, a hundredth of the others: it is given more, and validated less often.
-ONE_TARGET = {"learning_rate": 0.001, "epochs": 100, "eval_step": 5, "stopping_step": 3}
+ORIGINAL = {"model": "GatedFusionRec", "preset": "original", **SHAPE, "eval_step": 5}
+FITTED = {"cosine": True, "hidden_dropout_prob": 0.3, "learning_rate": 0.002, "epochs": 30, "stopping_step": 5}
 RUNS: dict[str, dict[str, Any]] = {
-    "FastSASRec, ids only": {"model": "FastSASRec", **SHAPE, **EVERY_POSITION},
-    "FastSASRec, scores and mean as below": {"model": "FastSASRec", **SHAPE, **EVERY_POSITION, **AS_GATED},
-    "GatedFusionRec": {"model": "GatedFusionRec", **SHAPE, **EVERY_POSITION},
-    "GatedFusionRec, preset: original": {"model": "GatedFusionRec", "preset": "original", **SHAPE, **ONE_TARGET},
+    "FastSASRec, ids only": {"model": "FastSASRec", **EVERY_POSITION},
+    "GatedFusionRec": {"model": "GatedFusionRec", **EVERY_POSITION},
+    "GatedFusionRec, recency_scale: 0.5": {"model": "GatedFusionRec", "recency_scale": 0.5, **EVERY_POSITION},
+    "preset: original": {**ORIGINAL, "learning_rate": 0.001, "epochs": 100, "stopping_step": 3},
+    "preset: original, cosine scores, dropout 0.3": {**ORIGINAL, **FITTED},
 }
 COMMON = {"show_progress": False, "state": "ERROR", "plot_curves": False}
 
@@ -38,7 +39,7 @@ def run(name: str, seed: int, features: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done, _, _ = train(settings.pop("model"), "ml-100k", {**settings, "checkpoint_dir": folder})
     curve = [record["valid_score"] for record in done.history if "valid_score" in record]
-    about = {"run": name, "seed": seed, "settings": RUNS[name], "seconds": done.seconds, "epochs": len(done.history)}
+    about = {"run": name, "seed": seed, "settings": RUNS[name]}
     return {**about, "metrics": done.metrics, "valid": curve}
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     """Run what is missing, and write the results; README's table too, if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2020])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--features", metavar="FOLDER", help="where encoded fields are kept")
     parser.add_argument("--readme", action="store_true", help="write README's table")
