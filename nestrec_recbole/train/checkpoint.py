@@ -87,10 +87,6 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
     taken = {name: tensors[f"model.{name}"] for name in own if f"model.{name}" in tensors}
     if not taken:
         raise NestRecError(f"init_from {path}: a {about['model']}, of which this model has no part")
-    for name, weight in taken.items():
-        if weight.shape != own[name].shape:
-            found, wanted = tuple(weight.shape), tuple(own[name].shape)
-            raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
     theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
     if theirs != ours and any(name.startswith("fields.") for name in taken):
         names = (", ".join(name for name, _ in recipes) for recipes in (theirs, ours))
@@ -98,6 +94,10 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
             "init_from {}: its item_fields are {}, here they are {}, or they are encoded otherwise; give both equal "
             "item_fields".format(path, *names)
         )
+    for name, weight in taken.items():
+        if weight.shape != own[name].shape:
+            found, wanted = tuple(weight.shape), tuple(own[name].shape)
+            raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
     model.load_state_dict(taken, strict=False)
     return sorted(taken)
 
