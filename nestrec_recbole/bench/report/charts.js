@@ -2,7 +2,7 @@
 const page = JSON.parse(document.getElementById('page').textContent);
 const SYMBOLS = ['circle', 'square', 'triangle-up', 'diamond', 'triangle-down', 'star', 'cross', 'x'];
 const SIGNS = ['●', '■', '▲', '◆', '▼', '★', '✚', '✖'];
-const DASHES = ['solid', 'dash', 'dot', 'dashdot'];
+const DASHES = ['solid', 'dash', 'dot', 'dashdot'], PATTERNS = ['', '/', 'x', '.'];
 const STEPS = [-1, 0, 1, 2, 3, 4, 5].flatMap(power => [1, 2, 5].map(digit => Number(`${digit}e${power}`)));
 const LOWER_IS_BETTER = /^(averagepopularity|giniindex)/;
 const hiddenRows = new Set();
@@ -10,12 +10,13 @@ const element = id => document.getElementById(id);
 const cssColour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function look(name) {
-  const place = page.rows.indexOf(name);
+  const place = page.rows.indexOf(name), turn = Math.floor(place / 8);  // the ninth has the first's colour, and else not
   return {
     colour: `--c${place % 8}`,
-    symbol: SYMBOLS[place % 8],
-    sign: SIGNS[place % 8],
-    dash: DASHES[Math.floor(place / 8) % 4],
+    symbol: SYMBOLS[(place + 3 * turn) % 8],
+    sign: SIGNS[(place + 3 * turn) % 8],
+    dash: DASHES[turn % 4],
+    pattern: PATTERNS[turn % 4],
   };
 }
 
@@ -95,7 +96,8 @@ function drawSlices(dataset) {
     const labels = slicing.labels.map((label, i) => `${broken(label, slicing.labels.length > 3 ? 8 : 12)}<br>n = ${slicing.counts[i].toLocaleString('en')}`);
     const traces = slicing.rows.filter(row => !hiddenRows.has(row.name)).map(row => ({
       type: 'bar', x: labels, y: row.values, name: plain(row.name),
-      marker: { color: cssColour(look(row.name).colour) }, hovertemplate: '%{y:.4f}',
+      marker: { color: cssColour(look(row.name).colour), pattern: { shape: look(row.name).pattern } },
+      hovertemplate: '%{y:.4f}',
     }));
     draw(chart, traces, '', '', { bargap: .3, bargroupgap: .08, xaxis: { type: 'category', tickangle: 0 } });
   }
