@@ -36,7 +36,7 @@ class MultimodalRec(SequenceModel):
     With ``history: True`` the same fused items feed a causal transformer instead, and are scored by inner product and
     trained by ``loss`` as in the other sequential models, so that fusions compare like with like.
 
-    Source: the multimodal recommender for PixelRec (Cheng et al. 2023, arXiv:2309.06789) that README names.
+    Source: a multimodal recommender built for PixelRec's data (Cheng et al. 2023, arXiv:2309.06789).
     """
 
     needs_item_fields = True
