@@ -20,6 +20,9 @@ NEEDED_BY_RECBOLE = [
     "thop>=0.1.1.post2207130030",
 ]
 
+# Packages of data, which in the source tree lie beside the code.
+LIES_ELSEWHERE = {"nestrec_recbole.properties": "properties", "nestrec_recbole.suites": "benchmarks/suites"}
+
 VERSION: dict[str, str] = {}
 exec(Path("nestrec_recbole/version.py").read_text(encoding="utf-8"), VERSION)
 
@@ -40,12 +43,13 @@ setup(
     ],
     keywords="recommender-system sequential-recommendation multimodal llm recbole pytorch",
     python_requires=">=3.10,<3.14",
-    packages=[*find_packages(include=["nestrec_recbole", "nestrec_recbole.*"]), "nestrec_recbole.properties"],
-    package_dir={"nestrec_recbole.properties": "properties"},
+    packages=[*find_packages(include=["nestrec_recbole", "nestrec_recbole.*"]), *LIES_ELSEWHERE],
+    package_dir=LIES_ELSEWHERE,
     package_data={
         "nestrec_recbole": ["py.typed"],
         "nestrec_recbole.bench.report": ["*.jinja", "*.css", "*.js"],
         "nestrec_recbole.properties": ["*.yaml", "*/*.yaml"],
+        "nestrec_recbole.suites": ["*.yaml"],
     },
     install_requires=[
         "duckdb>=1.5",  # conversion, out of core

@@ -91,7 +91,9 @@ def test_wheel_works_away_from_the_source_tree(tmp_path: Path) -> None:
 
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "properties").rglob("*.yaml")}
     assert {f"nestrec_recbole/{name}" for name in files} <= names
-    assert "nestrec_recbole/py.typed" in names
+    assert {f"nestrec_recbole/suites/{path.name}" for path in (ROOT / "benchmarks/suites").glob("*.yaml")} <= names
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nestrec_recbole/bench/report").glob("*.[jc]*s*")}
+    assert len(page) > 3 and page | {"nestrec_recbole/py.typed"} <= names
     (about,) = target.glob("nestrec_recbole-*.dist-info")
     assert {name.split("/")[0] for name in names} == {"nestrec_recbole", about.name}
     assert "nestrec = nestrec_recbole.cli:main" in (about / "entry_points.txt").read_text()
@@ -100,6 +102,8 @@ def test_wheel_works_away_from_the_source_tree(tmp_path: Path) -> None:
 
     code = """import json, nestrec_recbole, nestrec_recbole.cli
 from nestrec_recbole.plugin import load_properties
+from nestrec_recbole.bench.suite import shipped_suites
+assert "smoke" in shipped_suites()
 print(json.dumps([nestrec_recbole.__file__, load_properties("NestRec")["llm"]]))"""
     used = run_python(code, [target], place)
     assert used.returncode == 0, used.stderr
