@@ -1,4 +1,4 @@
-"""Tables of results go into README between a comment that names them and ``<!-- end -->``."""
+"""Tables of results go into README.md here or above, between a comment that names them and ``<!-- end -->``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+PAGES = (HERE.parent / "README.md", HERE / "README.md")
 
 
-def put_table(name: str, table: str, page: Path = README) -> None:
-    """Replace the table called ``name`` in README, or in another page."""
-    text = page.read_text(encoding="utf-8")
-    place = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-    if not re.search(place, text, flags=re.S):
-        raise SystemExit(f"{page}: no place for the table {name!r}: <!-- {name} --> ... <!-- end -->")
-    page.write_text(re.sub(place, lambda match: f"{match[1]}{table}\n{match[2]}", text, flags=re.S), "utf-8")
+def put_table(name: str, table: str) -> None:
+    """Replace the table called ``name`` on the page that has a place for it."""
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if place.search(text):
+            page.write_text(place.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text), encoding="utf-8")
+            return
+    raise SystemExit(f"no place for the table {name!r}: <!-- {name} --> ... <!-- end --> in one of {PAGES}")
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:

@@ -9,13 +9,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from readme import HERE, put_table, read_results, write_results
+from readme import put_table, read_results, write_results
 
 from nestrec_recbole.bench.report import results as suite_results
 from nestrec_recbole.bench.report.rows import group_rows, metrics_of
 from nestrec_recbole.bench.report.tables import as_markdown
-
-PAGE = HERE / "README.md"
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="results of a suite, such as results/smoke")
     results = summarise(parser.parse_args().folder)
     write_results(f"suite-{results['suite']}", results)
-    put_table(f"{results['suite']} table", table(read_results(f"suite-{results['suite']}")), PAGE)
+    put_table(f"{results['suite']} table", table(read_results(f"suite-{results['suite']}")))
 
 
 if __name__ == "__main__":
