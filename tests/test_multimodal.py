@@ -118,7 +118,7 @@ def test_without_user_ids_it_does_not_matter_who_it_is(make_config: Any, data: P
 
 def test_known_items_and_the_target_are_no_negatives(make_config: Any, data: Path) -> None:
     """If a user has taken all that is drawn, the loss is that of the positives alone."""
-    _, model, (train, _, _) = build(make_config, data, contrastive_weight=0.0, mlp_dropout_prob=0.0)
+    _, model, (train, _, _) = build(make_config, data, contrastive_weight=0.0, negatives_per_positive=4)
     model.eval()
     batch = next(iter(train))
     seen = torch.from_numpy(train.dataset.interactions()[1])
