@@ -38,6 +38,38 @@ class DomainDiscriminator(nn.Module):
         return self.layers(centred / (centred.square().mean(dim=0) + 1e-8).sqrt())
 
 
+class DomainCentring(nn.Module):
+    """Take each domain's mean state away, so that no mean tells a domain: (B, T, width) -> the same.
+
+    As the shift of domain-specific batch normalisation (Chang et al. 2019): the batch's own means while training,
+    afterwards those that :meth:`settle` has found, so that a state does not depend on its company.
+
+    Parameters
+    ----------
+    width, n_domains : int
+    """
+
+    means: Tensor
+
+    def __init__(self, width: int, n_domains: int):
+        super().__init__()
+        self.register_buffer("means", torch.zeros(n_domains + 1, width))
+
+    def forward(self, states: Tensor, domain: Tensor) -> Tensor:
+        """Centre states by their domains (B, T), from 1; 0 is padding and stays as it is."""
+        return states - (self._means(states, domain) if self.training else self.means)[domain]
+
+    @torch.no_grad()
+    def settle(self, states: Tensor, domain: Tensor) -> None:
+        """Keep the means of these states."""
+        self.means.copy_(self._means(states, domain))
+
+    def _means(self, states: Tensor, domain: Tensor) -> Tensor:
+        is_of = F.one_hot(domain, len(self.means)).flatten(0, 1).to(states.dtype)  # (B * T, n_domains + 1)
+        is_of[:, 0] = 0
+        return is_of.T @ states.flatten(0, 1) / is_of.sum(0).clamp(min=1)[:, None]
+
+
 def alignment(vectors: Tensor, references: Tensor) -> Tensor:
     r"""Mean squared distance to fixed references, both (B, d) of unit length first; references get no gradient.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.adversarial import (
+    DomainCentring,
     DomainDiscriminator,
     alignment,
     probe_accuracy,
@@ -47,6 +48,7 @@ class TriGRecUser(FastSASRec):
         self.domain_names: tuple[str, ...] = domains.names
         self.register_buffer("of_item", torch.from_numpy(domains.of_item), persistent=False)
         self.specific, self.common = build_transformer(config), build_transformer(config)
+        self.centring = DomainCentring(width, self.n_domains)
         self.domain_embedding = nn.Embedding(self.n_domains + 1, width, padding_idx=0)
         self.no_history_embedding = nn.Parameter(torch.zeros(2, width))  # of specific and common
         self.is_masked, self.mask_ratio = config["objective"] == "masked", config["mask_ratio"]
@@ -80,7 +82,10 @@ class TriGRecUser(FastSASRec):
         return self.run(self.specific, vectors + self.domain_embedding(histories.domain), histories.place, visible)
 
     def common_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """The same, by an encoder that is not told the domain."""
+        """The same, by an encoder that is not told the domain, without each domain's mean."""
+        return self._scaled(self.centring(self._common(histories, vectors), histories.domain))
+
+    def _common(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
         visible = histories.visible(same_domain=True, causal=not self.is_masked)
         return self.run(self.common, vectors, histories.place, visible)
 
@@ -228,6 +233,7 @@ class TriGRecUser(FastSASRec):
         if len(self.probed) < 2 * self.n_domains:
             return {}
         histories, vectors = self.histories_of(self.probed), self.item_embedding(self.probed)
+        self.centring.settle(self._common(histories, vectors), histories.domain)
         label = torch.arange(self.n_domains, device=vectors.device).repeat_interleave(len(self.probed))
         found = {}
         for name, states in (("common", self.common_states), ("specific", self.specific_states)):
