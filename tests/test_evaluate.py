@@ -154,6 +154,7 @@ def test_metrics_by_hand() -> None:
     assert row_values("precision", ranks, 10) == pytest.approx([0.1, 0.1, 0.1, 0])
     assert row_values("f1", ranks, 10) == pytest.approx([2 / 11, 2 / 11, 2 / 11, 0])  # precision 0.1, recall 1
     assert coverage(np.array([[1, 2], [2, 3]]), n_items=5) == 0.75
+    assert coverage(np.array([[1, 0], [4, 0]]), n_items=5) == 0.5  # padded
 
 
 def test_f1_of_several_relevant_items_by_hand() -> None:
