@@ -14,7 +14,7 @@ from nestrec_recbole.bench.keys import PROTOCOL
 from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
 from nestrec_recbole.bench.run import LIST_METRICS
 from nestrec_recbole.bench.suite import Data, Row, Suite, build_suite, find_suite, read_yaml
-from nestrec_recbole.data.dataset import no_such_dataset
+from nestrec_recbole.data.reading import no_such_dataset
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 
 _NUMBER = (int, float)

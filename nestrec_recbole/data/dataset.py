@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from nestrec_recbole.data.atomic import read_columns, read_header
-from nestrec_recbole.data.domains import Domains, keep_domains, warn_of_original
+from nestrec_recbole.data.domains import Domains, warn_of_original
 from nestrec_recbole.data.draws import share_of
 from nestrec_recbole.data.features import FeatureStore, ItemField
+from nestrec_recbole.data.reading import AtomicDataset
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
 
 
-class SequenceDataset(SequentialDataset):
+class SequenceDataset(AtomicDataset):
     """RecBole's sequential dataset, index-only and in true time order.
 
     RecBole sorts by timestamps that it has already rounded to float32 (128 s apart in 2020) and then writes every
@@ -73,108 +72,7 @@ class SequenceDataset(SequentialDataset):
         self.feature_paths = {}
         super().__init__(config)
 
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    def _load_data(self, token: str, dataset_path: str) -> None:
-        if not Path(dataset_path).is_dir():
-            raise NestRecError(no_such_dataset(token, Path(dataset_path)))
-        super()._load_data(token, dataset_path)
-        needed = [self.uid_field, self.iid_field]
-        needed += [] if self.benchmark_filename_list else [self.time_field]
-        for field in needed:
-            if field not in self.inter_feat:
-                raise NestRecError(
-                    f"{dataset_path}/{token}.inter: no column {field!r}; it has {', '.join(self.inter_feat)}. "
-                    "Set USER_ID_FIELD, ITEM_ID_FIELD or TIME_FIELD, or add it to load_col.inter"
-                )
-        self.inter_feat = keep_domains(self.inter_feat, self.config)
-
-    def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
-        load, unload = self._get_load_and_unload_col(source)
-        if load == set():
-            return None
-        separator, encoding = self.config["field_separator"], self.config["encoding"]
-        kinds = {
-            name: FeatureType(kind)
-            for name, kind in read_header(filepath, separator, encoding).items()
-            if (load is None or name in load) and (unload is None or name not in unload)
-        }
-        if not kinds:
-            return None
-        for name, kind in kinds.items():
-            if source != "link":
-                self.field2source[name], self.field2type[name] = source, kind
-                if not kind.value.endswith("seq"):
-                    self.field2seqlen[name] = 1
-                if "float" in kind.value:
-                    self.field2bucketnum[name] = 2
-        numbers = {name: np.float64 for name, kind in kinds.items() if kind is FeatureType.FLOAT}
-        table = read_columns(filepath, kinds, types=numbers, separator=separator, encoding=encoding)
-        for name, kind in kinds.items():
-            if kind.value.endswith("seq"):
-                table[name] = self._split_sequences(name, kind, table[name])
-        if source is FeatureSource.INTERACTION:
-            self._check_interactions(filepath, table)
-        return table
-
-    def _split_sequences(self, name: str, kind: FeatureType, cells: pd.Series) -> list[np.ndarray]:
-        """Parse a ``token_seq`` or ``float_seq`` column, cut to ``seq_len`` where that is set."""
-        separator = self.config["seq_separator"]
-        dtype = np.float64 if kind is FeatureType.FLOAT_SEQ else str
-        sequences = [np.array([v for v in c.split(separator) if v], dtype=dtype) for c in cells.fillna("")]
-        longest = max(map(len, sequences), default=0)
-        limit = (self.config["seq_len"] or {}).get(name, longest)
-        self.field2seqlen[name] = min(limit, longest)
-        return [sequence[:limit] for sequence in sequences]
-
-    def _check_interactions(self, filepath: str, table: pd.DataFrame) -> None:
-        if self.time_field in table:
-            self._check_times(filepath, table[self.time_field])
-        if self.config["coordinates"]:
-            self._check_places(filepath, table)
-
-    @staticmethod
-    def _check_times(filepath: str, times: pd.Series) -> None:
-        if times.dtype.kind != "f":
-            raise NestRecError(f"{filepath}: line 1: {times.name} is not of type float; write it as {times.name}:float")
-        bad = np.flatnonzero(~np.isfinite(times.to_numpy()))
-        if len(bad):
-            raise NestRecError(f"{filepath}: line {bad[0] + 2}: {times.name} is missing or not finite; expected a time")
-
-    def _check_places(self, filepath: str, table: pd.DataFrame) -> None:
-        """Every interaction must have a place: RecBole would put those without one in the middle of all."""
-        for name, most in zip(self.config["coordinates"], (90, 360), strict=True):
-            if name not in table or table[name].dtype.kind != "f":
-                raise NestRecError(
-                    f"coordinates: {filepath} has no column {name}:float that is loaded; it has {', '.join(table)}. "
-                    "Add it to load_col.inter, or name another"
-                )
-            bad = np.flatnonzero(~(np.abs(table[name].to_numpy()) <= most))
-            if len(bad):
-                raise NestRecError(f"{filepath}: line {bad[0] + 2}: {name} is {table[name][bad[0]]}; expected degrees")
-
-    # -- filtering ----------------------------------------------------------------------------------------------
-
-    def _data_filtering(self) -> None:
-        if self.inter_feat.empty:
-            raise NestRecError(f"{self.dataset_path}/{self.dataset_name}.inter has no interactions below its header")
-        super()._data_filtering()
-
-    def _remove_duplication(self) -> None:
-        """As RecBole, but with a stable sort: interactions of one second keep their file order."""
-        if self.config["rm_dup_inter"] is not None:
-            self.inter_feat.sort_values(self.time_field, kind="stable", inplace=True)
-            pair = [self.uid_field, self.iid_field]
-            self.inter_feat.drop_duplicates(subset=pair, keep=self.config["rm_dup_inter"], inplace=True)
-
-    def _reset_index(self) -> None:
-        for name in self.feat_name_list:
-            if getattr(self, name).empty:
-                raise NestRecError(
-                    f"dataset {self.dataset_name!r}: nothing of {name} is left after filtering; loosen val_interval, "
-                    "user_inter_num_interval or item_inter_num_interval"
-                )
-        super()._reset_index()
+    # -- indexing -----------------------------------------------------------------------------------------------
 
     def _remap_ID_all(self) -> None:
         # The last moment at which times are what the file says: `normalize_all` and float32 come after this.
@@ -183,8 +81,6 @@ class SequenceDataset(SequentialDataset):
         super()._remap_ID_all()
         self.domains = Domains.of(self.config, self.field2id_token[self.iid_field])
         self.rankable = None if self.domains is None else self.domains.rankable
-
-    # -- indexing -----------------------------------------------------------------------------------------------
 
     def _change_feat_format(self) -> None:
         if self._indexed:
@@ -510,13 +406,6 @@ def _blanked(column: np.ndarray, places: np.ndarray) -> np.ndarray:
     column = column.copy()
     column[places] = 0
     return column
-
-
-def no_such_dataset(name: str, folder: Path) -> str:
-    """Say that ``folder``, where a dataset should lie, is not there."""
-    beside = [file.stem for file in folder.parent.glob("*/*.inter") if file.stem == file.parent.name]
-    hint = f"if the name is right, put {name}.inter into {folder}, or set `data_path`"
-    return f"{unknown('dataset', name, ['ml-100k', *beside])}; {hint}"
 
 
 def _as_integers(times: np.ndarray) -> np.ndarray:
