@@ -70,11 +70,11 @@ _ELSEWHERE = (
     *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
 )
 
-# What is the same for every model that is compared, RecBole's too: data, protocol and metrics, not how it trains.
+# What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
 SHARED = (
     *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
     *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed", "hidden_seed"),
-    *("domain_field", "target_domain", "domains", "protocol"),
+    *("domain_field", "target_domain", "domains", "protocol", "plot_curves"),
 )
 _NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")
 

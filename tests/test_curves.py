@@ -16,6 +16,7 @@ from nestrec_recbole import run_recbole
 from nestrec_recbole.cli import main
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.curves import plot_curves
+from nestrec_recbole.train.prepare import configure, prepare
 from nestrec_recbole.train.resume import resume
 
 SEQUENCES = [[(7 * start + step * step) % 23 for step in range(5 + start % 9)] for start in range(60)]
@@ -88,6 +89,15 @@ def test_runs_share_a_picture(tmp_path: Path, drawn: list[Figure]) -> None:
     loss, score = drawn[0].axes
     assert [line.get_label() for line in loss.lines] == ["one", "other"]
     assert [line.get_ydata().tolist() for line in score.lines] == [[0.0, 0.1]]
+
+
+def test_models_of_recboles_are_drawn_too(tmp_path: Path, drawn: list[Figure]) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    trainer, (train, valid, _) = prepare(configure("BPR", "small", {**SMALL, "epochs": 2, "state": "ERROR"}))
+    trainer.fit(train, valid, verbose=False)
+    assert Path(trainer.saved_model_file).with_suffix(".png").is_file()
+    loss, ndcg, *_ = drawn[0].axes
+    assert len(loss.lines[0].get_ydata()) == len(ndcg.lines[0].get_ydata()) == 2
 
 
 def test_the_command_line_draws_too(tmp_path: Path) -> None:

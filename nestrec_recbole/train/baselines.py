@@ -80,6 +80,16 @@ class BaselineTrainer(ExactEvaluation):
         self.history = []
         self.eval_collector: Any = _Nothing()
 
+    def fit(
+        self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True, **kwargs: Any
+    ) -> Any:
+        """As RecBole's."""
+        theirs: Any = super()
+        result = theirs.fit(train_data, valid_data, verbose, saved, **kwargs)
+        if saved:
+            self.draw_curves()
+        return result
+
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         began = perf_counter()
         theirs: Any = super()
@@ -95,6 +105,7 @@ class BaselineTrainer(ExactEvaluation):
         began = perf_counter()
         score, result = super()._valid_epoch(valid_data, show_progress)
         self.history[-1] |= {"valid_score": score, "valid_seconds": perf_counter() - began}
+        self.history[-1] |= {f"valid_{name}": value for name, value in result.items()}
         return score, result
 
     def _check_nan(self, loss: Tensor) -> None:

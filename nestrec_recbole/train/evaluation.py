@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbo
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.settings import plain
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
+from nestrec_recbole.train.curves import plot_curves
 
 
 class ExactEvaluation:
@@ -35,6 +37,7 @@ class ExactEvaluation:
     model: Any
     device: torch.device
     saved_model_file: str
+    history: list[dict[str, float]]
     valid_metric: str
     logger: Any
     wandblogger: Any
@@ -43,6 +46,11 @@ class ExactEvaluation:
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         assert result is not None  # there is validation data
         return calculate_valid_score(result, self.valid_metric), result
+
+    def draw_curves(self) -> None:
+        """Draw the history beside the checkpoint, where ``plot_curves`` says so."""
+        if self.config["plot_curves"] and self.history:
+            plot_curves({self.config["model"]: self.history}, Path(self.saved_model_file).with_suffix(".png"))
 
     @torch.no_grad()
     def evaluate(

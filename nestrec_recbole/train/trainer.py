@@ -29,7 +29,6 @@ from nestrec_recbole.train.checkpoint import (
     take_weights,
     write_checkpoint,
 )
-from nestrec_recbole.train.curves import plot_curves
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 
@@ -194,8 +193,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         """Draw the history beside the checkpoint; without one, leave the averaged weights in the model."""
         if self.average is not None and not saved:
             self.average.keep()
-        if saved and self.config["plot_curves"] and self.history and self.processes.is_first:
-            plot_curves({self.config["model"]: self.history}, Path(self.saved_model_file).with_suffix(".png"))
+        if saved and self.processes.is_first:
+            self.draw_curves()
 
     def _validate(
         self,
