@@ -151,8 +151,9 @@ class FieldSum(FrozenFields):
         width: int,
         views: Sequence[np.ndarray | None] | None = None,
         raw: bool = False,
+        known: np.ndarray | None = None,
     ) -> None:
-        super().__init__(values, masks, views, standardised=not raw)
+        super().__init__(values, masks, views, standardised=not raw, known=known)
         fits = [raw and field.shape[1] == width for field in values]
         self.projections = nn.ModuleList(
             nn.Identity() if fit else nn.Linear(field.shape[1], width) for field, fit in zip(values, fits, strict=True)

@@ -37,19 +37,20 @@ class GatedFusionRec(SequenceModel):
         super().__init__(config, dataset)
         _check(config)
         width, dropout = config["hidden_size"], config["hidden_dropout_prob"]
-        fields = dataset.item_fields()
+        fields, in_training = dataset.item_fields(), item_counts(dataset) > 0
         self.fields = FieldSum(
             [f.values for f in fields],
             [f.mask for f in fields],
             width,
             [f.views for f in fields],
             config["raw_fields"],
+            in_training.numpy(),
         )
         self.gate = IdGate(width) if config["use_ids"] else None
         self.id_embedding = nn.Embedding(self.n_items, width, padding_idx=0) if config["use_ids"] else None
         self.id_dropout = config["id_dropout_prob"]
         self.has_history: Tensor
-        self.register_buffer("has_history", item_counts(dataset) > 0, persistent=False)
+        self.register_buffer("has_history", in_training, persistent=False)
         self.norm = nn.LayerNorm(width)
         self.position_embedding = nn.Embedding(self.max_seq_length, width)
         self.dropout = Dropout(dropout)

@@ -45,16 +45,16 @@ class MultimodalRec(SequenceModel):
         super().__init__(config, dataset)
         _check(config)
         width = self.width = config["hidden_size"]
-        fields = dataset.item_fields()
+        fields, in_training = dataset.item_fields(), item_counts(dataset) > 0
         self.read = fields_read(fields, _listed(config["modalities"]))
         fields = [fields[i] for i in self.read]
         kinds = [field.modality for field in fields]
         self.fields = None
         if fields:
             features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
-            self.fields = FieldTokens(*features)
+            self.fields = FieldTokens(*features, known=in_training.numpy())
         self.has_history: Tensor
-        self.register_buffer("has_history", item_counts(dataset) > 0, persistent=False)
+        self.register_buffer("has_history", in_training, persistent=False)
         self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
         self.id_dropout = config["id_dropout_prob"]
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
