@@ -65,7 +65,6 @@ def apply() -> None:
     read_datasets_safely()
     count_flops_in_place()
     let_metrics_count()
-    let_hyper_tuning_run()
 
 
 def restore_numpy_names() -> None:
@@ -150,13 +149,6 @@ def let_metrics_count() -> None:
 
     if not hasattr(move, "__wrapped__"):
         Collector.get_data_struct = get_data_struct
-
-
-def let_hyper_tuning_run() -> None:
-    """``HyperTuning`` stops at what numpy dropped, and runs its files; under Ray, RecBole chooses on test data."""
-    from nestrec_recbole import compat_tuning
-
-    compat_tuning.repair()
 
 
 def restore_dok_update() -> None:

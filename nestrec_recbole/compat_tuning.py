@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nestrec_recbole.compat import literal
+
 _SAID = (
     "objective_function tells Ray Tune the validation metrics of the best epoch so far, after every epoch; RecBole's "
     "own tells it those of the test data, once, and so chooses by them"
@@ -112,8 +114,6 @@ def repair() -> None:
     """Let ``HyperTuning`` run, read its files without running them, and choose on validation data under Ray."""
     import recbole.quick_start
     import recbole.trainer.hyper_tuning as hyper_tuning
-
-    from nestrec_recbole.compat import literal
 
     hyper_tuning.np = _Numpy()
     hyper_tuning.eval = literal  # of the values of a choice

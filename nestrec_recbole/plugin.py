@@ -22,7 +22,7 @@ import yaml
 from recbole.config import Config
 from recbole.evaluator import register as metric_tables
 
-from nestrec_recbole import compat, settings
+from nestrec_recbole import compat, compat_tuning, settings
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.data.loader import WindowLoader
@@ -167,6 +167,7 @@ def register() -> None:
     _hook_loaders()
     _hook_loading()
     compat.checkpoint_readers[".safetensors"] = _read_for_recbole
+    compat_tuning.repair()
 
 
 def looks_at_items(config: Any) -> bool:
