@@ -40,7 +40,8 @@ RECOMMENDERS = (
     *("TriGRecUser", "TriGRec"),
 )
 PRETRAININGS = ("ItemPretraining", "UserPretraining")
-MODELS = RECOMMENDERS + PRETRAININGS  # a model's base classes before it
+CROSS_DOMAIN = ("TriGRecUser", "TriGRec")  # of data with a target_domain
+MODELS = RECOMMENDERS + CROSS_DOMAIN + PRETRAININGS  # a model's base classes before it
 _HERE = Path(__file__).resolve().parent
 _PROPERTIES = next((p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir()), _HERE / "properties")
 _registered: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
