@@ -35,10 +35,7 @@ from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-RECOMMENDERS = (
-    *("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "MultimodalRec"),
-    *("TriGRecUser", "TriGRec"),
-)
+RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "MultimodalRec")
 PRETRAININGS = ("ItemPretraining", "UserPretraining")
 CROSS_DOMAIN = ("TriGRecUser", "TriGRec")  # of data with a target_domain
 MODELS = RECOMMENDERS + CROSS_DOMAIN + PRETRAININGS  # a model's base classes before it
