@@ -35,12 +35,10 @@ from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
 
-RECOMMENDERS = (
-    *("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "MultimodalRec"),
-    *("TriGRecUser", "TriGRec"),
-)
+RECOMMENDERS = ("FastSASRec", "ItemQFormer", "UserQFormer", "NestRec", "GatedFusionRec", "MultimodalRec")
 PRETRAININGS = ("ItemPretraining", "UserPretraining")
-MODELS = RECOMMENDERS + PRETRAININGS  # a model's base classes before it
+CROSS_DOMAIN = ("TriGRecUser", "TriGRec")  # of data with a target_domain
+MODELS = RECOMMENDERS + CROSS_DOMAIN + PRETRAININGS  # a model's base classes before it
 _HERE = Path(__file__).resolve().parent
 _PROPERTIES = next((p for p in (_HERE / "properties", _HERE.parent / "properties") if p.is_dir()), _HERE / "properties")
 _registered: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first

@@ -82,8 +82,10 @@ class Domains:
             User after user, each in time order. Users with fewer than ``FEWEST`` in the target domain are not tested.
         """
         part = np.zeros(len(users), dtype=np.int8)
-        # An item that is blanked out, so that nobody looks at it (`without_test`), is one that was held out.
-        place = np.flatnonzero((self.of_item[items] == self.target) | (items == 0))
+        # Where the end of a history is blanked out (`without_test`), so that nobody sees it, it begins with a target.
+        blank = items == 0
+        goes_on = np.r_[False, blank[:-1] & (users[1:] == users[:-1])]
+        place = np.flatnonzero((self.of_item[items] == self.target) | (blank & ~goes_on))
         if not len(place):
             return part
         _, counts = np.unique(users[place], return_counts=True)
