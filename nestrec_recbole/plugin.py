@@ -260,7 +260,8 @@ def _hook_config() -> None:
             self.internal_config_dict.update(_read_yaml(ours))
         overall = _read_yaml(_PROPERTIES / "overall.yaml") | (_read_yaml(ours) if ours.is_file() else {})
         self.shared_settings = {key: overall[key] for key in settings.SHARED if key in overall}
-        self.known_settings = _keys_of_any_model() | self.internal_config_dict.keys()
+        # A list: RecBole pickles its config, and what we read of pickles holds no sets.
+        self.known_settings = sorted(_keys_of_any_model() | self.internal_config_dict.keys())
         if model in _registered:
             settings.check(self.external_config_dict, self.internal_config_dict)
 

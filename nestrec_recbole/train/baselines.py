@@ -48,7 +48,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
         When the model cannot go through the door; the message says why.
     """
     share_settings(config)
-    check_known(config.external_config_dict, config.known_settings.union(_DERIVED))
+    check_known(config.external_config_dict, {*config.known_settings, *_DERIVED})
     check_metrics(config)
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
