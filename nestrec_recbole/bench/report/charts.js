@@ -86,20 +86,24 @@ function drawSlices(dataset) {
     note.textContent = 'There are no ranks of single users to divide.';
     grid.append(note);
   }
-  for (const slicing of dataset.slices) {
+  // All places first: a chart takes the width that its place has when it is drawn.
+  const charts = dataset.slices.map(slicing => {
     const figure = document.createElement('figure'), caption = document.createElement('figcaption');
     const chart = document.createElement('div');
     caption.textContent = `By ${slicing.name}`;
     chart.className = 'chart';
     figure.append(caption, chart);
     grid.append(figure);
+    return chart;
+  });
+  for (const [place, slicing] of dataset.slices.entries()) {
     const labels = slicing.labels.map((label, i) => `${broken(label, slicing.labels.length > 3 ? 8 : 12)}<br>n = ${slicing.counts[i].toLocaleString('en')}`);
     const traces = slicing.rows.filter(row => !hiddenRows.has(row.name)).map(row => ({
       type: 'bar', x: labels, y: row.values, name: plain(row.name),
       marker: { color: cssColour(look(row.name).colour), pattern: { shape: look(row.name).pattern } },
       hovertemplate: '%{y:.4f}',
     }));
-    draw(chart, traces, '', '', { bargap: .3, bargroupgap: .08, xaxis: { type: 'category', tickangle: 0 } });
+    draw(charts[place], traces, '', '', { bargap: .3, bargroupgap: .08, xaxis: { type: 'category', tickangle: 0 } });
   }
 }
 
