@@ -41,6 +41,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         owner = left.name.rpartition("-")[2]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             _remove(left)
+    _remove(draft)  # of a process that had this number
     try:
         yield draft
         if draft.is_dir() and path.exists():  # a folder takes no other's place

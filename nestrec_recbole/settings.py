@@ -72,8 +72,18 @@ _ELSEWHERE = (
 
 # What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
 SHARED = (
-    *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "hidden_items", "hidden_users"),
-    *("load_col", "eval_args", "metrics", "topk", "valid_metric", "candidates", "candidate_seed", "hidden_seed"),
+    *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "tie_seed", "hidden_items"),
+    *(
+        "load_col",
+        "eval_args",
+        "metrics",
+        "topk",
+        "valid_metric",
+        "candidates",
+        "candidate_seed",
+        "hidden_users",
+        "hidden_seed",
+    ),
     *("domain_field", "target_domain", "domains", "protocol", "plot_curves"),
 )
 _NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")

@@ -181,7 +181,7 @@ def test_masked_items_are_the_targets(shop: Any) -> None:
 
 
 def test_masked_stages_train_rank_and_freeze(shop: Any) -> None:
-    trainer, (train, valid, test) = shop("TriGRecUser", objective="masked", epochs=2)
+    trainer, (train, valid, test) = shop("TriGRecUser", objective="masked", protocol="original", epochs=2)
     trainer.fit(train, valid, verbose=False)
     assert 0 < trainer.evaluate(test)["ndcg@10"] <= 1
     start = {"init_from": trainer.saved_model_file, "user_loss_weight": 0.0, "objective": "masked"}
@@ -281,3 +281,21 @@ def test_a_pickle_with_a_callable_executes_nothing(tmp_path: Path, capsys: pytes
     assert main(arguments) == 2
     assert "food.pkl: it names pathlib.Path.touch" in capsys.readouterr().err.replace("pathlib._local", "pathlib")
     assert not Path("executed").exists() and not (tmp_path / "d").exists()
+
+
+def test_no_start_from_what_may_know_the_answers(shop: Any) -> None:
+    trainer, (train, valid, _) = shop("TriGRecUser", protocol="original", epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    with pytest.raises(NestRecError, match="its protocol is original, here it is strict: it may know what is held out"):
+        shop("TriGRec", init_from=trainer.saved_model_file)
+
+
+def test_hidden_items_in_two_domains(shop: Any) -> None:
+    """Each domain has a softmax of its own, without its hidden items."""
+    trainer, (train, _, test) = shop("FastSASRec", hidden_items=0.2)
+    for batch in train:
+        trainer.model.calculate_loss(batch).backward()
+    hidden = torch.from_numpy(test.dataset.hidden_items)
+    assert hidden.any() and not trainer.model.item_embedding.weight.grad[hidden].any()
+    with pytest.raises(NestRecError, match="user_vectors: frozen are made of whole histories"):
+        shop("TriGRec", user_vectors="frozen", hidden_items=0.2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ class SuiteError(NestRecError):
         super().__init__("\n".join(self.lines))
 
 
-def read_suite(named: str, given: Mapping[str, Any] | None = None) -> Suite:
+def read_suite(
+    named: str, given: Mapping[str, Any] | None = None, rows: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> Suite:
     """Read a suite and check all of it.
 
     Parameters
@@ -46,6 +49,8 @@ def read_suite(named: str, given: Mapping[str, Any] | None = None) -> Suite:
         A YAML file, or the name of a suite that ships.
     given : mapping, optional
         Settings that go over all others.
+    rows, datasets : sequences of str
+        Which are to run, all by default: the others need not know what is given.
 
     Raises
     ------
@@ -63,7 +68,11 @@ def read_suite(named: str, given: Mapping[str, Any] | None = None) -> Suite:
     if not found:
         raise SuiteError(path, wrong)
     suite = build_suite(found, given)
-    wrong += [*_settings(suite), *_metrics(suite), *_twins(suite)]
+    protocol = (*PROTOCOL, "feature_path")  # the same for all rows, wherever it is said
+    as_written = replace(suite, given={key: value for key, value in given.items() if key in protocol})
+    wrong += [*_settings(as_written), *_metrics(suite), *_twins(as_written)]
+    if given and not wrong:
+        wrong += _settings(suite.select(rows, datasets, ()))
     if wrong:
         raise SuiteError(path, wrong)
     return suite

@@ -18,8 +18,8 @@ from nestrec_recbole.version import __version__
 PROTOCOL = (
     *("data_path", "field_separator", "seq_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "encoding"),
     *("benchmark_filename", "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item"),
-    *("user_inter_num_interval", "item_inter_num_interval", "normalize_all", "shuffle_ties"),
-    *("eval_args", "repeatable", "topk", "candidates", "candidate_seed", "hidden_items", "hidden_users"),
+    *("user_inter_num_interval", "item_inter_num_interval", "normalize_all", "shuffle_ties", "tie_seed"),
+    *("eval_args", "repeatable", "topk", "candidates", "candidate_seed", "hidden_items", "hidden_users", "hidden_seed"),
     *("domain_field", "target_domain"),  # not `domains` nor `protocol`: the targets are the same
 )
 _FILES = ("inter", "item", "user", "kg", "link", "net")

@@ -70,7 +70,7 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
     Parameters
     ----------
     suite, chosen : Suite
-        The whole, and the part of it that is to run.
+        The whole, and the part of it that is to run; its rows are listed with every seed of the suite.
     folder : Path
         Of the results.
     """
@@ -86,7 +86,7 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
             settings |= tuning["best"] if tuning else {}
             config = resolve(row.model, data.dataset, settings)
             features = _features(config, say)
-            for seed in chosen.seeds:
+            for seed in suite.seeds:
                 config["seed"] = seed
                 key = run_key(
                     config, digest, features | {f"content {path.name}": path for path in content}, code_version()
@@ -108,7 +108,7 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
                 }
                 runs.append((seed, Planned(f"{row.name} on {data.name}, seed {seed}", key, spec)))
     _refuse_twins([one for _, one in runs])
-    return [one for seed in chosen.seeds for of, one in runs if of == seed]
+    return [one for seed in suite.seeds for of, one in runs if of == seed]
 
 
 def _refuse_twins(runs: Sequence[Planned]) -> None:
@@ -172,13 +172,14 @@ def _tuned(
     say(f"{row.name} on {data.name}: tuning, {suite.tune['trials']} trials")
     given = under_protocol(row.model, data.dataset, settings) | {"seed": suite.seeds[0]}
     made_of = [digest, code_version()]
-    cluster: dict[str, Any] = {"cpus": float(how.threads), "address": None if how.address == "local" else how.address}
+    cluster: dict[str, Any] = {"cpus": float(how.threads), "gpus": 1.0 if how.gpus else 0.0}
+    cluster |= {"address": None if how.address == "local" else how.address}
     return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster)
 
 
 def _places(config: Any, data: Data) -> dict[str, str]:
     """Where data and features lie, whatever folder the worker stands in."""
-    given = {"data_path": str(Path(config["data_path"]).resolve().parent)}
+    given = {"data_path": os.path.dirname(os.path.abspath(config["data_path"]))}  # the folder itself may be a link
     if config["feature_path"]:
         given["feature_path"] = str(Path(config["feature_path"]).resolve())
     return given

@@ -66,7 +66,7 @@ class ResultsFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock, drafts = self.path / ".lock", self.path / ".drafts"
         owner = lock.read_text() if lock.is_file() else ""
-        if owner.isdecimal() and _is_alive(int(owner)):
+        if owner.isdecimal() and int(owner) != os.getpid() and _is_alive(int(owner)):
             raise NestRecError(
                 f"{self.path}: process {owner} is at work here; wait for it, or give another --results (if that is no "
                 f"nestrec, remove {lock})"

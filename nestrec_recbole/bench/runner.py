@@ -48,9 +48,11 @@ def benchmark(
     folder = ResultsFolder(Path(results) / suite.name)
     with folder.held() as drafts:
         folder.open(suite)
-        runs = plan(suite, chosen, folder.path, how, lambda line: print(line, flush=True))
-        keys = {(one.spec["run"]["row"], one.spec["run"]["dataset"], one.spec["run"]["seed"]): one.key for one in runs}
-        folder.bring_up_to_date({**dict.fromkeys(all_runs(suite)), **keys})
+        planned = plan(suite, chosen, folder.path, how, lambda line: print(line, flush=True))
+        of = {one.key: one.spec["run"] for one in planned}
+        keys = {(run["row"], run["dataset"], run["seed"]): key for key, run in of.items()}
+        folder.bring_up_to_date({**dict.fromkeys(all_runs(suite)), **keys})  # no row mixes settings, whatever seeds run
+        runs = [one for one in planned if of[one.key]["seed"] in chosen.seeds]
         for one in runs:
             if folder.status(one.key):
                 folder.relabel(one.key, one.spec["run"])

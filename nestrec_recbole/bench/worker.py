@@ -106,7 +106,7 @@ def _validation(trainer: Any) -> dict[str, Any]:
     """What validation said of the weights that were tested."""
     scored = [record for record in trainer.history if "valid_score" in record]
     sign = 1 if trainer.config["valid_metric_bigger"] else -1
-    best: dict[str, Any] = max(scored, key=lambda record: sign * record["valid_score"], default={})
+    best: dict[str, Any] = max(reversed(scored), key=lambda record: sign * record["valid_score"], default={})
     return {"score": best.get("valid_score"), "metric": trainer.config["valid_metric"], "epoch": best.get("epoch")}
 
 

@@ -49,7 +49,7 @@ def call(options: Any) -> int:
         tune=not options.no_tune,
     )
     try:
-        suite = read_suite(options.suite, given)
+        suite = read_suite(options.suite, given, options.only or (), options.dataset or ())
         folder = benchmark(suite, options.results, how, options.only, options.dataset, options.seeds)
     except SuiteError as error:
         for line in error.lines:

@@ -103,7 +103,7 @@ class SequenceDataset(AtomicDataset):
         times = _as_integers(self._exact_times)
         keys: list[np.ndarray] = [times, users]
         if self.config["shuffle_ties"]:
-            keys.insert(0, np.random.default_rng(self.config["seed"]).permutation(len(users)))
+            keys.insert(0, np.random.default_rng(self.config["tie_seed"] or 0).permutation(len(users)))
         order = np.lexsort(keys)
         items = table[self.iid_field].to_numpy(dtype=np.int32)
         if self.domains is not None and self.config["protocol"] == "original":

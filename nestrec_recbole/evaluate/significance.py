@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,10 +84,17 @@ def compare(a: np.ndarray, b: np.ndarray, *, n_draws: int = 10_000, seed: int = 
         low=low,
         high=high,
         p=permutation_test(difference, n_draws=n_draws, seed=seed),
-        effect=float(difference.mean() / spread) if spread > 0 else float(np.sign(difference.mean()) * np.inf or 0),
+        effect=_effect(float(difference.mean()), float(spread)),
         better=float((difference > 0).mean()),
         worse=float((difference < 0).mean()),
     )
+
+
+def _effect(mean: float, spread: float) -> float:
+    """Cohen's d_z; infinite for a difference that is the same for all, 0 for none."""
+    if spread > 0:
+        return mean / spread
+    return math.copysign(math.inf, mean) if mean else 0.0
 
 
 def permutation_test(difference: np.ndarray, *, n_draws: int = 10_000, seed: int = 0) -> float:

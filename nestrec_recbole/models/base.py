@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
@@ -38,13 +39,14 @@ class SequenceModel(SequentialRecommender):
         masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
         content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
-        objective = Objective(config, item_counts(dataset), content, hidden)
-        self.objective: Objective | DomainObjective = objective
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
-        if domains is not None and config["domain_loss"] != "all":
-            only = domains.target if config["domain_loss"] == "target" else 0
-            of_item = torch.from_numpy(domains.of_item)
+        by_domain = domains if config["domain_loss"] != "all" else None  # which leaves hidden items out itself
+        objective = Objective(config, item_counts(dataset), content, hidden if by_domain is None else None)
+        self.objective: Objective | DomainObjective = objective
+        if by_domain is not None:
+            only = by_domain.target if config["domain_loss"] == "target" else 0
+            of_item = torch.from_numpy(by_domain.of_item)
             self.objective = DomainObjective(
                 objective, of_item if hidden is None else of_item.masked_fill(hidden, 0), only
             )
@@ -208,7 +210,10 @@ class SequenceModel(SequentialRecommender):
     def masked(self, scores: Tensor) -> Tensor:
         """Set the scores (B, n_items) of the padding item and of items of other domains to -inf."""
         scores[:, 0] = -torch.inf
-        return scores if self.rankable is None else scores.masked_fill_(~self.rankable, -torch.inf)
+        if self.rankable is None:
+            return scores
+        rankable = F.pad(self.rankable, (0, scores.shape[1] - len(self.rankable)))  # items that came after training
+        return scores.masked_fill_(~rankable, -torch.inf)
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of ``item_id`` for each history: (B,); -inf for what may not be recommended."""

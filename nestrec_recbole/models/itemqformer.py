@@ -41,7 +41,8 @@ class ItemQFormer(SequenceModel):
     def __init__(self, config: Any, dataset: Any) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None  # content tokens on disk, and their means (n_items, width)
         super().__init__(config, dataset)
-        width = self.width = config["hidden_size"]
+        width, self.n_heads = config["hidden_size"], config["n_heads"]
+        self.width = width
         fields = dataset.item_fields()
         self.fields = FieldTokens(
             [f.values for f in fields],
@@ -115,7 +116,8 @@ class ItemQFormer(SequenceModel):
             nn.ModuleList(self.readers()).eval(),
             torch.arange(self.n_items, device=self.has_history.device),
         )
-        path = folder / f"{tensors_hash([*parts.named_parameters(), *parts.named_buffers()])[:16]}.npy"
+        made_of = [*parts.named_parameters(), *parts.named_buffers(), ("heads", torch.tensor(self.n_heads))]
+        path = folder / f"{tensors_hash(made_of)[:16]}.npy"
         tokens = (self._read(part) for part in everything.split(CHUNK))
         kept = keep_tokens(path, tokens, (self.n_items, self.n_item_tokens, self.width))
         means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])

@@ -191,7 +191,8 @@ class MultimodalRec(SequenceModel):
         if self.scorer is None:
             return super().predict(interaction)
         items = interaction[self.ITEM_ID][:, None]
-        return self.scorer(self.user_states(interaction), self.item_table(), items)[:, 0]
+        scores = self.scorer(self.user_states(interaction), self.item_table(), items)[:, 0]
+        return scores if self.rankable is None else scores.masked_fill(~self.rankable[items[:, 0]], -torch.inf)
 
 
 def fields_read(fields: Sequence[ItemField], modalities: Sequence[str] | None) -> list[int]:
@@ -244,3 +245,5 @@ def _check(config: Any) -> None:
         raise NestRecError(f"loss: {config['loss']} has no effect on pairs, which BCE trains; set history: True")
     if config["negatives"] == "in_batch":
         raise NestRecError("negatives: in_batch has no effect on pairs; set uniform, popularity or inverse_popularity")
+    if config["target_domain"] and config["domain_loss"] != "all":
+        raise NestRecError("pairs are trained on all domains; set domain_loss: all, or history: True")

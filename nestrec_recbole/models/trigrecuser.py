@@ -43,6 +43,8 @@ class TriGRecUser(FastSASRec):
         super().__init__(config, dataset)
         if getattr(dataset, "domains", None) is None or len(dataset.domains.names) < 2:
             raise NestRecError(f"model {config['model']!r} needs items of two domains; set target_domain to one")
+        if self.objective.masks_known:
+            raise NestRecError("mask_known has no effect here; set it to False")
         domains, width = dataset.domains, config["hidden_size"]
         self.target, self.n_domains = domains.target, len(domains.names)
         self.domain_names: tuple[str, ...] = domains.names

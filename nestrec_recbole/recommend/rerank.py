@@ -32,6 +32,10 @@ def chooser(
         return _best
     fields = dataset.item_fields()
     is_comparable = any(field.modality in COMPARABLE for field in fields)
+    if not is_comparable and not hasattr(model, "item_table"):
+        raise NestRecError(
+            f"{type(model).__name__} has no vectors of items, and its dataset no text or image to compare"
+        )
     features = torch.from_numpy(item_content(fields)) if is_comparable else model.item_table().detach().float().cpu()
     counts = torch.from_numpy(dataset.build()[0].item_counts()).clamp(min=1).double()
     information = (counts.sum().log2() - counts.log2()).float()

@@ -153,12 +153,14 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     Returns
     -------
     tuple
-        config, model, dataset (the test split), training, validation and test data.
+        config, model, dataset, training, validation and test data.
     """
     config = load_checkpoint(path)["config"]
-    trainer, loaders = prepare_baseline(config)
+    share_settings(config)
+    whole = sequences_for(config)
+    trainer, loaders = prepare_baseline(config, whole)
     load_weights(trainer.model, read_checkpoint(path)[0], path)
-    return config, trainer.model, loaders[2].dataset, *loaders
+    return config, trainer.model, whole, *loaders
 
 
 def share_settings(config: Any) -> None:

@@ -66,6 +66,10 @@ def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
     return [(name, Recipe.parse(name, how)) for name, how in (item_fields or {}).items()]
 
 
+# Settings that say what training may see.
+_HELD_OUT_BY = ("hidden_items", "hidden_users", "eval_args", "target_domain", "protocol")
+
+
 def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:
     """Start a model from a checkpoint of another stage: weights of the same name are taken, the others stay.
 
@@ -77,12 +81,18 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
     Raises
     ------
     NestRecError
-        When the checkpoint is of another dataset or of other item fields, has nothing for this model, or a shape
-        differs.
+        When the checkpoint is of another dataset, of other item fields, or was trained on what is held out here, has
+        nothing for this model, or a shape differs.
     """
     tensors, about = read_checkpoint(path)
     if about["dataset"] != config["dataset"]:
         raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
+    for key in _HELD_OUT_BY:
+        theirs, ours = about["config"].get(key) or None, config[key] or None
+        if theirs != ours:
+            raise NestRecError(
+                f"init_from {path}: its {key} is {theirs}, here it is {ours}: it may know what is held out"
+            )
     own = model.state_dict()
     taken = {name: tensors[f"model.{name}"] for name in own if f"model.{name}" in tensors}
     if not taken:

@@ -76,7 +76,7 @@ def _run_stage(
     key = _key(config, before, getattr(create_dataset(config), "feature_paths", {}))
     place = folder / f"{name}-{key[:10]}"
     about, weights = place / "stage.json", place / "weights.safetensors"
-    if about.is_file() and weights.is_file():
+    if about.is_file() and weights.is_file() and (not is_last or "test" in json.loads(about.read_text())):
         _say(f"{name}: unchanged, found in {place}")
         return json.loads(about.read_text()) | {"weights": str(weights)}
     _say(f"{name}: training {model}, into {place}")
@@ -114,7 +114,7 @@ def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -
         "settings": decisive(config),
         "data": {path.name: sha256_of(path) for path in files},
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
-        "before": before.get("key"),
+        "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),
         "version": __version__,
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()

@@ -28,7 +28,7 @@ def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     config = load_checkpoint(path)["config"]
     init_logger(config)
-    config["init_from"] = None  # the weights have gone on from there
+    config["init_from"] = config["init_from"] and str(path)  # the weights have gone on from there
     trainer, (train, valid, test) = prepare(config)
     trainer.resume_checkpoint(path)
     best, result = trainer.fit(train, valid, show_progress=config["show_progress"])

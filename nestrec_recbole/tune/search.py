@@ -146,7 +146,9 @@ def search(
         plan = Plan(trials, config["epochs"], scheduler, searcher, seed, cpus, gpus, at_once, hours)
         places = run_trials(task, plan, shared_data(task, config), say)
     ran = [trial for trial in map(Trial.read, places) if trial]
-    for checkpoint in place.rglob("*.safetensors") if hours is None else ():  # else there may be more time later
+    for checkpoint in (
+        Path(task.folder).rglob("*.safetensors") if hours is None else ()
+    ):  # else there may be more time later
         checkpoint.unlink()
     return _best(task, config["valid_metric"], ran)
 

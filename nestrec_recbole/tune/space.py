@@ -26,7 +26,7 @@ KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "quniform": 3}  # how ma
 # What decides which rows are predicted and how that is measured: scores under two values of these do not compare.
 _FIXED = {*dataset_arguments, *evaluation_arguments, *general_arguments, "model", "dataset", "valid_neg_sample_args"}
 _FIXED |= {"shuffle_ties", "init_from", "feature_path", "checkpoint_last", "candidates", "hidden_items", "hidden_users"}
-_FIXED |= {"domain_field", "target_domain", "domains", "protocol"}
+_FIXED |= {"hidden_seed", "tie_seed", "domain_field", "target_domain", "domains", "protocol"}
 _FIXED -= {"MAX_ITEM_LIST_LENGTH"}
 
 

@@ -111,7 +111,7 @@ class Trial:
     def best_epoch(self, bigger: bool) -> int:
         """The epoch of the best score, from 0."""
         best = self.best(bigger)
-        return next(epoch for epoch, score in self.scores if score == best)
+        return next(epoch for epoch, score in reversed(self.scores) if score == best)  # the last of equals was kept
 
     def write(self, place: Path) -> None:
         """Write ``trial.json``, whole or not at all."""

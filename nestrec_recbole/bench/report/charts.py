@@ -53,8 +53,9 @@ def chart_slices(group: Group, data: Data, metric: str) -> list[dict[str, Any]]:
             if filled.sum() < 2:
                 continue
             kept = [label for label, some in zip(labels, filled, strict=True) if some]
+            of = dict(zip(kept, means[filled].tolist(), strict=True))
             one = found.setdefault(name, {"name": name, "labels": kept, "counts": counts[filled].tolist(), "rows": []})
-            one["rows"].append({"name": row.name, "values": means[filled].tolist()})
+            one["rows"].append({"name": row.name, "values": [of.get(label) for label in one["labels"]]})
     return list(found.values())
 
 

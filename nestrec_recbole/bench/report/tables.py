@@ -51,9 +51,10 @@ def as_latex(groups: list[Group], metrics: list[str]) -> str:
 
 
 def best_of(group: Group, metric: str) -> float | None:
-    """The highest mean of a metric on a dataset, as it is printed."""
+    """The best mean of a metric on a dataset, as it is printed."""
     values = [round(mean, 4) for row in group.rows if (mean := row.mean(metric)) is not None]
-    return max(values, default=None)
+    is_bias = metric.startswith(("giniindex", "averagepopularity"))
+    return (min if is_bias else max)(values, default=None)
 
 
 def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
