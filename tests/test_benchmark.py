@@ -145,6 +145,15 @@ def test_a_ray_cluster_gives_the_same(place: Path) -> None:
 # -- what is run, and what is not run again -------------------------------------------------------------------------
 
 
+def test_no_row_mixes_settings_over_its_seeds(place: Path, counted: list[str]) -> None:
+    assert main(["benchmark", "suite.yaml"]) == 0
+    assert main(["benchmark", "suite.yaml", "--only", "gated", "--seeds", "1", "--epochs=3"]) == 0
+    assert counted[4:] == ["gated 1"]
+    assert sorted(outcomes(place / "results/small")) == [("gated", 1), ("plain", 1), ("plain", 2)]
+    assert main(["benchmark", "suite.yaml"]) == 0  # what was found before is found again
+    assert len(counted) == 5 and len(outcomes(place / "results/small")) == 4
+
+
 def test_seed_after_seed_and_nothing_twice(place: Path, counted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "suite.yaml", "--only", "gated"]) == 0
     assert counted == ["gated 1", "gated 2"]

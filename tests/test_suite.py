@@ -47,6 +47,14 @@ def test_levels_of_settings(write: Any) -> None:
     assert wide == {"epochs": 2, "data_path": "data", "MAX_ITEM_LIST_LENGTH": 20, "hidden_size": 32}
 
 
+def test_what_is_given_concerns_the_rows_that_run(write: Any) -> None:
+    suite = write(GOOD.replace("models:\n", "models:\n  Pop: {}\n"))
+    with pytest.raises(SuiteError, match="hidden_size"):
+        read_suite(suite, {"hidden_size": 32})
+    of = [row.name for row in read_suite(suite).rows if row.name != "Pop"]
+    assert read_suite(suite, {"hidden_size": 32}, rows=of).given == {"hidden_size": 32}
+
+
 def test_a_suite_as_resolved_is_the_same_suite(write: Any) -> None:
     suite = read_suite(write(GOOD), {"epochs": 7, "learning_rate": 0.01})
     again = read_suite(write(suite.as_yaml(), "again.yaml"))
