@@ -25,6 +25,7 @@ from nestrec_recbole.bench.progress import Progress
 from nestrec_recbole.bench.resolve import resolve
 from nestrec_recbole.bench.results import ResultsFolder, read_runs
 from nestrec_recbole.cli import main
+from nestrec_recbole.errors import NestRecError
 
 ROOT = Path(__file__).resolve().parent.parent
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -369,6 +370,17 @@ def test_rows_with_a_space_are_tuned_with_one_budget(
     assert main(shlex.split(runs["plain", 2]["command"])[1:]) == 0
     assert len(calls) == 2 and read_runs(place / "reproduced/small")[0]["key"] == runs["plain", 2]["key"]
     assert tuning.has_space("Nothing") is False
+
+
+def test_tuning_that_fails_is_a_row_with_its_reason(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **how: Any) -> None:
+        raise NestRecError("no trial could be trained")
+
+    monkeypatch.setattr(plan, "tune_row", fail)
+    (place / "suite.yaml").write_text(SUITE + "tune: {trials: 3, epochs: 4}\n")
+    assert main(["benchmark", "suite.yaml", "--only", "plain", "--seeds", "1"]) == 1
+    (run,) = outcomes(place / "results/small").values()
+    assert (run["status"], run["error"]) == ("failed", "tuning failed: no trial could be trained")
 
 
 # -- what is said on the way ----------------------------------------------------------------------------------------

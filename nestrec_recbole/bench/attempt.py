@@ -45,7 +45,8 @@ def attempt(spec: dict[str, Any], place: str | None = None, running: Running | N
     ----------
     spec : dict
         ``model``, ``dataset``, ``settings``, ``content`` (feature stores that diversity is measured by), ``threads``,
-        ``time_limit`` (seconds or None), ``gpu`` (or None) and ``run``, the part of ``run.json`` that is known before.
+        ``time_limit`` (seconds or None), ``gpu`` (or None), ``broken`` (why it cannot be run, or None) and ``run``, the
+        part of ``run.json`` that is known before.
     place : str, optional
         Folder for what is written on the way; the system's for temporary files by default.
     running : Running, optional
@@ -57,6 +58,8 @@ def attempt(spec: dict[str, Any], place: str | None = None, running: Running | N
         The files of the run, ``run.json`` always among them: a run that failed says why.
     """
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    if spec.get("broken"):
+        return failure(spec, spec["broken"], started)
     try:
         with tempfile.TemporaryDirectory(prefix="nestrec-run-", dir=place, ignore_cleanup_errors=True) as folder:
             error = _run(spec, Path(folder), running or Running())

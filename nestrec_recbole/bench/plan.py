@@ -82,7 +82,7 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
         content = _content(suite, data, reference)
         for row in chosen.rows:
             settings = suite.settings_of(row, data)
-            tuning = _tuned(suite, row, data, settings, digest, folder, how, say)
+            tuning, broken = _tuned(suite, row, data, settings, digest, folder, how, say)
             settings |= tuning["best"] if tuning else {}
             config = resolve(row.model, data.dataset, settings)
             features = _features(config, say)
@@ -105,6 +105,7 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
                     },
                     "content": [str(path.resolve()) for path in content],
                     "time_limit": suite.time_limit,
+                    "broken": broken,
                 }
                 runs.append((seed, Planned(f"{row.name} on {data.name}, seed {seed}", key, spec)))
     _refuse_twins([one for _, one in runs])
@@ -166,15 +167,19 @@ def _features(config: Any, say: Callable[[str], None]) -> dict[str, Path]:
 
 def _tuned(
     suite: Suite, row: Row, data: Data, settings: dict[str, Any], digest: str, folder: Path, how: How, say: Any
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What tuning found for a row, where there is any, and why it failed, where it did."""
     if not (suite.tune and how.tune and has_space(row.model)):
-        return None
+        return None, None
     say(f"{row.name} on {data.name}: tuning, {suite.tune['trials']} trials")
     given = under_protocol(row.model, data.dataset, settings) | {"seed": suite.seeds[0]}
     made_of = [digest, code_version()]
     cluster: dict[str, Any] = {"cpus": float(how.threads), "gpus": 1.0 if how.gpus else 0.0}
     cluster |= {"address": None if how.address == "local" else how.address}
-    return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster)
+    try:
+        return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster), None
+    except NestRecError as error:  # its runs will say it, each in a row of the table
+        return None, f"tuning failed: {error}"
 
 
 def _places(config: Any, data: Data) -> dict[str, str]:
