@@ -67,7 +67,18 @@ def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
 
 
 # Settings that say what training may see.
-_HELD_OUT_BY = ("hidden_items", "hidden_users", "eval_args", "target_domain", "protocol")
+_HELD_OUT_BY = (
+    *(
+        "hidden_items",
+        "hidden_users",
+        "hidden_seed",
+        "shuffle_ties",
+        "tie_seed",
+        "eval_args",
+        "target_domain",
+        "protocol",
+    ),
+)
 
 
 def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:
