@@ -184,6 +184,8 @@ def test_items_that_came_later_are_read_by_their_fields(history: bool, make_conf
     torch.testing.assert_close(longer[:-1], table)
     torch.testing.assert_close(longer[-1], table[2])
     assert torch.isfinite(model.full_sort_predict(histories([[1, len(table)]]))[:, 1:]).all()
+    with pytest.raises(NestRecError, match="has none of the fields that this model reads"):
+        model.add_items(fields, [mask & False for mask in masks])
     with pytest.raises(NestRecError, match="cannot read items that are not in its catalogue"):
         build(make_config, data, modalities=[])[1].add_items(fields, masks)
 

@@ -108,6 +108,8 @@ class MultimodalRec(SequenceModel):
         if self.fields is None:
             super().add_items(values, masks)
         else:
+            if not np.any([masks[i] for i in self.read], axis=0).all():
+                raise NestRecError("an item has none of the fields that this model reads (see `modalities`)")
             self.fields.add_items([values[i] for i in self.read], [masks[i] for i in self.read])
         self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
         if self.id_embedding is not None:
