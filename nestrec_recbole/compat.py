@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import Logger
@@ -167,7 +168,8 @@ def fill_missing_in_place() -> None:
     def in_place(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def run(*args: Any, **kwargs: Any) -> Any:
-            with pd.option_context("mode.copy_on_write", False):
+            with pd.option_context("mode.copy_on_write", False), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of pandas 3, which is refused
                 return method(*args, **kwargs)
 
         return run
