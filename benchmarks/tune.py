@@ -4,12 +4,13 @@ Three parts, each a figure that can be wrong. ``asha``: FastSASRec on ml-100k, t
 ASHA; how near ASHA's best validation score is to the full search's, and after what share of its epochs. ``together``:
 the trials per minute of two at once, with a thread each, over those of one at a time, once their processes are up.
 ``overhead``: seconds of an epoch of FastSASRec on Beauty (``FOLDER/beauty/beauty.inter``) inside a trial of Ray Tune,
-less those of the same trial without Ray. ``memory``: what a trial adds to the resident memory of its process.
+less those of the same trial without Ray. ``memory``: what a trial adds to the resident memory of its process (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from itertools import pairwise
@@ -18,16 +19,24 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import psutil
 import torch
 from readme import put_table, read_results, write_results
 
 from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.search import search
-from nestrec_recbole.tune.space import Space, parse_space, read_space
+from nestrec_recbole.tune.space import Space, parse_space
 from nestrec_recbole.tune.trial import Task, make_config, run_trial, shared_data
 
 PARTS = ("asha", "together", "overhead", "memory")
+SPACE = parse_space(  # what changes how good a model is, and not how long it takes
+    {
+        "learning_rate": {"loguniform": [0.0005, 0.01]},
+        "hidden_dropout_prob": {"quniform": [0.1, 0.6, 0.1]},
+        "cosine": {"choice": [False, True]},
+        "recency_scale": {"choice": [0.0, 0.5]},
+        "weight_decay": {"choice": [0.0, 0.0001, 0.01]},
+    }
+)
 SETTINGS = {"learning_rate": 0.002, "show_progress": False, "state": "ERROR"}
 ONE_POINT = {"learning_rate": {"choice": [0.002]}}
 
@@ -42,7 +51,7 @@ def asha(options: argparse.Namespace) -> dict[str, Any]:
                 "FastSASRec",
                 "ml-100k",
                 given,
-                options.space,
+                SPACE,
                 trials=options.trials,
                 epochs=options.epochs,
                 scheduler=scheduler,
@@ -135,7 +144,7 @@ def _ignore(line: str) -> None:
 
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
-    """MiB of its own that a process has after it has imported everything, and that a trial adds to it at most."""
+    """MiB of its own that a process has after it has imported everything, and that the data and a trial add to it."""
     require_ray()
     with running_ray(None, 1, 0):
         import ray
@@ -145,23 +154,26 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             task = Task("FastSASRec", "beauty", settings, space, folder)
             data = ray.put(shared_data(task, make_config("FastSASRec", "beauty", settings, folder)))
-            base, opened, trained = ray.get(ray.remote(num_cpus=1)(_measure).remote(task, [data]))
-    return {"imports": base, "data": opened - base, "trial": trained - base}
+            found: dict[str, float] = ray.get(ray.remote(num_cpus=1)(_measure).remote(task, [data]))
+    return found
 
 
-def _measure(task: Task, data: list[Any]) -> tuple[float, float, float]:
+def _measure(task: Task, data: list[Any]) -> dict[str, float]:
     import ray
 
     import nestrec_recbole.tune.trial  # noqa: F401
 
-    def own() -> float:
-        return psutil.Process().memory_full_info().uss / 2**20
+    def own(what: str = "RssAnon") -> float:
+        return int(re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
 
     base = own()
     held = ray.get(data[0])
     opened = own()
-    run_trial(task, {"learning_rate": 0}, held, lambda epoch, best: None)
-    return base, opened, own()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest since now is what VmHWM says
+    before, after = own("VmHWM"), []
+    run_trial(task, {"learning_rate": 0}, held, lambda epoch, best: after.append(own()))
+    highest = own("VmHWM") - before + opened
+    return {"imports": base, "data": opened - base, "trial": max(after) - base, "highest": highest - base}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -184,7 +196,8 @@ def table(results: dict[str, Any]) -> str:
         )
     if "memory" in results:
         one = results["memory"]
-        lines.append(f"| MiB that a trial on Beauty adds to its process | {one['trial']:.0f} |")
+        lines.append(f"| MiB that a trial on Beauty adds to its process, after its epochs | {one['trial']:.0f} |")
+        lines.append(f"| ... and at its highest, within one | {one['highest']:.0f} |")
     return "\n".join(lines)
 
 
@@ -193,7 +206,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--space", type=read_space, default=str(_space()), help="of the part asha")
     parser.add_argument("--trials", type=int, default=27)
     parser.add_argument("--epochs", type=int, default=27, help="of the part asha")
     parser.add_argument("--short-epochs", type=int, default=6, help="of the others")
@@ -212,10 +224,6 @@ def main() -> None:
         write_results("tune", {**results, "command": "python benchmarks/tune.py --data FOLDER"})
         put_table("tune table", table(read_results("tune")))
     print(table(results))
-
-
-def _space() -> Path:
-    return Path(__file__).resolve().parent.parent / "properties" / "tune" / "FastSASRec.yaml"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.memory import give_back, keep_little
 from nestrec_recbole.train.optimisation import take_rates
 from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
@@ -185,6 +186,7 @@ def _train(task: Task, trial: Trial, place: Path, data: Any, report: Report, sta
         trial.status = "finished" if epoch + 1 >= task.settings["epochs"] else "running"
         trial.seconds = perf_counter() - began
         trial.write(place)
+        give_back()
         report(epoch, best)
 
     if start is not None or last.is_file():
@@ -206,6 +208,7 @@ def _train(task: Task, trial: Trial, place: Path, data: Any, report: Report, sta
 def build(task: Task, point: Point, data: Any) -> tuple[Any, Any, Any]:
     """The trainer of a point and its training and validation data; of test data there are no rows."""
     torch.set_num_threads(task.threads)
+    keep_little()
     with own_arguments():
         config = make_config(task.model, task.dataset, task.merged(point), str(task.place(point)))
         dataset = read_data(config).without_test() if data is None else data.under(config)
