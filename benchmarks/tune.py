@@ -39,6 +39,7 @@ SPACE = parse_space(  # what changes how good a model is, and not how long it ta
 )
 SETTINGS = {"learning_rate": 0.002, "show_progress": False, "state": "ERROR"}
 ONE_POINT = {"learning_rate": {"choice": [0.002]}}
+TIMED_TRIALS = 9  # of the part together
 
 
 def asha(options: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def together(options: argparse.Namespace) -> dict[str, float]:
                 "ml-100k",
                 SETTINGS,
                 space,
-                trials=options.trials,
+                trials=TIMED_TRIALS,
                 epochs=options.short_epochs,
                 scheduler="none",
                 folder=Path(folder) / "search",
@@ -206,10 +207,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--trials", type=int, default=27)
-    parser.add_argument("--epochs", type=int, default=27, help="of the part asha")
-    parser.add_argument("--short-epochs", type=int, default=6, help="of the others")
-    parser.add_argument("--turns", type=int, default=3, help="of the part overhead")
+    parser.add_argument("--trials", type=int, default=27, help="of the part asha")
+    parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
+    parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
+    parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")
     options = parser.parse_args()
     sys.argv = sys.argv[:1]
