@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -538,10 +539,9 @@ def test_files_of_the_user_survive_a_second_conversion(tmp_path: Path) -> None:
 def test_what_a_killed_conversion_left_is_mended(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("u a b c\n")
     convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
-    dead = 2**22 + 1  # no process has so large a number
-    (tmp_path / f".d-old-{dead}-x").mkdir()
-    (tmp_path / "d").rename(tmp_path / f".d-old-{dead}-x" / "d")  # killed between the two renames
-    (tmp_path / f".d-work-{dead}-x").mkdir()
+    dead = f"{socket.gethostname()}-{2**22 + 1}-0"  # no process has so large a number
+    (tmp_path / "d").rename(tmp_path / f".d.old-{dead}")  # killed between the two renames
+    (tmp_path / f".d.work-{dead}").mkdir()
     (tmp_path / "e.txt").write_text("")
     with pytest.raises(NestRecError):
         convert(sequences(tmp_path / "e.txt"), "d", data_path=tmp_path)
