@@ -79,6 +79,7 @@ class ExactEvaluation:
             k=max(topk) if needs_lists else 0,
             batch_size=self.config["eval_batch_size"],
             device=self.device,
+            show_progress=show_progress,
         )
         result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
         if needs_lists and self.train_data is None:
