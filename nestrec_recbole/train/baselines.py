@@ -70,7 +70,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
 
 
 class BaselineTrainer(ExactEvaluation):
-    """Put before one of RecBole's trainers, it evaluates exactly, keeps a history, and pickles nothing."""
+    """Mixin for RecBole's trainers: evaluates exactly, keeps a history, and pickles nothing."""
 
     history: list[dict[str, float]]
 
