@@ -128,11 +128,12 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there; another process may be at it too."""
+    """Remove a file or a folder with all that is in it, as far as it is there, is ours, and nobody else is at it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _own_path(folder: Path, prefix: str) -> Path:

@@ -129,6 +129,15 @@ def test_register_model_of_ones_own() -> None:
         run_recbole(model="MyModel", dataset="circle", config_dict={"my_kee": 8})
 
 
+def test_settings_of_a_model_that_is_registered_later_are_known() -> None:
+    """So that a suite may give them to all its rows, those of RecBole's models too."""
+    given = {"data_path": "dataset_atomic", "state": "ERROR"}
+    assert "later_key" not in Config(model="BPR", dataset="circle", config_dict=given).known_settings
+    Path("later.yaml").write_text("later_key: 7\n")
+    register_model(type("LaterModel", (FastSASRec,), {}), properties="later.yaml")
+    assert "later_key" in Config(model="BPR", dataset="circle", config_dict=given).known_settings
+
+
 @pytest.mark.parametrize("find", [get_model, load_properties])
 def test_unknown_model_is_named_with_the_nearest(find: Callable[[str], Any]) -> None:
     with pytest.raises(NestRecError, match="unknown model 'Nestrec'; did you mean 'NestRec'"):
