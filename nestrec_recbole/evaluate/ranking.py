@@ -106,20 +106,14 @@ def rank_targets(
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
     blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items)))))
     found = _nothing_yet(len(dataset), k, pools is not None)
-    with tqdm(
-        total=sum(map(len, blocks)), desc="Evaluate", unit="row", disable=not (show_progress and processes.is_first)
-    ) as bar:
+    hide = not (show_progress and processes.is_first)
+    with tqdm(total=sum(map(len, blocks)), desc="Evaluate", unit="row", disable=hide) as bar:
         for rows in blocks:
             scores = _checked(score(dataset.histories(rows).to(device)), len(rows), n_items)
-            scores[:, 0] = -torch.inf
-            if highest is not None:  # in half the time of filling in where a mask says so
-                torch.minimum(scores, highest.to(scores.device), out=scores)
-            target, row, item = (
-                torch.from_numpy(x).to(scores.device) for x in (targets[rows], *seen_items(dataset, rows))
-            )
-            pool = None if pools is None else torch.from_numpy(pools[rows].astype(np.int64)).to(scores.device)
-            for name, values in _rank_block(scores, target, row, item, pool, k).items():
-                found[name][rows] = values.cpu().numpy()
+            _leave_out(scores, highest)
+            pool = None if pools is None else pools[rows]
+            for name, values in _rank_block(scores, targets[rows], seen_items(dataset, rows), pool, k).items():
+                found[name][rows] = values
             bar.update(len(rows))
     return Ranks(users, targets, n_items=n_items, groups=_groups(dataset, users, targets), **_joined(found, processes))
 
@@ -140,38 +134,47 @@ def _checked(scores: Tensor, n_rows: int, n_items: int) -> Tensor:
     return scores
 
 
+def _leave_out(scores: Tensor, highest: Tensor | None) -> None:
+    """Set the scores of what is not ranked to -inf: the padding item, and where ``highest`` (n_items,) is."""
+    scores[:, 0] = -torch.inf
+    if highest is not None:  # takes a fraction of the time of filling in where a mask says so
+        torch.minimum(scores, highest.to(scores.device), out=scores)
+
+
 def _rank_block(
-    scores: Tensor, target: Tensor, row: Tensor, item: Tensor, pool: Tensor | None, k: int
-) -> dict[str, Tensor]:
+    scores: Tensor, targets: np.ndarray, seen: tuple[np.ndarray, np.ndarray], pool: np.ndarray | None, k: int
+) -> dict[str, np.ndarray]:
     """What :class:`Ranks` says of a block of rows.
 
     Parameters
     ----------
     scores : Tensor (B, n_items)
-        -inf for items that are not to be ranked; written to.
-    target : Tensor (B,)
-    row, item : Tensor (n,)
+        -inf for items that are not ranked; written to.
+    targets : numpy.ndarray of shape (B,)
+    seen : (numpy.ndarray, numpy.ndarray), each of shape (n,)
         Pairs of a row and an item of its user's history.
-    pool : Tensor (B, n), optional
+    pool : numpy.ndarray of shape (B, n), optional
         The candidates of each row.
     k : int
         Length of the lists; 0 for none.
 
     Returns
     -------
-    dict of str to Tensor, (B,) or (B, k)
+    dict of str to numpy.ndarray, of shape (B,) or (B, k)
     """
-    seen = item != target[row]  # a target that was seen before stays in the ranking
-    row, item = row[seen], item[seen]
+    target, row, item = (torch.from_numpy(x).to(scores.device) for x in (targets, *seen))
+    others = item != target[row]  # a target that was seen before stays in the ranking
+    row, item = row[others], item[others]
     before, seen_before = count_before(scores, target, row, item)
     found = {"rank": 1 + before, "rank_unseen": 1 + before - seen_before}
     if pool is not None:
-        found["rank_candidates"] = 1 + _count_pairs(scores, target, pool)
+        candidates = torch.from_numpy(pool.astype(np.int64)).to(scores.device)
+        found["rank_candidates"] = 1 + _count_pairs(scores, target, candidates)
     if k:
         found["top"] = _best(scores, k)
         scores[row, item] = -torch.inf
         found["top_unseen"] = _best(scores, k)
-    return found
+    return {name: values.cpu().numpy() for name, values in found.items()}
 
 
 def _joined(found: dict[str, np.ndarray], processes: Processes) -> dict[str, np.ndarray]:
@@ -212,9 +215,9 @@ def _count_pairs(scores: Tensor, target: Tensor, pool: Tensor) -> Tensor:
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """The items of the k highest scores, (B, k) on the CPU; 0 where there are fewer above -inf."""
+    """The items of the k highest scores, (B, k); 0 where there are fewer above -inf."""
     found = scores.topk(k)
-    return found.indices.masked_fill(found.values == -torch.inf, 0).cpu()
+    return found.indices.masked_fill(found.values == -torch.inf, 0)
 
 
 def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path, **more: np.ndarray) -> None:
