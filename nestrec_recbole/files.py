@@ -1,16 +1,27 @@
-"""Files and folders that are written whole or not at all, and what is in them."""
+"""Files and folders that are written whole or not at all, and what is in them.
+
+What is being written lies beside its place under a hidden name that says whose it is. What a killed process left there
+goes when the same is written again: at once where the process was one of this machine, and after a week where it was
+another's, whose processes cannot be seen from here.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
+import re
 import shutil
+import socket
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+FORGOTTEN = 7 * 24 * 3600  # seconds after which another machine's draft counts as abandoned
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -26,8 +37,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
-    A reader sees the old file or the new one, never a part; after an error the old one is as it was. The path may be
-    made a folder: a reader then sees the old one, the new one, or for a moment none.
+    A reader sees the old file or the new one, never a part, and so does who comes after a loss of power; after an error
+    the old one is as it was. The path may be made a folder: a reader then sees the old one, the new one, or for a
+    moment none.
 
     Examples
     --------
@@ -36,27 +48,93 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    for left in path.parent.glob(f".{glob.escape(path.name)}-*"):  # by a process that was killed
-        owner = left.name.rpartition("-")[2]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            _remove(left)
-    _remove(draft)  # of a process that had this number
-    try:
+    recover(path)
+    with temporary(path.parent, f".{path.name}.draft-") as draft:
         yield draft
-        if draft.is_dir() and path.exists():  # a folder takes no other's place
-            old = draft.with_name(f".{path.name}-old-{os.getpid()}")
-            os.replace(path, old)
-            os.replace(draft, path)
-            _remove(old)
-        else:
-            os.replace(draft, path)
+        flush(draft)
+        with replaced(path, draft):
+            pass
+
+
+@contextmanager
+def temporary(folder: Path, prefix: str) -> Iterator[Path]:
+    """A path in a folder that is this process's alone; what is there when the block ends goes.
+
+    Its name is ``<prefix><host>-<process>-<random>``. Those of killed processes go when the block begins.
+    """
+    for left in abandoned(folder, prefix):
+        remove(left)
+    path = _own_path(folder, prefix)
+    try:
+        yield path
     finally:
-        _remove(draft)
+        remove(path)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
+@contextmanager
+def replaced(path: Path, draft: Path) -> Iterator[Path | None]:
+    """Put a draft in a path's place; within the block, a folder that was there is at hand, and gone afterwards."""
+    if not (draft.is_dir() and path.exists()):  # a folder takes no other's place
+        os.replace(draft, path)
+        yield None
+        return
+    old = _own_path(path.parent, f".{path.name}.old-")
+    os.rename(path, old)
+    try:
+        os.rename(draft, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    yield old
+    remove(old)
+
+
+def recover(path: Path) -> None:
+    """Clear away what killed processes left of writing a path; bring back a folder that was being replaced."""
+    for old in abandoned(path.parent, f".{path.name}.old-"):
+        if path.exists():
+            remove(old)
+        else:
+            with suppress(OSError):  # another process was first
+                os.rename(old, path)
+    for draft in abandoned(path.parent, f".{path.name}.draft-"):
+        remove(draft)
+
+
+def abandoned(folder: Path, prefix: str) -> list[Path]:
+    """The paths of :func:`temporary` whose processes are gone, as far as can be told from here."""
+    return [path for path in folder.glob(f"{glob.escape(prefix)}*") if _is_abandoned(path, prefix)]
+
+
+def _is_abandoned(path: Path, prefix: str) -> bool:
+    named = re.fullmatch(r"(.+)-(\d+)-[0-9a-f]+", path.name.removeprefix(prefix))
+    if named is None:
+        return False
+    host, process = named.groups()
+    if host == socket.gethostname():
+        return not psutil.pid_exists(int(process))
+    try:
+        return time.time() - path.stat().st_mtime > FORGOTTEN
+    except FileNotFoundError:  # its process has ended
+        return False
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file, or every file of a folder, before it gets its name."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as it is there, is ours, and nobody else is at it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
+
+
+def _own_path(folder: Path, prefix: str) -> Path:
+    return folder / f"{prefix}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"

@@ -28,7 +28,7 @@ from pandas.core.internals.managers import BlockManager
 from scipy.sparse import sparray, spmatrix
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 _ARRAYS = {"numpy": ("dtype",), "numpy._core.multiarray": ("scalar",)}  # ndarray(...) takes any bytes for objects
 _LAYERS = {"torch.nn.modules.container": ("ModuleDict", "ModuleList"), "torch.nn.modules.sparse": ("Embedding",)}
@@ -200,8 +200,7 @@ def _errors_name(path: str | os.PathLike[str], otherwise: str = "not written by 
     except Exception as error:  # a damaged pickle can raise anything
         if isinstance(error, OSError) and error.filename is not None:  # no such file: it says so itself
             raise
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NestRecError(f"{os.fspath(path)}: damaged, or {otherwise} ({why})") from error
+        raise NestRecError(f"{os.fspath(path)}: damaged, or {otherwise} ({first_line(error)})") from error
 
 
 def _put_back(loaded: Any) -> None:

@@ -25,7 +25,7 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.flat import flat_dataset
 from nestrec_recbole.data.sampling import OtherSampler, UnseenSampler
-from nestrec_recbole.evaluate.beyond import novelty
+from nestrec_recbole.evaluate.beyond import novelty, serendipity
 from nestrec_recbole.evaluate.metrics import evaluate_ranks
 from nestrec_recbole.evaluate.ranking import rank_targets
 from nestrec_recbole.plugin import _recbole_models
@@ -238,7 +238,9 @@ def test_metrics_beyond_accuracy_count_alike_for_every_model(make: Any) -> None:
     counts = np.bincount(training.items[training.ends], minlength=training.item_num)
     result = trainer.evaluate(test)
     assert result["novelty@5"] == pytest.approx(novelty(trainer.ranks.top, counts)[:, 4].mean(), abs=1e-4)
-    assert result["serendipity@5"] >= 0
+    is_hit = trainer.ranks.top == trainer.ranks.targets[:, None]
+    expected = serendipity(trainer.ranks.top, is_hit, counts)[:, 4].mean()
+    assert expected > 0 and result["serendipity@5"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_early_stopping_keeps_the_best_epoch(make: Any) -> None:

@@ -34,6 +34,7 @@ from scipy.sparse import coo_matrix, csc_matrix, csr_matrix, dok_matrix, lil_mat
 from torch.utils.data import SequentialSampler
 
 from nestrec_recbole import NestRecError, compat, run_recbole, unpickle
+from nestrec_recbole.compat import checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:distutils Version classes")  # of thop, which counts FLOPs
 ROOT = Path(__file__).resolve().parent.parent
@@ -455,7 +456,7 @@ def repaired() -> dict[str, Any]:
     from recbole.model.sequential_recommender.ksr import KSR
 
     places = [sys.modules[name] for name in ("recbole.quick_start.quick_start", "recbole.quick_start", "recbole.utils")]
-    places += [sys.modules[name] for name in ("recbole.utils.utils", "recbole.data.utils", *compat._READERS)]
+    places += [sys.modules[name] for name in ("recbole.utils.utils", "recbole.data.utils", *checkpoints.READERS)]
     found = {}
     for place in [*places, Config, Dataset, KSR, np, dok_matrix]:
         for name, value in vars(place).items():
@@ -470,6 +471,19 @@ def test_repairs_twice_are_repairs_once() -> None:
     before = repaired()
     compat.apply()
     assert repaired() == before
+
+
+def test_repairs_anew_leave_what_the_plugin_put_around_them() -> None:
+    """In a process of its own: here another test may have repaired before."""
+    code = """import recbole.quick_start, nestrec_recbole
+from recbole.quick_start import quick_start
+before = quick_start.load_data_and_model, recbole.quick_start.load_data_and_model, quick_start.get_flops
+nestrec_recbole.compat.apply()
+after = quick_start.load_data_and_model, recbole.quick_start.load_data_and_model, quick_start.get_flops
+print(before == after, before[0] is not nestrec_recbole.compat.load_data_and_model)"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["True", "True"], run.stderr
 
 
 def test_metrics_that_count_items(tmp_path: Path) -> None:

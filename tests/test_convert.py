@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,31 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+def test_titles_that_begin_with_a_quotation_mark(tmp_path: Path) -> None:
+    """A quote in a .tsv is a character; read as the beginning of a cell, it would swallow the lines after it."""
+    titles = {"a": '"Heroes"', "b": "plain", "c": '"Weird Al', "d": 'a 12" single', "e": '"'}
+    (tmp_path / "t.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(f"u\t{i}\t1\n" for i in titles))
+    (tmp_path / "i.tsv").write_text("item_id\ttitle\n" + "".join(f"{i}\t{title}\n" for i, title in titles.items()))
+    (tmp_path / "s.txt").write_text(f"u {' '.join(titles)}\n")
+    for corpus in (
+        table([tmp_path / "t.tsv"], items=tmp_path / "i.tsv"),
+        sequences(tmp_path / "s.txt", items=tmp_path / "i.tsv"),
+    ):
+        convert(corpus, "d", data_path=tmp_path)
+        assert rows_of(tmp_path / "d" / "d.item") == list(titles.items())
+    (tmp_path / "i.tsv").write_text("item_id\ttitle\n" + 'a\t"two\tcells"\n')
+    assert (
+        main(
+            [
+                *f"convert table {tmp_path}/t.tsv --items {tmp_path}/i.tsv --name q --data-path {tmp_path}".split(),
+                "--quoted",
+            ]
+        )
+        == 0
+    )
+    assert rows_of(tmp_path / "q" / "q.item")[0] == ("a", "two cells")
+
+
 # -- filters ----------------------------------------------------------------------------------------------------
 
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.integers(1, 5)), min_size=1)
@@ -538,10 +564,9 @@ def test_files_of_the_user_survive_a_second_conversion(tmp_path: Path) -> None:
 def test_what_a_killed_conversion_left_is_mended(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("u a b c\n")
     convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
-    dead = 2**22 + 1  # no process has so large a number
-    (tmp_path / f".d-old-{dead}-x").mkdir()
-    (tmp_path / "d").rename(tmp_path / f".d-old-{dead}-x" / "d")  # killed between the two renames
-    (tmp_path / f".d-work-{dead}-x").mkdir()
+    dead = f"{socket.gethostname()}-{2**22 + 1}-0"  # no process has so large a number
+    (tmp_path / "d").rename(tmp_path / f".d.old-{dead}")  # killed between the two renames
+    (tmp_path / f".d.work-{dead}").mkdir()
     (tmp_path / "e.txt").write_text("")
     with pytest.raises(NestRecError):
         convert(sequences(tmp_path / "e.txt"), "d", data_path=tmp_path)

@@ -244,3 +244,11 @@ def test_sampled_protocols_are_recboles(mode: str, tmp_path: Any, make_config: A
         found[kind] = trainer.evaluate(test)
     assert found[mode]["recall@10"] >= found["full"]["recall@10"]
     assert 0 < found[mode]["ndcg@10"] <= 1 and found[mode]["novelty@10"] > 0
+
+
+def test_progress_is_shown_of_the_rows(test_split: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, rows = test_split
+    ranks_of(rows, scores_of(rows))
+    assert capsys.readouterr().err == ""
+    ranks_of(rows, scores_of(rows), batch_size=3, show_progress=True)
+    assert f"{len(rows)}/{len(rows)}" in capsys.readouterr().err

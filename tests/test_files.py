@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from nestrec_recbole.files import written_whole
+from nestrec_recbole import NestRecError
+from nestrec_recbole.bench.results import ResultsFolder
+from nestrec_recbole.files import FORGOTTEN, written_whole
+
+DEAD = 2**22 + 1  # no process has so large a number
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
@@ -42,3 +49,52 @@ with written_whole(sys.argv[1]) as draft:
     with written_whole(path) as draft:
         draft.write_text("whole")
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_another_machine_is_writing_stays(tmp_path: Path) -> None:
+    """Its processes cannot be seen from here: that none has this number here says nothing."""
+    elsewhere, forgotten = (tmp_path / f".notes.txt.draft-node-{number}-{DEAD}-ab" for number in (7, 8))
+    mine = tmp_path / f".notes.txt.draft-{socket.gethostname()}-{os.getpid()}-ab"
+    for draft in (elsewhere, forgotten, mine):
+        draft.write_text("half")
+    os.utime(forgotten, (time.time() - FORGOTTEN - 60,) * 2)
+    with written_whole(tmp_path / "notes.txt") as draft:
+        draft.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", elsewhere.name, mine.name}
+
+
+def test_a_folder_comes_back_if_a_kill_came_between_the_two_renames(tmp_path: Path) -> None:
+    old = tmp_path / f".run.old-{socket.gethostname()}-{DEAD}-ab"
+    old.mkdir()
+    (old / "notes.txt").write_text("first")
+    with pytest.raises(OSError, match="full"), written_whole(tmp_path / "run"):
+        raise OSError("disk full")
+    assert (tmp_path / "run/notes.txt").read_text() == "first" and not old.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_renamed_is_on_the_disk(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("flushed"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("renamed"), rename(*paths)))
+    with written_whole(tmp_path / "notes") as draft:
+        if kind == "folder":
+            (draft / "deep").mkdir(parents=True)
+            (draft / "deep/notes.txt").write_text("all of it")
+        else:
+            draft.write_text("all of it")
+    assert done == ["flushed", "renamed"]
+
+
+@pytest.mark.parametrize("owner", [f"{DEAD} another-machine", f"{os.getppid()} {socket.gethostname()}"])
+def test_results_that_others_work_on_are_left_to_them(owner: str, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(owner)
+    with (
+        pytest.raises(NestRecError, match=f"process {owner.split()[0]} is at work here"),
+        ResultsFolder(tmp_path).held(),
+    ):
+        pass
+    (tmp_path / ".lock").write_text(f"{DEAD} {socket.gethostname()}")
+    with ResultsFolder(tmp_path).held():
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}"

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import write_dataset
@@ -41,8 +43,10 @@ def test_each_stage_starts_from_the_one_before() -> None:
     user = "model.user_qformer.layers.0.to_inner.weight"
     assert torch.equal(tensors["users"][user], tensors["joint"][user])
     assert "model.id_embedding.weight" in tensors["joint"] and "model.id_embedding.weight" not in tensors["items"]
-    assert 0 <= result["test"]["ndcg@10"] <= 1
-    assert (Path(result["weights"]).parent / "ranks.parquet").is_file()
+    rank = pd.read_parquet(Path(result["weights"]).parent / "ranks.parquet")["rank"]
+    assert len(rank) == len(SEQUENCES)
+    gains = (1 / np.log2(rank + 1)).where(rank <= 10, 0.0)
+    assert result["test"]["ndcg@10"] == pytest.approx(gains.mean(), abs=1e-4)
 
 
 def test_the_item_stage_reports_on_held_out_items() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_dataset
 
@@ -59,5 +60,6 @@ def test_two_processes_equal_one(model: str, settings: dict[str, float], tmp_pat
     one, two = found
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["test"] == pytest.approx(one["test"], abs=1e-3)
-    assert len(two["rank"]) == len(one["rank"]) and min(two["rank"]) >= 1
+    apart = np.abs(np.subtract(two["rank"], one["rank"]))  # the items' order, but for those that nearly tie
+    assert apart.max() <= 2 and (apart == 0).mean() > 0.9
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 2  # one a run

@@ -7,6 +7,8 @@ import threading
 from time import perf_counter
 from typing import TextIO
 
+from nestrec_recbole.durations import duration
+
 
 class Progress:
     """Says how far a suite is: one line that is rewritten on a terminal, a line per run elsewhere.
@@ -39,7 +41,7 @@ class Progress:
         with self.lock:
             self.running.remove(name)
             self.took[name] = perf_counter() - self.began[name]
-            self._say(f"{len(self.took)}/{self.n_runs}  {name}: {said}, {_spoken(self.took[name])}{self._eta()}")
+            self._say(f"{len(self.took)}/{self.n_runs}  {name}: {said}, {duration(self.took[name])}{self._eta()}")
             self._rewrite()
 
     def say(self, line: str) -> None:
@@ -66,12 +68,4 @@ class Progress:
         if not self.took or not (self.left or self.running):
             return ""
         seconds = sum(self.took.values()) / len(self.took) * (self.left + len(self.running) / 2) / self.jobs
-        return f"; about {_spoken(seconds)} left"
-
-
-def _spoken(seconds: float) -> str:
-    """3725 s -> '1 h 02 min'."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"; about {duration(seconds)} left"

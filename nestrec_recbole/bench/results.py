@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,13 +66,14 @@ class ResultsFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock, drafts = self.path / ".lock", self.path / ".drafts"
-        owner = lock.read_text() if lock.is_file() else ""
-        if owner.isdecimal() and int(owner) != os.getpid() and _is_alive(int(owner)):
+        owner, _, host = (lock.read_text() if lock.is_file() else "").partition(" ")
+        here = host in ("", socket.gethostname())
+        if owner.isdecimal() and not (here and (int(owner) == os.getpid() or not _is_alive(int(owner)))):
             raise NestRecError(
-                f"{self.path}: process {owner} is at work here; wait for it, or give another --results (if that is no "
-                f"nestrec, remove {lock})"
+                f"{self.path}: process {owner} is at work here{'' if here else f' from {host}'}; wait for it, or give "
+                f"another --results (if that is no nestrec, remove {lock})"
             )
-        _write(lock, str(os.getpid()))
+        _write(lock, f"{os.getpid()} {socket.gethostname()}")
         shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
         drafts.mkdir()
         try:

@@ -10,6 +10,7 @@ from typing import Any
 _MANY: dict[str, Any] = {"nargs": "+", "metavar": "FILE"}
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 _NAMES: dict[str, Any] = {"nargs": "+", "metavar": "COLUMN"}
+_QUOTED: dict[str, Any] = {"action": "store_true", "help": "cells of a .tsv stand in quotes, as those of a .csv may"}
 _AMAZON: dict[str, dict[str, Any]] = {
     "reviews": {**_MANY, "help": "reviews of one category or many"},
     "--metadata": {**_MANY, "default": (), "help": "their items' metadata"},
@@ -33,6 +34,7 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "--users": {**_FILE, "help": "as --items"},
             "--user-columns": {**_NAMES, "help": "of a table without header"},
             "--user-key": {"default": "user_id", "metavar": "COLUMN"},
+            "--quoted": _QUOTED,
         },
     ),
     "pickles": (
@@ -63,6 +65,7 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "--items-key": {"metavar": "COLUMN", "help": "default: as --item"},
             "--users": _FILE,
             "--users-key": {"metavar": "COLUMN"},
+            "--quoted": _QUOTED,
         },
     ),
 }

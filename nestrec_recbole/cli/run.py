@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nestrec_recbole.properties_files import read_settings
+
 TAKES_SETTINGS = True  # as --key=value
 
 
@@ -23,29 +25,6 @@ def call(options: Any) -> int:
         read_settings(path)
     print_metrics(run_recbole(options.model, options.dataset, options.config or None))
     return 0
-
-
-def read_settings(path: str) -> dict[str, Any]:
-    """Read a YAML file of settings.
-
-    Raises
-    ------
-    NestRecError
-        When it is no YAML, or not of ``key: value`` lines.
-    """
-    import yaml
-
-    from nestrec_recbole.errors import NestRecError
-    from nestrec_recbole.settings import yaml_loader
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            found = yaml.load(file, Loader=yaml_loader())
-        except yaml.YAMLError as error:
-            raise NestRecError(f"{path}: not valid YAML ({error})") from None
-    if not isinstance(found, dict):
-        raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
-    return found
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -148,14 +148,20 @@ def write_fields(
 ) -> dict[str, float]:
     """Clean the fields and write them, one line per item or user that occurs; none that nobody has.
 
+    Where there is a table ``pictures``, the field ``image`` is what it says, uncleaned.
+
     Parameters
     ----------
+    staging : Staging
+        Has ``raw_items`` or ``raw_users``, and who occurs, ``catalogue`` or ``audience``.
     kind : str
-        ``item`` or ``user``: which of ``raw_items`` and ``raw_users``.
+        ``item`` or ``user``: which of them.
+    fields : dict of str to str
+        Columns of the raw table that are written, to RecBole's types.
+    path : Path
+        The ``.item`` or ``.user`` file; without any field there is none.
     clean : callable
         Text -> text, applied to every distinct one once.
-
-    Where there is a table ``pictures``, the field ``image`` is what it says, uncleaned.
 
     Returns
     -------

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import flush, recover, replaced, temporary
 
 
 def check_target(data_path: Path, name: str) -> Path:
+    """The folder of a dataset, with what killed conversions left of it cleared away.
+
+    Raises
+    ------
+    NestRecError
+        When the name is none of a folder, or the folder holds what no conversion wrote.
+    """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise NestRecError(f"dataset name {name!r}: expected letters, digits, '_', '-', '.' or '+'; it names a folder")
     target = data_path / name
-    _recover(target)
+    recover(target)
     holds_something = target.exists() and any(target.iterdir() if target.is_dir() else [target])
     if holds_something and not (target / "dataset.json").is_file():
         raise NestRecError(f"{target}: not written by `nestrec convert`, and kept; choose another name or move it")
@@ -32,40 +34,41 @@ def check_target(data_path: Path, name: str) -> Path:
 def draft_of(target: Path) -> Iterator[Path]:
     """A folder beside the target that is gone afterwards, unless it has become the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-draft-{os.getpid()}-", dir=target.parent))
-    draft.chmod(0o755)  # mkdtemp makes it private; a dataset is as readable as any other folder
-    try:
+    with temporary(target.parent, f".{target.name}.draft-") as draft:
+        draft.mkdir()
         yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager
 def work_folder(place: Path | None, target: Path) -> Iterator[Path]:
+    """A folder for what a conversion needs on its way, which nobody else can read; gone afterwards.
+
+    Parameters
+    ----------
+    place : Path, optional
+        Where it lies; beside the target by default.
+    target : Path
+        The dataset's folder.
+
+    Raises
+    ------
+    NestRecError
+        When there is no such place.
+    """
     place = place or target.parent
     if not place.is_dir():
         raise NestRecError(f"temporary directory {place}: no such folder")
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-work-{os.getpid()}-", dir=place))
-    try:
+    with temporary(place, f".{target.name}.work-") as work:
+        work.mkdir(mode=0o700)
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def replace(target: Path, draft: Path) -> None:
     """Put the draft in the target's place; at no moment is the only good copy in danger."""
-    if not target.exists():
-        draft.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-{os.getpid()}-", dir=target.parent)) / target.name
-    target.rename(old)
-    try:
-        draft.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    _carry_over(old, target)
-    shutil.rmtree(old.parent)
+    flush(draft)
+    with replaced(target, draft) as old:
+        if old is not None:
+            _carry_over(old, target)
 
 
 def _carry_over(old: Path, target: Path) -> None:
@@ -75,15 +78,3 @@ def _carry_over(old: Path, target: Path) -> None:
     for entry in old.iterdir():
         if entry.name not in ours and not (target / entry.name).exists():
             entry.rename(target / entry.name)
-
-
-def _recover(target: Path) -> None:
-    """Clear away what conversions left that were killed; bring back the dataset if it was on its way."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}-*-*"):
-        kind, _, owner = left.name.removeprefix(f".{target.name}-").partition("-")
-        owner = owner.partition("-")[0]
-        if kind not in ("draft", "work", "old") or not owner.isdecimal() or psutil.pid_exists(int(owner)):
-            continue
-        if kind == "old" and not target.exists() and (left / target.name).is_dir():
-            (left / target.name).rename(target)
-        shutil.rmtree(left, ignore_errors=True)

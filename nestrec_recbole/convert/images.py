@@ -72,6 +72,11 @@ def collect_images(
 
     Parameters
     ----------
+    staging : Staging
+        Has ``catalogue``, the items that occur, and ``raw_items``.
+    images : Images
+    draft : Path
+        Folder of the dataset that is being written.
     cache : Path
         Where downloads are kept, so that a later call goes on from there.
     with_urls : bool

@@ -30,6 +30,13 @@ class _Side:
 
     @classmethod
     def of(cls, folder: Path, domain: str) -> _Side:
+        """Look at a folder of atomic files: ``<name>.inter``, perhaps ``<name>.item`` and ``dataset.json``.
+
+        Raises
+        ------
+        NestRecError
+            When there is no ``.inter`` file, or no user, item or timestamp in it.
+        """
         (path,) = check_files([folder / f"{folder.name}.inter"])
         header = read_header(path)
         for column in COLUMNS:

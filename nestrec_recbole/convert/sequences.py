@@ -7,11 +7,9 @@ from typing import Any
 
 from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate
 from nestrec_recbole.convert.fields import fields_reader
-from nestrec_recbole.convert.sources import Delimited, JsonObjects, Lines, Source, check_files
+from nestrec_recbole.convert.sources import DELIMITERS, Delimited, JsonObjects, Lines, Source, check_files, extension
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
-
-DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ",", ".dat": "::"}
 
 
 def sequences(
@@ -23,6 +21,7 @@ def sequences(
     user_columns: tuple[str, ...] | None = None,
     item_key: str = "item_id",
     user_key: str = "user_id",
+    quoted: bool = False,
 ) -> Corpus:
     """Read histories in time order.
 
@@ -38,6 +37,8 @@ def sequences(
         Names of a table's columns where it has no header.
     item_key, user_key : str
         The column of the ids.
+    quoted : bool
+        Cells of other tables than ``.csv`` may stand in quotes too; by default a quote is a character there.
 
     Raises
     ------
@@ -45,8 +46,8 @@ def sequences(
         A missing file.
     """
     source = Lines(check_files([path]))
-    item_source = attribute_source(items, item_columns) if items else None
-    user_source = attribute_source(users, user_columns) if users else None
+    item_source = attribute_source(items, item_columns, quoted) if items else None
+    user_source = attribute_source(users, user_columns, quoted) if users else None
     has_times = _has_times(source)
     sources = [source, *(s for s in (item_source, user_source) if s)]
     return Corpus(
@@ -61,22 +62,20 @@ def sequences(
             "item_key": item_key,
             "user_columns": user_columns,
             "user_key": user_key,
+            "quoted": quoted,
         },
     )
 
 
-def attribute_source(path: str | Path, columns: tuple[str, ...] | None) -> Source:
-    """Choose how to read a file of items or users by its extension."""
+def attribute_source(path: str | Path, columns: tuple[str, ...] | None, quoted: bool = False) -> Source:
+    """Choose how to read a file of items or users by its extension; ``quoted`` as in :func:`sequences`."""
     files = check_files([path])
-    suffix = Path(files[0].name.removesuffix(".gz")).suffix
-    if suffix in (".jsonl", ".json"):
+    kind = extension(files[0])
+    if kind in (".jsonl", ".json"):
         return JsonObjects(files)
-    if suffix not in DELIMITERS:
+    if kind not in DELIMITERS:
         raise NestRecError(f"{path}: expected a name that ends in .jsonl, {', '.join(DELIMITERS)}, and perhaps .gz")
-    delimiter = DELIMITERS[suffix]
-    if columns is None:
-        return Delimited.with_header(files, delimiter)
-    return Delimited(files, columns, delimiter, header=False, quote='"' if suffix == ".csv" else "")
+    return Delimited.of(files, columns, quoted)
 
 
 def _has_times(source: Lines) -> bool:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 LONGEST_LINE = 16 << 20  # bytes; DuckDB holds two of them per thread
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": "::"}  # of text tables, by extension
 Record = tuple[str, dict[str, Any]]  # "file: line n", and what the record holds
 
 
@@ -54,6 +55,11 @@ def check_files(paths: Sequence[str | Path]) -> tuple[Path, ...]:
     if not paths:
         raise NestRecError("no source file was given")
     return tuple(map(Path, paths))
+
+
+def extension(path: Path) -> str:
+    """The extension of a file, or of what is packed in a ``.gz``."""
+    return Path(path.name.removesuffix(".gz")).suffix
 
 
 def open_bytes(path: Path) -> Any:
@@ -202,7 +208,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Delimited(Source):
     """Text tables, every column read as text.
 
-    ``columns`` is what the header says, or, where ``header`` is False, what the caller knows.
+    ``columns`` is what the header says, or, where ``header`` is False, what the caller knows. Where ``quote`` is empty,
+    a quote is a character like any other.
     """
 
     columns: tuple[str, ...]
@@ -212,19 +219,33 @@ class Delimited(Source):
     encoding: str = "utf-8"
 
     @classmethod
-    def with_header(cls, files: tuple[Path, ...], delimiter: str) -> Delimited:
-        """Take the columns from the first line, which must be the same in every file.
+    def of(cls, files: tuple[Path, ...], columns: tuple[str, ...] | None = None, quoted: bool = False) -> Delimited:
+        """Read tables as their extension says.
+
+        Parameters
+        ----------
+        files : tuple of Path
+            All of one extension, a key of ``DELIMITERS``.
+        columns : tuple of str, optional
+            Where there is no header; by default the first line says them, the same in every file.
+        quoted : bool
+            Cells may stand in quotes. In a ``.csv`` they always may; RecBole's files, and those that are made for it
+            or written line by line, hold titles that begin with a quotation mark, and no quoted cells.
 
         Raises
         ------
         NestRecError
             An empty file, a column that is there twice, or files of different columns.
         """
-        headers = [_read_header(path, delimiter) for path in files]
+        kind = extension(files[0])
+        delimiter, quote = DELIMITERS[kind], '"' if quoted or kind == ".csv" else ""
+        if columns is not None:
+            return cls(files, columns, delimiter, header=False, quote=quote)
+        headers = [_read_header(path, delimiter, quote) for path in files]
         for path, header in zip(files, headers, strict=True):
             if header != headers[0]:
                 raise NestRecError(f"{path}: line 1: the columns are not those of {files[0]}; convert them apart")
-        return cls(files, headers[0], delimiter)
+        return cls(files, headers[0], delimiter, quote=quote)
 
     def sql(self) -> str:
         """See :class:`Source`."""
@@ -261,10 +282,11 @@ class Delimited(Source):
             raise NestRecError(f"{path}: {why}") from None
 
 
-def _read_header(path: Path, delimiter: str) -> tuple[str, ...]:
+def _read_header(path: Path, delimiter: str, quote: str) -> tuple[str, ...]:
     first = next(byte_lines(path), None)
+    text = decode(path, *first) if first else ""
     try:
-        cells = next(csv.reader([decode(path, *first)], delimiter=delimiter, strict=True), []) if first else []
+        cells = next(csv.reader([text], delimiter=delimiter, strict=True), []) if quote else text.split(delimiter)
     except csv.Error as error:
         raise NestRecError(f"{path}: line 1: not a valid header ({error}); fix it") from None
     if not any(cells):
@@ -320,5 +342,5 @@ class Parquet(Source):
                         number += 1
                         yield f"{path}: row {number}", record
             except (OSError, ValueError) as error:
-                why = (str(error).splitlines() or ["damaged"])[0]
+                why = first_line(error)
                 raise NestRecError(f"{path}: not a readable Parquet file ({why}); write it again") from None

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from nestrec_recbole.convert.sources import Source
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 
 def name(identifier: str) -> str:
@@ -51,7 +51,7 @@ class Staging:
             self._connection = duckdb.connect(str(folder / "staging.duckdb"), config=settings)
             self._connection.execute(f"SET memory_limit = {literal(memory_limit)}")
         except duckdb.Error as error:
-            raise NestRecError(f"memory limit {memory_limit!r}: {_first_line(error)}; give one such as 1GB") from None
+            raise NestRecError(f"memory limit {memory_limit!r}: {first_line(error)}; give one such as 1GB") from None
         self._connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         self.folder, self.memory_limit = folder, memory_limit
 
@@ -68,7 +68,7 @@ class Staging:
         except duckdb.OutOfMemoryException:
             raise NestRecError(f"the memory limit of {self.memory_limit} is too small; give more") from None
         except duckdb.IOException as error:
-            raise NestRecError(f"reading or writing failed: {_first_line(error)}") from None
+            raise NestRecError(f"reading or writing failed: {first_line(error)}") from None
 
     def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The one value that a query returns."""
@@ -118,7 +118,7 @@ class Staging:
             for _ in source.walk():  # names the file and the line, where DuckDB often cannot
                 pass
             files = ", ".join(map(str, source.files))
-            raise NestRecError(f"{files}: cannot be read: {_first_line(error)}") from None
+            raise NestRecError(f"{files}: cannot be read: {first_line(error)}") from None
 
     def insert(self, table: str, columns: dict[str, Any]) -> None:
         """Create a table of columns that are in memory."""
@@ -131,7 +131,3 @@ class Staging:
     def apply_function(self, function: Any, label: str) -> None:
         """Make a function of one text known to SQL under the name ``label``; it returns text."""
         self._connection.create_function(label, function, ["VARCHAR"], "VARCHAR")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from nestrec_recbole.convert.corpus import Corpus, Locate, record_of
 from nestrec_recbole.convert.fields import fields_reader
-from nestrec_recbole.convert.sources import Delimited, Parquet, Source, check_files
+from nestrec_recbole.convert.sources import Delimited, Parquet, Source, check_files, extension
 from nestrec_recbole.convert.staging import Staging, name
 from nestrec_recbole.errors import NestRecError, unknown
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+EXTENSIONS = (".csv", ".tsv", ".parquet")
 
 
 def table(
@@ -26,6 +26,7 @@ def table(
     users: str | Path | None = None,
     users_key: str | None = None,
     time_unit: str = "s",
+    quoted: bool = False,
 ) -> Corpus:
     """Read tables of interactions, and perhaps one of items and one of users.
 
@@ -42,14 +43,16 @@ def table(
         Their id columns; called as in the interactions by default.
     time_unit : str
         ``s`` or ``ms``.
+    quoted : bool
+        Cells of a ``.tsv`` may stand in quotes, as those of a ``.csv`` may; by default a quote is a character.
 
     Raises
     ------
     NestRecError
         A missing file, or a column that is not there.
     """
-    source = table_source(paths)
-    item_source, user_source = (table_source([path]) if path else None for path in (items, users))
+    source = table_source(paths, quoted)
+    item_source, user_source = (table_source([path], quoted) if path else None for path in (items, users))
     item_key, user_key = items_key or item, users_key or user
     sources = [found for found in (source, item_source, user_source) if found]
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
@@ -63,18 +66,17 @@ def table(
         read_items=fields_reader(item_source, "item", item_key),
         read_users=fields_reader(user_source, "user", user_key),
         columns=columns,
-        options={"columns": columns, "items_key": item_key, "users_key": user_key},
+        options={"columns": columns, "items_key": item_key, "users_key": user_key, "quoted": quoted},
     )
 
 
-def table_source(paths: Sequence[str | Path]) -> Source:
-    """Choose how to read tables by their extension."""
+def table_source(paths: Sequence[str | Path], quoted: bool = False) -> Source:
+    """Choose how to read tables by their extension; ``quoted`` as in :func:`table`."""
     files = check_files(paths)
-    kinds = {Path(file.name.removesuffix(".gz")).suffix for file in files}
-    kind = kinds.pop()
-    if kinds or kind not in (*DELIMITERS, ".parquet"):
+    kinds = set(map(extension, files))
+    if len(kinds) > 1 or not kinds <= {*EXTENSIONS}:
         raise NestRecError(f"{files[0]}: expected .csv, .tsv (perhaps .gz) or .parquet, and all files of the same kind")
-    return Parquet(files) if kind == ".parquet" else Delimited.with_header(files, DELIMITERS[kind])
+    return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, quoted=quoted)
 
 
 def read_interactions(staging: Staging, source: Source, columns: dict[str, str]) -> Locate:

@@ -36,7 +36,7 @@ def read_header(path: str | Path, separator: str = "\t", encoding: str | None = 
     except FileNotFoundError:
         raise NestRecError(f"{path}: file not found; check `data_path` and the dataset name") from None
     except UnicodeDecodeError as error:
-        raise NestRecError(f"{path}: not valid {encoding or 'UTF-8'} text ({error.reason}); set `encoding`") from None
+        raise _no_text(path, encoding, error) from None
     if not head:
         raise NestRecError(f"{path}: line 1: the file is empty; expected a header such as 'user_id:token<TAB>...'")
     fields: dict[str, str] = {}
@@ -91,9 +91,24 @@ def read_columns(
         raise NestRecError(f"{path}: line 1: no column {missing[0]!r}; the file has {', '.join(fields)}")
     _refuse_long_lines(path, separator, len(fields))
     types = types or {}
-    options: dict[str, Any] = {
+    options = _layout(list(fields), wanted, separator, encoding)
+    try:
+        return pd.read_csv(path, dtype={name: types.get(name, str) for name in wanted}, **options)[wanted]
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame({name: pd.Series(dtype=types.get(name, str)) for name in wanted})
+    except pd.errors.ParserError as error:
+        raise NestRecError(f"{path}: {str(error).strip()}; fix or remove that line") from None
+    except UnicodeDecodeError as error:
+        raise _no_text(path, encoding, error) from None
+    except (ValueError, OverflowError):
+        raise _first_bad_value(path, pd.read_csv(path, dtype=str, **options), types) from None
+
+
+def _layout(columns: list[str], wanted: list[str], separator: str, encoding: str | None) -> dict[str, Any]:
+    """What pandas is told of an atomic file."""
+    return {
         "sep": separator,
-        "names": list(fields),
+        "names": columns,
         "usecols": wanted,
         "header": None,
         "skiprows": 1,
@@ -104,16 +119,10 @@ def read_columns(
         "engine": "c",
         "index_col": False,
     }
-    try:
-        return pd.read_csv(path, dtype={name: types.get(name, str) for name in wanted}, **options)[wanted]
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame({name: pd.Series(dtype=types.get(name, str)) for name in wanted})
-    except pd.errors.ParserError as error:
-        raise NestRecError(f"{path}: {str(error).strip()}; fix or remove that line") from None
-    except UnicodeDecodeError as error:
-        raise NestRecError(f"{path}: not valid {encoding or 'UTF-8'} text ({error.reason}); set `encoding`") from None
-    except (ValueError, OverflowError):
-        raise _first_bad_value(path, pd.read_csv(path, dtype=str, **options), types) from None
+
+
+def _no_text(path: str | Path, encoding: str | None, error: UnicodeDecodeError) -> NestRecError:
+    return NestRecError(f"{path}: not valid {encoding or 'UTF-8'} text ({error.reason}); set `encoding`")
 
 
 def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None:

@@ -12,10 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import socket
-import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 
 from nestrec_recbole.data.features import REDUCTION, FeatureStore, Manifest, Rows, blocks
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import flush, remove, temporary
 
 DRAFT = ".draft-"
-FORGOTTEN = 7 * 24 * 3600  # seconds after which another machine's draft counts as abandoned
 
 
 def recipe_prefix(name: str, recipe: dict[str, Any]) -> str:
@@ -84,24 +79,13 @@ def write_features(
         When a feature is not finite, an item is there twice, or a token is not one line.
     """
     path = Path(path)
-    if len(set(items)) < len(items):
-        raise NestRecError(f"{path}: item {pd.Index(items)[pd.Index(items).duplicated()][0]!r} is there twice")
-    tokens = "".join(f"{item}\n" for item in items).encode()
-    if tokens.count(b"\n") > len(items):
-        raise NestRecError(f"{path}: a token has a line end in it; item tokens are one line each")
+    tokens = _one_line_each(items, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned_drafts(path.parent)
-    draft = path.parent / f"{DRAFT}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-    draft.mkdir()
-    try:
+    with temporary(path.parent, DRAFT) as draft:
+        draft.mkdir()
+        checksums = _write_arrays(draft, items, embeddings, views, reduction)
         (draft / "items.txt").write_bytes(tokens)
-        checksums = {"items.txt": hashlib.sha256(tokens).hexdigest()}
-        checksums["embeddings.npy"] = _save(draft / "embeddings.npy", [embeddings], items, embeddings.shape)
-        if views:
-            checksums["views.npy"] = _save(draft / "views.npy", views, items, (len(views), *embeddings.shape))
-        if reduction is not None:
-            np.save(draft / REDUCTION, reduction, allow_pickle=False)
-            checksums[REDUCTION] = hashlib.sha256(reduction.tobytes()).hexdigest()
+        checksums["items.txt"] = hashlib.sha256(tokens).hexdigest()
         manifest = Manifest(
             n_items=len(items),
             width=embeddings.shape[1],
@@ -111,10 +95,32 @@ def write_features(
             **about,
         )
         (draft / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        flush(draft)
         _publish(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return FeatureStore.open(path)
+
+
+def _one_line_each(items: Sequence[str], path: Path) -> bytes:
+    """The text of ``items.txt``, whose line i is the token of row i."""
+    if len(set(items)) < len(items):
+        raise NestRecError(f"{path}: item {pd.Index(items)[pd.Index(items).duplicated()][0]!r} is there twice")
+    tokens = "".join(f"{item}\n" for item in items).encode()
+    if tokens.count(b"\n") > len(items):
+        raise NestRecError(f"{path}: a token has a line end in it; item tokens are one line each")
+    return tokens
+
+
+def _write_arrays(
+    draft: Path, items: Sequence[str], embeddings: Rows, views: Sequence[Rows], reduction: np.ndarray | None
+) -> dict[str, str]:
+    """Write the arrays of a store; return the SHA-256 of the numbers in each."""
+    checksums = {"embeddings.npy": _save(draft / "embeddings.npy", [embeddings], items, embeddings.shape)}
+    if views:
+        checksums["views.npy"] = _save(draft / "views.npy", views, items, (len(views), *embeddings.shape))
+    if reduction is not None:
+        np.save(draft / REDUCTION, reduction, allow_pickle=False)
+        checksums[REDUCTION] = hashlib.sha256(reduction.tobytes()).hexdigest()
+    return checksums
 
 
 def _save(path: Path, arrays: Sequence[Rows], items: Sequence[str], shape: tuple[int, ...]) -> str:
@@ -149,14 +155,4 @@ def _publish(draft: Path, path: Path) -> None:
         if old != path:
             with suppress(FileNotFoundError):  # another process removes it too
                 os.rename(old, draft)  # out of readers' sight at once
-                shutil.rmtree(draft, ignore_errors=True)
-
-
-def _remove_abandoned_drafts(folder: Path) -> None:
-    for draft in folder.glob(f"{DRAFT}*"):
-        host, pid, _ = draft.name.removeprefix(DRAFT).rsplit("-", 2)
-        with suppress(OSError):  # another process removes it too
-            here = host == socket.gethostname()
-            dead = not psutil.pid_exists(int(pid)) if here else time.time() - draft.stat().st_mtime > FORGOTTEN
-            if dead:
-                shutil.rmtree(draft)
+                remove(draft)

@@ -12,7 +12,7 @@ import torch
 from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, open_encoder
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 
 def encode_on_ray(shards: Mapping[int, Shard], recipe: Recipe, engine: Engine) -> Iterator[tuple[int, np.ndarray]]:
@@ -35,7 +35,7 @@ def encode_on_ray(shards: Mapping[int, Shard], recipe: Recipe, engine: Engine) -
             n_cpus = None if engine.address else engine.workers
             ray.init(address=engine.address, num_cpus=n_cpus, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise NestRecError(f"no Ray cluster at {engine.address}: {str(error).splitlines()[0]}") from None
+            raise NestRecError(f"no Ray cluster at {engine.address}: {first_line(error)}") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"number": number, "shard": json.dumps(list(shard))} for number, shard in shards.items()]
     n_workers = min(engine.workers, len(rows))

@@ -57,7 +57,27 @@ def import_features(
     file = Path(file)
     if not file.is_file():
         raise NestRecError(f"{file}: file not found")
-    tokens, values = _read(file, config, width)
+    tokens, values = _of_dataset(file, _read(file, config, width), rows, config)
+    folder = feature_folder(config)
+    (digest,) = FileDigests(folder / "digests.parquet").of([file])
+    source = content_hash(tokens, repeat(str(digest), len(tokens)))
+    return write_features(
+        store_path(folder, name, {"modality": modality, "encoder": IMPORTED}, source),
+        tokens,
+        values.astype(np.float16 if values.dtype == np.float16 else np.float32, copy=False),
+        field=name,
+        modality=modality,
+        encoder=IMPORTED,
+        revision=str(digest)[:16],
+        settings={"file": file.name, "rows": rows},
+        normalised=False,
+        sha256=source,
+    )
+
+
+def _of_dataset(file: Path, found: Features, rows: str, config: Any) -> tuple[list[str], np.ndarray]:
+    """Of a file's features those of the dataset's items, the first of each, where they are not all zero."""
+    tokens, values = found
     if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
         raise NestRecError(f"{file}: {values.dtype} of shape {values.shape}; expected numbers (n_items, width)")
     if tokens is None:
@@ -68,22 +88,7 @@ def import_features(
     kept = (values != 0).any(axis=1) & known & ~pd.Index(tokens).duplicated()
     if not kept.any():
         raise NestRecError(f"{file}: all features are zero")
-    tokens = [token for token, is_kept in zip(tokens, kept, strict=True) if is_kept]
-    folder = feature_folder(config)
-    (digest,) = FileDigests(folder / "digests.parquet").of([file])
-    source = content_hash(tokens, repeat(str(digest), len(tokens)))
-    return write_features(
-        store_path(folder, name, {"modality": modality, "encoder": IMPORTED}, source),
-        tokens,
-        values[kept].astype(np.float16 if values.dtype == np.float16 else np.float32),
-        field=name,
-        modality=modality,
-        encoder=IMPORTED,
-        revision=str(digest)[:16],
-        settings={"file": file.name, "rows": rows},
-        normalised=False,
-        sha256=source,
-    )
+    return [token for token, is_kept in zip(tokens, kept, strict=True) if is_kept], values[kept]
 
 
 def _tokens_of_rows(file: Path, n_rows: int, rows: str, config: Any) -> list[str]:

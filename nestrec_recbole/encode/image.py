@@ -55,6 +55,7 @@ def open_image_encoder(recipe: Recipe) -> Encoder:
         features = open_towers(recipe.encoder, recipe.revision).image
 
     def encode(pictures: Sequence[Picture]) -> np.ndarray:
+        """Features (n, width) float32 of n pictures; NaN for a file that is no readable image."""
         from PIL import Image
 
         images = [open_picture(picture) for picture in pictures]

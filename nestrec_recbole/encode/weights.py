@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 
 USE_MINILM = "use 'minilm', which needs no download"
 USE_OWN = "use 'minilm' for text and 'classic' for images, which need no download"
@@ -37,10 +37,9 @@ def loading(encoder: str, instead: str) -> Iterator[None]:
             f"or {instead}"
         ) from None
     except Exception as error:  # OSError of the hub, RuntimeError of open_clip, SafetensorError of safetensors, ...
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise NestRecError(
-            f"encoder {encoder!r} cannot be loaded ({reason}); give a local folder or file with its weights, "
-            f"or {instead}"
+            f"encoder {encoder!r} cannot be loaded ({first_line(error)[:200]}); give a local folder or file with its "
+            f"weights, or {instead}"
         ) from error
 
 

@@ -5,6 +5,7 @@ Name them in ``metrics`` as any other: ``metrics: [NDCG, Novelty, Serendipity]``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -158,3 +159,9 @@ def _counts(dataobject: Any) -> np.ndarray:
 
 
 METRICS = (Novelty, Serendipity, Diversity, F1)
+
+
+def look_at_content(metrics: Iterable[str]) -> bool:
+    """Whether one of the metrics compares items by their fields, which must be there then: diversity does."""
+    comparing = {metric.__name__.lower() for metric in METRICS if "data.item_content" in metric.metric_need}
+    return any(metric.lower() in comparing for metric in metrics)

@@ -16,6 +16,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
 
 from nestrec_recbole.data.content import item_content
+from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.ranking import Ranks
 
 RANK_METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision", "f1")
@@ -93,7 +94,7 @@ def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, flo
     struct.set("data.num_users", train_data.dataset.user_num)
     struct.set("data.count_items", train_data.dataset.item_counter)
     struct.set("data.count_users", train_data.dataset.user_counter)
-    if "diversity" in (metric.lower() for metric in others):
+    if look_at_content(others):
         struct.set("data.item_content", item_content(train_data.dataset.item_fields()))
     evaluator = Evaluator(config)
     return {

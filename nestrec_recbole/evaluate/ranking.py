@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
@@ -19,6 +20,7 @@ from nestrec_recbole.files import written_whole
 from nestrec_recbole.processes import Processes
 
 CPU_SCORES, GPU_SCORES = 1 << 22, 1 << 26  # held at once; on a CPU a block much larger than its cache takes longer
+COUNTED = 1 << 17  # scores that a CPU compares at once, twice: they and what comes of it fit the cache of one core
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def rank_targets(
     k: int = 10,
     batch_size: int = 4096,
     device: torch.device | str = "cpu",
+    show_progress: bool = False,
 ) -> Ranks:
     """Rank the target of every row against the whole catalogue; under ``torchrun`` the processes share the work.
 
@@ -72,7 +75,8 @@ def rank_targets(
     Parameters
     ----------
     score : callable
-        Interaction of B rows -> scores (B, n_items); a model's ``full_sort_predict``, ours or RecBole's.
+        Interaction of B rows -> scores (B, n_items), which are written to; a model's ``full_sort_predict``, ours or
+        RecBole's.
     dataset : SequenceDataset
         The split to evaluate.
     k : int
@@ -80,6 +84,8 @@ def rank_targets(
         a list ends in zeros.
     batch_size : int
         Rows at most per forward; fewer where the catalogue is large.
+    show_progress : bool
+        Draw a bar of the rows; under ``torchrun`` the first process does, of its own.
 
     Returns
     -------
@@ -92,38 +98,89 @@ def rank_targets(
         When a score is NaN: it would compare as neither better nor worse, and rank first. When a target may not be
         recommended, or there are too few items to draw candidates from.
     """
-    n_rows, n_items, processes = len(dataset), dataset.item_num, Processes.current()
+    n_items, processes = dataset.item_num, Processes.current()
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    hidden = _not_rankable(dataset, targets).to(device)
-    k = min(k, int((~hidden).sum()))
-    pools = _candidates(dataset)
-    rank, rank_unseen, rank_candidates = np.zeros((3, n_rows), np.int64)
-    top, top_unseen = np.zeros((2, n_rows, k), np.int32)
+    not_rankable, pools = _not_rankable(dataset, targets), _candidates(dataset)
+    highest = None if dataset.rankable is None else torch.where(not_rankable, -torch.inf, torch.inf).to(device)
+    k = min(k, int((~not_rankable).sum()))
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
-    batches = list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items))))
-    for rows in processes.part_of(batches):
-        scores = score(dataset.histories(rows).to(device)).reshape(len(rows), n_items).float()
-        scores[:, 0] = 0.0
-        if scores.sum().isnan():
-            raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
-        scores.masked_fill_(hidden.to(scores.device), -torch.inf)
-        target = torch.from_numpy(targets[rows]).to(scores.device)
-        row, item = (torch.from_numpy(x).to(scores.device) for x in seen_items(dataset, rows))
-        row, item = row[item != target[row]], item[item != target[row]]
-        before, seen_before = count_before(scores, target, row, item)
-        rank[rows], rank_unseen[rows] = 1 + before.cpu().numpy(), 1 + (before - seen_before).cpu().numpy()
-        if pools is not None:
-            pool = torch.from_numpy(pools[rows].astype(np.int64)).to(scores.device)
-            rank_candidates[rows] = 1 + _count_pairs(scores, target, pool).cpu().numpy()
-        if k:
-            top[rows] = _best(scores, k)
-            scores[row, item] = -torch.inf
-            top_unseen[rows] = _best(scores, k)
-    # Rows of other processes are 0 here, and a row is nobody else's: the sum is the whole.
-    parts = zip(*processes.gather((rank, rank_unseen, rank_candidates, top, top_unseen)), strict=True)
-    rank, rank_unseen, rank_candidates, top, top_unseen = (np.sum(part, axis=0) for part in parts)
-    among = None if pools is None else rank_candidates
-    return Ranks(users, targets, rank, rank_unseen, top, top_unseen, n_items, among, _groups(dataset, users, targets))
+    blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items)))))
+    found = _nothing_yet(len(dataset), k, pools is not None)
+    hide = not (show_progress and processes.is_first)
+    with tqdm(total=sum(map(len, blocks)), desc="Evaluate", unit="row", disable=hide) as bar:
+        for rows in blocks:
+            scores = _checked(score(dataset.histories(rows).to(device)), len(rows), n_items)
+            _leave_out(scores, highest)
+            pool = None if pools is None else pools[rows]
+            for name, values in _rank_block(scores, targets[rows], seen_items(dataset, rows), pool, k).items():
+                found[name][rows] = values
+            bar.update(len(rows))
+    return Ranks(users, targets, n_items=n_items, groups=_groups(dataset, users, targets), **_joined(found, processes))
+
+
+def _nothing_yet(n_rows: int, k: int, has_candidates: bool) -> dict[str, np.ndarray]:
+    """Zeros in place of what is to be found, by the name that it has in :class:`Ranks`."""
+    names = ("rank", "rank_unseen", "rank_candidates") if has_candidates else ("rank", "rank_unseen")
+    found = {name: np.zeros(n_rows, np.int64) for name in names}
+    return found | {name: np.zeros((n_rows, k), np.int32) for name in ("top", "top_unseen")}
+
+
+def _checked(scores: Tensor, n_rows: int, n_items: int) -> Tensor:
+    """Scores as float32 (n_rows, n_items), none of them NaN but perhaps the padding item's, which is 0 now."""
+    scores = scores.reshape(n_rows, n_items).float()
+    scores[:, 0] = 0.0
+    if scores.sum().isnan():
+        raise NestRecError("the model's scores are not numbers (NaN); train anew with a lower learning_rate")
+    return scores
+
+
+def _leave_out(scores: Tensor, highest: Tensor | None) -> None:
+    """Set the scores of what is not ranked to -inf: the padding item, and where ``highest`` (n_items,) is."""
+    scores[:, 0] = -torch.inf
+    if highest is not None:  # takes a fraction of the time of filling in where a mask says so
+        torch.minimum(scores, highest.to(scores.device), out=scores)
+
+
+def _rank_block(
+    scores: Tensor, targets: np.ndarray, seen: tuple[np.ndarray, np.ndarray], pool: np.ndarray | None, k: int
+) -> dict[str, np.ndarray]:
+    """What :class:`Ranks` says of a block of rows.
+
+    Parameters
+    ----------
+    scores : Tensor (B, n_items)
+        -inf for items that are not ranked; written to.
+    targets : numpy.ndarray of shape (B,)
+    seen : (numpy.ndarray, numpy.ndarray), each of shape (n,)
+        Pairs of a row and an item of its user's history.
+    pool : numpy.ndarray of shape (B, n), optional
+        The candidates of each row.
+    k : int
+        Length of the lists; 0 for none.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray, of shape (B,) or (B, k)
+    """
+    target, row, item = (torch.from_numpy(x).to(scores.device) for x in (targets, *seen))
+    others = item != target[row]  # a target that was seen before stays in the ranking
+    row, item = row[others], item[others]
+    before, seen_before = count_before(scores, target, row, item)
+    found = {"rank": 1 + before, "rank_unseen": 1 + before - seen_before}
+    if pool is not None:
+        candidates = torch.from_numpy(pool.astype(np.int64)).to(scores.device)
+        found["rank_candidates"] = 1 + _count_pairs(scores, target, candidates)
+    if k:
+        found["top"] = _best(scores, k)
+        scores[row, item] = -torch.inf
+        found["top_unseen"] = _best(scores, k)
+    return {name: values.cpu().numpy() for name, values in found.items()}
+
+
+def _joined(found: dict[str, np.ndarray], processes: Processes) -> dict[str, np.ndarray]:
+    """What all processes have found: a row of others is 0 here, and a row is nobody else's, so the sum is the whole."""
+    parts = processes.gather(found)
+    return {name: np.sum([part[name] for part in parts], axis=0, dtype=own.dtype) for name, own in found.items()}
 
 
 def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,14 +192,14 @@ def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) ->
 
 def _not_rankable(dataset: SequenceDataset, targets: np.ndarray) -> Tensor:
     """Items that are never counted nor listed, (n_items,) bool: the padding item and those not ``rankable``."""
-    hidden = np.zeros(dataset.item_num, dtype=bool) if dataset.rankable is None else ~dataset.rankable
-    if hidden[targets].any():
-        item = str(dataset.field2id_token[dataset.iid_field][targets[hidden[targets]][0]])
+    excluded = np.zeros(dataset.item_num, dtype=bool) if dataset.rankable is None else ~dataset.rankable
+    if excluded[targets].any():
+        item = str(dataset.field2id_token[dataset.iid_field][targets[excluded[targets]][0]])
         raise NestRecError(
-            f"{int(hidden[targets].sum())} targets, {item!r} among them, are items that may not be recommended; "
+            f"{int(excluded[targets].sum())} targets, {item!r} among them, are items that may not be recommended; "
             "leave their rows out of the evaluation"
         )
-    return torch.from_numpy(hidden | (np.arange(len(hidden)) == 0))
+    return torch.from_numpy(excluded | (np.arange(len(excluded)) == 0))
 
 
 def _candidates(dataset: SequenceDataset) -> np.ndarray | None:
@@ -158,9 +215,9 @@ def _count_pairs(scores: Tensor, target: Tensor, pool: Tensor) -> Tensor:
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """The items of the k highest scores, (B, k) on the CPU; 0 where there are fewer above -inf."""
+    """The items of the k highest scores, (B, k); 0 where there are fewer above -inf."""
     found = scores.topk(k)
-    return found.indices.masked_fill(found.values == -torch.inf, 0).cpu()
+    return found.indices.masked_fill(found.values == -torch.inf, 0)
 
 
 def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path, **more: np.ndarray) -> None:
@@ -194,11 +251,9 @@ def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> t
         Of all items, and of those in the pairs.
     """
     own = scores.gather(1, target[:, None])
-    # Floats, as they are compared and summed fastest; float32 counts to 2^24.
-    exact = torch.float32 if scores.shape[1] < 2**24 else torch.float64
-    mark = torch.empty_like(scores)
-    before = torch.gt(scores, own, out=mark).sum(dim=1, dtype=exact).long()
-    n_ties = torch.eq(scores, own, out=mark).sum(dim=1, dtype=exact)
+    n_rows = max(1, COUNTED // scores.shape[1]) if scores.device.type == "cpu" else len(scores)
+    parts = zip(scores.split(n_rows), own.split(n_rows), strict=True)
+    before, n_ties = map(torch.cat, zip(*(_better_and_equal(*part) for part in parts), strict=True))
     tied = (n_ties > 1).nonzero()[:, 0]
     if len(tied):
         smaller = torch.arange(scores.shape[1], device=scores.device) < target[tied, None]
@@ -206,6 +261,15 @@ def count_before(scores: Tensor, target: Tensor, row: Tensor, item: Tensor) -> t
     its, own_its = scores[row, item], own[row, 0]
     is_before = (its > own_its) | ((its == own_its) & (item < target[row]))
     return before, torch.zeros_like(before).index_add_(0, row, is_before.long())
+
+
+def _better_and_equal(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores of each row (B, n_items) are greater than its own (B, 1), and how many are equal: (B,) int64."""
+    # Floats, as they are compared and summed fastest; float32 counts to 2^24.
+    exact = torch.float32 if scores.shape[1] < 2**24 else torch.float64
+    mark = torch.empty_like(scores)
+    better = torch.gt(scores, own, out=mark).sum(dim=1, dtype=exact).long()
+    return better, torch.eq(scores, own, out=mark).sum(dim=1, dtype=exact).long()
 
 
 def seen_items(dataset: SequenceDataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -130,26 +130,40 @@ class Recommender:
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
         choose = chooser(self.model, self.dataset, diversity, novelty)
-        rows = [self._ids(number, history) for number, history in enumerate(histories)]
-        columns = {self.model.ITEM_SEQ: rows}
-        if self.dataset.config["coordinates"]:
-            raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
-        if self.dataset.config["use_times"]:
-            columns["exact_time_list"] = _fitting(times, rows)
+        columns = self._columns(histories, times)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
         at_once = max(1, CPU_SCORES // len(self.tokens))
         lists: list[list[tuple[str, float]]] = []
-        for start in range(0, len(rows), at_once):
-            some = rows[start : start + at_once]
-            own = None if known_users is None else known_users[start : start + at_once]
-            scores = self._scores({name: column[start : start + at_once] for name, column in columns.items()}, own)
+        for start in range(0, len(histories), at_once):
+            part = slice(start, start + at_once)
+            own = None if known_users is None else known_users[part]
+            scores = self._scores({name: column[part] for name, column in columns.items()}, own)
             if exclude_seen:
-                for row_scores, ids in zip(scores, some, strict=True):
-                    row_scores[[item for item in ids if item < len(self.tokens)]] = -torch.inf
-            values, items = (found.tolist() for found in choose(scores, min(k, scores.shape[1] - 1)))
-            for ids, vs in zip(items, values, strict=True):
-                lists.append([(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf])
+                self._leave_out(columns[self.model.ITEM_SEQ][part], scores)
+            lists += self._named(*choose(scores, min(k, scores.shape[1] - 1)))
         return lists
+
+    def _columns(
+        self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None
+    ) -> dict[str, list[list[int]]]:
+        """What the model reads of histories: item ids and, if it wants them, times, a list for each history."""
+        rows = [self._ids(number, history) for number, history in enumerate(histories)]
+        if self.dataset.config["coordinates"]:
+            raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
+        timed = {"exact_time_list": _fitting(times, rows)} if self.dataset.config["use_times"] else {}
+        return {self.model.ITEM_SEQ: rows, **timed}
+
+    def _leave_out(self, histories: list[list[int]], scores: torch.Tensor) -> None:
+        """Set the scores of what is in a history to -inf; items that are not in the catalogue have none."""
+        for ids, row in zip(histories, scores, strict=True):
+            row[[item for item in ids if item < len(self.tokens)]] = -torch.inf
+
+    def _named(self, values: torch.Tensor, items: torch.Tensor) -> list[list[tuple[str, float]]]:
+        """Lists (B, k) of scores and item ids as pairs of token and score; what was left out stays out."""
+        return [
+            [(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf]
+            for ids, vs in zip(items.tolist(), values.tolist(), strict=True)
+        ]
 
     def _scores(self, columns: dict[str, list[list[int]]], users: torch.Tensor | None = None) -> torch.Tensor:
         """Scores (B, n_items) of histories, on the CPU; a column has a list for each."""

@@ -25,6 +25,7 @@ from nestrec_recbole.data.sampling import OtherSampler, UnseenSampler
 from nestrec_recbole.data.variants import in_recboles_order, sequences_for, write_rows_out
 from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.settings import check_known, check_metrics
 from nestrec_recbole.train.checkpoint import free_name, load_weights, model_tensors, read_checkpoint, write_checkpoint
@@ -53,7 +54,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     _refuse(config)
     init_seed(config["seed"], config["reproducibility"])
     whole = sequences_for(config) if dataset is None else dataset
-    if "diversity" in (metric.lower() for metric in config["metrics"]):
+    if look_at_content(config["metrics"]):
         whole.feature_paths = ensure_item_features(config, whole.training_items)
     training, valid, test = whole.build()
     is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
@@ -69,7 +70,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
 
 
 class BaselineTrainer(ExactEvaluation):
-    """Put before one of RecBole's trainers, it evaluates exactly, keeps a history, and pickles nothing."""
+    """Mixin for RecBole's trainers: evaluates exactly, keeps a history, and pickles nothing."""
 
     history: list[dict[str, float]]
 

@@ -21,7 +21,7 @@ from nestrec_recbole.train.curves import plot_curves
 
 
 class ExactEvaluation:
-    """Put before a trainer of RecBole's among the base classes, it takes the place of its evaluation.
+    """Mixin for RecBole's trainers: the whole catalogue is ranked, exactly and under both protocols.
 
     Attributes
     ----------
@@ -59,6 +59,27 @@ class ExactEvaluation:
         """Evaluate as RecBole's ``Trainer.evaluate``; full ranking is exact and carries both protocols.
 
         The ranks of every row are kept in ``self.ranks``.
+
+        Parameters
+        ----------
+        eval_data : recbole.data.dataloader.AbstractDataLoader
+            Validation or test data.
+        load_best_model : bool
+            Evaluate the weights of a checkpoint, which the model keeps.
+        model_file : str, optional
+            That checkpoint; the best of this run by default.
+        show_progress : bool
+            Draw a bar of the rows.
+
+        Returns
+        -------
+        dict of str to float, or None
+            Metric to value, such as ``ndcg@10`` and ``ndcg@10_f``; None where there are no rows.
+
+        Raises
+        ------
+        NestRecError
+            When a score is NaN, a checkpoint does not fit, or a metric needs training data that is not there.
         """
         if not eval_data or not len(eval_data.dataset):
             return None
@@ -79,6 +100,7 @@ class ExactEvaluation:
             k=max(topk) if needs_lists else 0,
             batch_size=self.config["eval_batch_size"],
             device=self.device,
+            show_progress=show_progress,
         )
         result = evaluate_ranks(self.ranks, [metric for metric in wanted if metric in RANK_METRICS], topk)
         if needs_lists and self.train_data is None:

@@ -11,7 +11,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole.data.variants import sequences_for
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.properties_files import is_ours
 from nestrec_recbole.train.baselines import prepare_baseline, share_settings
 
 
@@ -36,11 +36,6 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     if not is_ours(model):
         share_settings(config)
     return config
-
-
-def is_ours(model: str) -> bool:
-    """Whether a model is of this package's kind, and not one of RecBole's own."""
-    return issubclass(get_model(model), SequenceModel)
 
 
 def read_data(config: Any) -> Any:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.processes import Processes
-from nestrec_recbole.settings import is_plain
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import (
     free_name,
@@ -31,6 +30,7 @@ from nestrec_recbole.train.checkpoint import (
 )
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
+from nestrec_recbole.train.state import Position, capture, is_whole, restore
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +108,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()
                 if due and place + 1 < n_batches:
-                    self._save_last(epoch_idx, place + 1, (float(total), n_targets))
+                    self._save_last(Position(epoch_idx, place + 1, (float(total), n_targets)))
                     due = False
             if place % 20 == 0 and show_progress:
                 rate = n_targets / bar_seconds(bar)
@@ -181,7 +181,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                     self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
             if saved and self.config["checkpoint_last"]:
-                self._save_last(epoch + 1, finished=stop)
+                self._save_last(Position(epoch + 1, finished=stop))
             if callback_fn and "valid_score" in record:  # last: what it is told of can be resumed
                 callback_fn(epoch, record["valid_score"])
             if stop:
@@ -226,43 +226,21 @@ class SequenceTrainer(ExactEvaluation, Trainer):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def _about(self, epoch: int, first_batch: int = 0) -> dict[str, Any]:
-        return about_run(self, epoch) | {"first_batch": first_batch, "n_steps": self.n_steps}
-
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Keep the best weights."""
         path = kwargs.get("saved_model_file", self.saved_model_file)
         if self.processes.is_first:
-            write_checkpoint(path, model_tensors(self.model), self._about(epoch))
+            about = about_run(self, epoch) | {"first_batch": 0, "n_steps": self.n_steps}
+            write_checkpoint(path, model_tensors(self.model), about)
             self.model.export(Path(path))
         self.processes.wait()
 
-    def _save_last(
-        self, epoch: int, first_batch: int = 0, loss_so_far: tuple[float, int] = (0.0, 0), finished: bool = False
-    ) -> None:
-        """Keep everything needed to go on at ``first_batch`` of ``epoch``."""
-        if not self.processes.is_first:
-            return
-        tensors = model_tensors(self.model)
-        state = self.optimizer.state_dict()
-        for index, values in state["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.averages.items()}
-        tensors["random.torch"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        about = self._about(epoch, first_batch) | {
-            "groups": state["param_groups"],
-            # The rate follows the config that goes on, which may say more epochs: its function is not kept.
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if is_plain(v)} | {"lr_lambdas": [None]},
-            "scaler": self.scaler.state_dict(),
-            "loss_so_far": loss_so_far,
-            "finished": finished,
-            "plateau_factor": self.rate_factor.plateau,
-            "n_averaged": self.average.n_updates if self.average is not None else 0,
-        }
-        write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
+    def _save_last(self, position: Position) -> None:
+        """Keep everything needed to go on from there."""
+        if self.processes.is_first:
+            tensors, about = capture(self, position)
+            about = about_run(self, position.epoch) | about
+            write_checkpoint(last_checkpoint(self.saved_model_file), model_tensors(self.model) | tensors, about)
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
         """Go on where a ``...-last.safetensors`` checkpoint left off, as if never stopped: exactly, in one process.
@@ -276,28 +254,12 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         for key in ("model", "dataset"):
             if about[key] != self.config[key]:
                 raise NestRecError(f"{resume_file}: {key} is {about[key]!r}, the config says {self.config[key]!r}")
-        if "groups" not in about:
+        if not is_whole(about):
             raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
         load_weights(self.model, tensors, resume_file)
-        self.optimizer.load_state_dict({"state": _optimizer_state(tensors), "param_groups": about["groups"]})
-        self.schedule.load_state_dict(about["schedule"])
-        self.scaler.load_state_dict(about["scaler"])
-        if self.processes.is_first:
-            self.loss_so_far = tuple(about["loss_so_far"])
-            torch.set_rng_state(tensors["random.torch"])
-            if "random.cuda" in tensors and self.device.type == "cuda":
-                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-        self.start_epoch, self.first_batch = about["epoch"], about["first_batch"]
-        self.finished, self.rate_factor.plateau = about["finished"], about["plateau_factor"]
-        if self.average is not None and about["n_averaged"]:
-            self.average.n_updates = about["n_averaged"]
-            for name, average in self.average.averages.items():
-                average.copy_(tensors[f"average.{name}"])
-        self.n_steps, self.cur_step = about["n_steps"], about["cur_step"]
-        self.best_valid_score, self.best_valid_result = about["best_valid_score"], about["best_valid_result"]
+        restore(self, tensors, about)
         last = Path(resume_file)
         self.saved_model_file = str(last.with_name(last.name.replace("-last.", ".")))
-        self.history = about["history"]
 
 
 def _moved(batch: Interaction, device: torch.device) -> Interaction:
@@ -314,13 +276,3 @@ def last_checkpoint(best: str | os.PathLike[str]) -> str:
 def bar_seconds(bar: tqdm) -> float:
     """Seconds since a progress bar began, never 0."""
     return max(1e-9, bar.format_dict["elapsed"])
-
-
-def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """What the tensors ``optimizer.<parameter>.<name>`` of a checkpoint say, as the optimiser wants it."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    return state

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import tune
 
+from nestrec_recbole.durations import duration
 from nestrec_recbole.tune.trial import Task
 
 
@@ -48,10 +49,3 @@ class Progress(tune.Callback):
         settings = ", ".join(f"{name} {value}" for name, value in self.task.space.flat(trial.config).items())
         ahead = f", about {duration(left)} left" if self.ended < self.trials else ""
         self.say(f"[{self.ended}/{self.trials}] {outcome}{ahead}: {settings}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader wants them: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from nestrec_recbole import durations
 from nestrec_recbole.bench.report.charts import chart_rows, chart_slices
 from nestrec_recbole.bench.report.examples import examples
 from nestrec_recbole.bench.report.results import Results
@@ -105,15 +106,8 @@ def flat(settings: dict[str, Any], inside: str = "") -> dict[str, str]:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as ``0.4 s``, ``12 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    if seconds is None:
-        return MISSING
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    """Seconds as ``12 s`` or ``2 h 5 min``; a dash where they are not known."""
+    return MISSING if seconds is None else durations.duration(seconds)
 
 
 def count(number: float | None) -> str:

@@ -1,0 +1,137 @@
+"""The YAML files of ``properties/``: defaults of models and datasets, presets, pipelines, spaces of tuning."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import recbole.config.configurator as configurator
+import yaml
+
+from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.settings import yaml_loader
+
+RECBOLES = Path(configurator.__file__).parent.parent / "properties"
+_of_models: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
+
+
+@functools.cache
+def folder() -> Path:
+    """``properties/``: within the package where it is installed, beside it in the source tree."""
+    here = Path(__file__).resolve().parent
+    return next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here / "properties")
+
+
+def add_model(model_class: type, file: Path | None) -> None:
+    """Note the files of a model's defaults: those of the nearest base class that has been added, then its own."""
+    bases = (base.__name__ for base in model_class.__mro__[1:])
+    inherited = next((_of_models[name] for name in bases if name in _of_models), [])
+    _of_models[model_class.__name__] = [*inherited, *([file] if file else [])]
+    keys_of_any_model.cache_clear()
+
+
+def our_models() -> list[str]:
+    """The models that have been registered here, in that order."""
+    return list(_of_models)
+
+
+def is_ours(model: str) -> bool:
+    """Whether a model has been registered here; RecBole's own have not."""
+    return model in _of_models
+
+
+def load_properties(model: str) -> dict[str, Any]:
+    """The defaults of one of our models: ``properties/overall.yaml``, then its own file and those of its base classes.
+
+    Raises
+    ------
+    NestRecError
+        When the model is not ours.
+    """
+    if model not in _of_models:
+        raise NestRecError(unknown("model", model, _of_models))
+    defaults = read_settings(folder() / "overall.yaml")
+    for path in _of_models[model]:
+        defaults |= read_settings(path)
+    return defaults
+
+
+def load_preset(model: str, name: Any) -> dict[str, Any]:
+    """The settings of ``properties/preset/<model>-<name>.yaml``, between a model's defaults and what a user sets.
+
+    Raises
+    ------
+    NestRecError
+        When the model has presets, and none of that name.
+    """
+    files = (folder() / "preset").glob(f"{model}-*.yaml")
+    known = {file.stem.removeprefix(f"{model}-"): file for file in files}
+    if not name or not known:
+        return {}
+    if name not in known:
+        raise NestRecError(unknown(f"preset of {model}", str(name), known))
+    return read_settings(known[name])
+
+
+def load_dataset(name: str) -> dict[str, Any]:
+    """The settings of ``properties/dataset/<name>.yaml``; none where there is no such file."""
+    file = folder() / "dataset" / f"{name}.yaml"
+    return read_settings(file) if file.is_file() else {}
+
+
+def pipeline_stages(model: str) -> dict[str, dict[str, Any]]:
+    """The stages of a model's training, from ``properties/pipeline/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When the model has none.
+    """
+    path = folder() / "pipeline" / f"{model}.yaml"
+    if not path.is_file():
+        raise NestRecError(unknown("pipeline", model, [file.stem for file in path.parent.glob("*.yaml")]))
+    return read_settings(path)
+
+
+def tuning_space(model: str) -> Path:
+    """The file of what is searched for a model, ``properties/tune/<model>.yaml``.
+
+    Raises
+    ------
+    NestRecError
+        When it has none.
+    """
+    path = folder() / "tune" / f"{model}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise NestRecError(f"no space is known for {model!r}; give one with --space (there are some for {there})")
+    return path
+
+
+@functools.cache
+def keys_of_any_model() -> set[str]:
+    """The settings that some model has, ours or RecBole's: what is given to several models, not each of them reads."""
+    files = [p for place in (folder(), RECBOLES) for p in place.glob("**/*.yaml") if p.parent.name != "pipeline"]
+    files += [path for paths in _of_models.values() for path in paths]
+    return {key for path in files for key in re.findall(r"^(\w+)\s*:", path.read_text("utf-8"), re.M)}
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises
+    ------
+    NestRecError
+        When it is no YAML, or not of ``key: value`` lines.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            found = yaml.load(file, Loader=yaml_loader())
+        except yaml.YAMLError as error:
+            raise NestRecError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
+    return found
