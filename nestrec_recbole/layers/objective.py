@@ -16,6 +16,8 @@ LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
 NEGATIVES = ("uniform", "popularity", "inverse_popularity", "in_batch")
 DOMAIN_LOSSES = ("own", "all", "target")
 
+Drawn = tuple[Tensor, Tensor] | None  # negatives (K,), and the log-probability of every item to be one (n_items,)
+
 
 class Objective(nn.Module):
     """``loss``, ``negatives``, ``n_negatives``, ``temperature``, ... of a config, as one call.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, rows_of
 
 
 class FastSASRec(SequenceModel):
@@ -41,8 +41,8 @@ class FastSASRec(SequenceModel):
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def item_table(self) -> Tensor:
-        return self._scaled(self.item_embedding.weight)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        return self._scaled(rows_of(self.item_embedding.weight, items))
 
     def encode(self, batch: Any) -> Tensor:
         items = vectors = self.item_embedding(batch[self.ITEM_SEQ])  # (B, T, d)

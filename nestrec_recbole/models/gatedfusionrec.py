@@ -16,7 +16,7 @@ from nestrec_recbole.layers.fields import FieldSum, with_rows
 from nestrec_recbole.layers.gate import IdGate
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
-from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.base import SequenceModel, item_counts, rows_of
 
 
 class GatedFusionRec(SequenceModel):
@@ -87,8 +87,8 @@ class GatedFusionRec(SequenceModel):
             counts = counts & (torch.rand(len(counts), device=counts.device) >= self.id_dropout)
         return self.norm(self.gate(content, self.id_embedding.weight, counts))
 
-    def item_table(self) -> Tensor:
-        return self.content() if self.ranks_content else self._scaled(self.items())
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        return rows_of(self.content() if self.ranks_content else self._scaled(self.items()), items)
 
     def encode(self, batch: Any) -> Tensor:
         history = batch[self.ITEM_SEQ]

@@ -16,7 +16,7 @@ from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields, with_rows
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, rows_of
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
@@ -147,42 +147,42 @@ class ItemQFormer(SequenceModel):
         without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
         return self.to_token(self.item_qformer(memory, mask) - without)
 
-    def item_ids(self) -> Tensor | None:
-        """What the ids of the step's items add to their tokens: (m, width); None without ids."""
-        return None if self.id_embedding is None else self.remember("item_ids", self._compute_item_ids)
+    def item_ids(self, items: Tensor | None = None) -> Tensor | None:
+        """What the ids of items (m,), or of all, add to their tokens: (m, width); None without ids."""
+        return None if self.id_embedding is None else self.remember("ids", lambda: self._compute_item_ids(items), items)
 
-    def _compute_item_ids(self) -> Tensor:
+    def _compute_item_ids(self, items: Tensor | None) -> Tensor:
         assert self.id_embedding is not None
-        ids, known = self.id_embedding.weight, self.has_history
-        if self.step_items is not None:
-            ids, known = ids[self.step_items], known[self.step_items]
+        ids, known = rows_of(self.id_embedding.weight, items), rows_of(self.has_history, items)
         if self.training and self.id_dropout and ids.requires_grad:
             known = known & (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
         return ids * known
 
-    def item_tokens(self) -> Tensor:
-        """Tokens of the step's items: (m, q, width). Computed once per training step or evaluation."""
-        return self.remember("item_tokens", self._compute_item_tokens)
+    def item_tokens(self, items: Tensor | None = None) -> Tensor:
+        """Tokens of items (m,), or of all: (m, q, width). Computed once per training step or evaluation."""
+        return self.remember("tokens", lambda: self._compute_item_tokens(items), items)
 
-    def _compute_item_tokens(self) -> Tensor:
-        tokens, ids = self.content_tokens(self.step_items), self.item_ids()
+    def _compute_item_tokens(self, items: Tensor | None) -> Tensor:
+        tokens, ids = self.content_tokens(items), self.item_ids(items)
         return tokens if ids is None else tokens + ids[:, None]
 
     def tokens_of(self, items: Tensor) -> Tensor:
-        """Tokens of items (B, T): (B, T, q, width)."""
+        """Tokens of items (B, T), all of them among those that the step computes: (B, T, q, width)."""
+        rows = self.catalogue.row_of(items)
         if self.kept is None:
-            return self.item_tokens()[self.row_of(items)]
-        tokens, ids = self.content_tokens(items), self.item_ids()
-        return tokens if ids is None else tokens + ids[self.row_of(items)][..., None, :]
+            return self.item_tokens(self.catalogue.items)[rows]
+        tokens, ids = self.content_tokens(items), self.item_ids(self.catalogue.items)
+        return tokens if ids is None else tokens + ids[rows][..., None, :]
 
-    def item_table(self) -> Tensor:
+    def item_table(self, items: Tensor | None = None) -> Tensor:
         if self.kept is None:
-            return self.item_tokens().mean(dim=1)
-        means, ids = self.kept[1] if self.step_items is None else self.kept[1][self.step_items], self.item_ids()
+            return self.item_tokens(items).mean(dim=1)
+        means, ids = rows_of(self.kept[1], items), self.item_ids(items)
         return means if ids is None else means + ids
 
     def encode(self, batch: Any) -> Tensor:
-        vectors = self.dropout(self.item_table()[self.row_of(batch[self.ITEM_SEQ])])  # (B, T, d)
+        rows = self.catalogue.row_of(batch[self.ITEM_SEQ])
+        vectors = self.dropout(self.item_table(self.catalogue.items)[rows])  # (B, T, d)
         return self.to_state(self.norm(self.recent_mean(vectors)))
 
 

@@ -18,10 +18,11 @@ from nestrec_recbole.layers.fields import FieldTokens, with_rows
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
 from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
+from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
-from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.base import SequenceModel, item_counts, rows_of
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 
@@ -116,8 +117,8 @@ class MultimodalRec(SequenceModel):
             self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
         self.forget()
 
-    def item_table(self) -> Tensor:
-        return self.remember("fused", self._fuse)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        return rows_of(self.remember("fused", self._fuse), items)
 
     def _fuse(self) -> Tensor:
         tokens, masks = [], []
@@ -151,12 +152,11 @@ class MultimodalRec(SequenceModel):
 
     # -- training and scores ----------------------------------------------------------------------------------------
 
-    def _loss(self, interaction: Any) -> Tensor:
-        loss = super()._loss(interaction) if self.scorer is None else self._pair_loss(self.scorer, interaction)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        loss = super()._loss(interaction, drawn) if self.scorer is None else self._pair_loss(self.scorer, interaction)
         if not self.alignment_weight:
             return loss
-        name = "target_list" if "target_list" in interaction.interaction else self.POS_ITEM_ID
-        return loss + self.alignment_weight * self.alignment(interaction[name])
+        return loss + self.alignment_weight * self.alignment(self.targets(interaction))
 
     def _pair_loss(self, scorer: PairScorer, interaction: Any) -> Tensor:
         """Binary cross-entropy of every target and its negatives; a negative that the user has taken does not count."""
@@ -169,7 +169,7 @@ class MultimodalRec(SequenceModel):
         return gbce(scores[:, 0], scores[:, 1:].masked_fill(taken, -torch.inf), sampling_rate=1.0, calibration=0.0)
 
     def alignment(self, items: Tensor) -> Tensor:
-        """Symmetric InfoNCE (Radford et al. 2021) between text and image of the items (any shape) that have both."""
+        """Symmetric InfoNCE (Radford et al. 2021) between text and image of the items (n,) that have both."""
         assert self.fields is not None and self.alignment_temperature is not None
         items = items.unique()
         mask = self.fields.mask

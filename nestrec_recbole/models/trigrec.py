@@ -10,6 +10,7 @@ from torch import Tensor
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.gating import Gate, VectorAttention
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.models.fastsasrec import build_transformer
 from nestrec_recbole.models.trigrecuser import TriGRecUser
 
@@ -111,11 +112,11 @@ class TriGRec(TriGRecUser):
     def user_states(self, interaction: Any) -> Tensor:
         return super(TriGRecUser, self).user_states(interaction)
 
-    def _loss(self, interaction: Any) -> Tensor:
-        targets = self._targets(interaction)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        targets = self.next_items(interaction)
         if self.is_frozen:
             loss = self._target_loss(self.encode(interaction), targets)
-            return loss + self.user_loss_weight * super()._loss(interaction) if self.user_loss_weight else loss
+            return loss + self.user_loss_weight * super()._loss(interaction, drawn) if self.user_loss_weight else loss
         items = interaction[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)

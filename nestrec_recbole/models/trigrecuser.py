@@ -20,6 +20,7 @@ from nestrec_recbole.layers.adversarial import (
     separation,
 )
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.models.fastsasrec import FastSASRec, build_transformer
 
 
@@ -137,8 +138,11 @@ class TriGRecUser(FastSASRec):
 
     # -- losses -------------------------------------------------------------------------------------------------
 
-    def _loss(self, interaction: Any) -> Tensor:
-        items, targets = interaction[self.ITEM_SEQ], self._targets(interaction)
+    def draw(self, interaction: Any) -> None:
+        """Nothing: the loss of each encoder draws its own negatives."""
+
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        items, targets = interaction[self.ITEM_SEQ], self.next_items(interaction)
         masked = None
         if self.is_masked:
             items, masked = self._draw(items, targets)
@@ -155,13 +159,6 @@ class TriGRecUser(FastSASRec):
         common = self.common_states(histories, vectors)
         loss = self._prediction_loss(histories, targets, specific, cross, common)
         return loss + self._representation_loss(histories, specific, cross, common)
-
-    def _targets(self, interaction: Any) -> Tensor:
-        """The next item of each step, (B, T), 0 where there is none to predict."""
-        if "target_list" in interaction.interaction:
-            return interaction["target_list"]
-        targets = torch.zeros_like(interaction[self.ITEM_SEQ])
-        return targets.scatter(1, interaction[self.ITEM_SEQ_LEN][:, None] - 1, interaction[self.POS_ITEM_ID][:, None])
 
     def _draw(self, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Histories with their last target, (B, T + 1), and which of their items are masked: at least one a row."""

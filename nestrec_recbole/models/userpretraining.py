@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.models.userqformer import UserQFormer
 
 
@@ -38,13 +39,18 @@ class UserPretraining(UserQFormer):
         _, users = self.history_tokens(batch)
         return self.to_next(self.dropout(users.mean(dim=2)))
 
-    def _loss(self, interaction: Any) -> Tensor:
-        self.step_items = self.items_of(interaction)
+    def draw(self, interaction: Any) -> None:
+        """Nothing: tokens are foretold, not told from others."""
+
+    def step_items(self, interaction: Any, drawn: Drawn) -> Tensor:
+        return self.items_of(interaction)
+
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
         foretold, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
         return F.mse_loss(foretold, self.tokens_of(targets).flatten(1))
 
-    def item_table(self) -> Tensor:
-        tokens = self.item_tokens().flatten(1)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        tokens = self.item_tokens(items).flatten(1)
         return torch.cat([2 * tokens, -tokens.square().sum(dim=1, keepdim=True)], dim=1)
 
     def encode(self, batch: Any) -> Tensor:
