@@ -214,7 +214,7 @@ def test_fastsasrec_with_the_recent_mean(cosine: bool, tmp_path: Any, make_confi
         assert torch.equal(model.encode(one)[:, :3], model.encode(other)[:, :3])
         items = model.item_embedding.weight[torch.tensor([1, 2, 3])]
         expected = (items * torch.tensor([0.25, 0.5, 1.0])[:, None]).sum(0) / 1.75
-        torch.testing.assert_close(model.recent_mean(items[None])[0, 2], expected)
+        torch.testing.assert_close(model.recency.mean(items[None])[0, 2], expected)
         model.transformer.norm.weight.zero_()  # says nothing now
         state = model.encode(one)[0, 2]
     torch.testing.assert_close(state / state.norm(), expected / expected.norm())

@@ -232,8 +232,3 @@ def item_counts(dataset: Any) -> Tensor:
     if hasattr(dataset, "item_counts"):
         return torch.from_numpy(dataset.item_counts())
     return torch.bincount(dataset.inter_feat[dataset.iid_field], minlength=dataset.item_num)
-
-
-def rows_of(table: Tensor, items: Tensor | None) -> Tensor:
-    """The rows of items (m,) in a table (n_items, ...), or the table itself where items is None."""
-    return table if items is None else table[items]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.ids import rows_of
 from nestrec_recbole.layers.objective import Drawn
-from nestrec_recbole.models.base import rows_of
 from nestrec_recbole.models.itemqformer import ItemQFormer
 
 

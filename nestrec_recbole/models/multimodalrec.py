@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens, with_rows
+from nestrec_recbole.layers.fields import FieldTokens
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
+from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
 from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
 from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
-from nestrec_recbole.models.base import SequenceModel, item_counts, rows_of
+from nestrec_recbole.models.base import SequenceModel, item_counts
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 
@@ -54,10 +55,9 @@ class MultimodalRec(SequenceModel):
         if fields:
             features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
             self.fields = FieldTokens(*features, known=in_training.numpy())
-        self.has_history: Tensor
-        self.register_buffer("has_history", in_training, persistent=False)
-        self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
-        self.id_dropout = config["id_dropout_prob"]
+        self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
+        if self.id_embedding is not None:
+            self.id_embedding.reset()
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
         self.fusion = _fusion(config, tokens)
         self.dropout = Dropout(config["hidden_dropout_prob"])
@@ -112,9 +112,8 @@ class MultimodalRec(SequenceModel):
             if not np.any([masks[i] for i in self.read], axis=0).all():
                 raise NestRecError("an item has none of the fields that this model reads (see `modalities`)")
             self.fields.add_items([values[i] for i in self.read], [masks[i] for i in self.read])
-        self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
         if self.id_embedding is not None:
-            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+            self.id_embedding.add_items(len(masks[0]))
         self.forget()
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
@@ -125,10 +124,8 @@ class MultimodalRec(SequenceModel):
         if self.fields is not None:
             tokens, masks = [self._field_tokens()], [self.fields.mask]
         if self.id_embedding is not None:
-            has_id = self.has_history
-            if self.training and self.id_dropout:
-                has_id = has_id & (torch.rand(len(has_id), device=has_id.device) >= self.id_dropout)
-            tokens, masks = [*tokens, self.id_embedding.weight[:, None]], [*masks, has_id[:, None]]
+            ids, counts = self.id_embedding()
+            tokens, masks = [*tokens, ids[:, None]], [*masks, counts[:, None]]
         return self.fusion(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
 
     def _field_tokens(self) -> Tensor:

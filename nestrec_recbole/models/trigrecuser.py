@@ -97,7 +97,7 @@ class TriGRecUser(FastSASRec):
         steps = torch.arange(vectors.shape[1], device=vectors.device)
         visible = histories.visible(same_domain=False, causal=False) if self.is_masked else None
         states = self.run(self.transformer, vectors, steps, visible)
-        return states if self.is_masked else self._with_recent(states, vectors)
+        return states if self.is_masked or self.recency is None else self.recency(states, vectors)
 
     def in_domain(self, histories: MergedHistories, specific: Tensor, domain: int) -> Tensor:
         """The specific states (B, T, d) of a domain: at each step the one of its last step there."""
