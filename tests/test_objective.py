@@ -13,7 +13,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole import NestRecError
-from nestrec_recbole.layers.objective import LOSSES, NEGATIVES, Objective
+from nestrec_recbole.models.objective import LOSSES, NEGATIVES, Objective
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
 DEFAULTS = {

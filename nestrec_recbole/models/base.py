@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.objective import DomainObjective, Drawn, Objective
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
+from nestrec_recbole.models.objective import Drawn, build_objective
 
 
 class SequenceModel(SequentialRecommender):
@@ -50,15 +50,7 @@ class SequenceModel(SequentialRecommender):
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
-        by_domain = domains if config["domain_loss"] != "all" else None  # which leaves hidden items out itself
-        objective = Objective(config, item_counts(dataset), content, hidden if by_domain is None else None)
-        self.objective: Objective | DomainObjective = objective
-        if by_domain is not None:
-            only = by_domain.target if config["domain_loss"] == "target" else 0
-            of_item = torch.from_numpy(by_domain.of_item)
-            self.objective = DomainObjective(
-                objective, of_item if hidden is None else of_item.masked_fill(hidden, 0), only
-            )
+        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains)
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
@@ -127,14 +119,14 @@ class SequenceModel(SequentialRecommender):
         return self.objective(states, self.item_table(items), targets, positives, drawn, items)
 
     def draw(self, interaction: Any) -> Drawn:
-        """The negatives that a training step looks at, see :meth:`Objective.draw`; None where its loss has none."""
+        """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
         return self.objective.draw(self.targets(interaction))
 
     def step_items(self, interaction: Any, drawn: Drawn) -> Tensor | None:
         """The items that a training step computes, ascending from the padding item, (m,); None: all."""
         if not self.computes_items:
             return None
-        if self.objective.loss == "full_softmax":
+        if not self.objective.samples:
             return self.objective.visible
         return self.items_of(interaction, *([] if drawn is None else drawn[:1]))
 

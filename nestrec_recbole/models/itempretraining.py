@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.ids import rows_of
-from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.models.itemqformer import ItemQFormer
+from nestrec_recbole.models.objective import Drawn
 
 
 class ItemPretraining(ItemQFormer):

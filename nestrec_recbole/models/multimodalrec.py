@@ -19,11 +19,11 @@ from nestrec_recbole.layers.fusion import build_fusion, masked_mean
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
 from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
-from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.objective import Drawn
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 

@@ -20,8 +20,8 @@ from nestrec_recbole.layers.adversarial import (
     separation,
 )
 from nestrec_recbole.layers.merged import MergedHistories
-from nestrec_recbole.layers.objective import Drawn
 from nestrec_recbole.models.fastsasrec import FastSASRec, build_transformer
+from nestrec_recbole.models.objective import Drawn
 
 
 class TriGRecUser(FastSASRec):

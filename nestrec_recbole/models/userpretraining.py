@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.objective import Drawn
+from nestrec_recbole.models.objective import Drawn
 from nestrec_recbole.models.userqformer import UserQFormer
 
 
