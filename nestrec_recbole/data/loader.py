@@ -10,7 +10,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.utils.data import DataLoader, Dataset
 
-from nestrec_recbole.data.dataset import SequenceDataset, gather
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.rows import gather
 from nestrec_recbole.processes import Processes
 
 
@@ -125,8 +126,8 @@ class WindowLoader:
             data.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(inputs),
             "target_list": torch.from_numpy(targets),
         }
-        for name, column in data.columns.items():
-            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column.numpy(), starts, last, width))
+        for name, column in data.rows.columns.items():
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column, starts, last, width))
         return fields | data.exact_times(starts, last, width)
 
 
