@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from torch.utils.data import DataLoader, Dataset
 
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.data.rows import gather
+from nestrec_recbole.data.rows import gather, ragged_positions
 from nestrec_recbole.processes import Processes
 
 
@@ -184,7 +184,7 @@ def cut_windows(stretches: np.ndarray, max_length: int, random: np.random.Genera
     head = np.where(long, room - random.integers(0, np.minimum(room, stride)), total)
     n_more = np.where(long, -(-(total - head) // stride), 0)
     which = np.repeat(np.arange(len(user)), n_more + 1)
-    place = np.arange(len(which)) - np.repeat(np.cumsum(n_more + 1) - (n_more + 1), n_more + 1)
+    place = ragged_positions(np.zeros(len(user), dtype=np.int64), n_more + 1)
     window_first = np.where(place == 0, first[which], first[which] + head[which] + (place - 1) * stride)
     size = np.where(place == 0, head[which], stride)
     window_last = np.minimum(window_first + size - 1, last[which])
