@@ -22,7 +22,7 @@ from nestrec_recbole.cli import main
 from nestrec_recbole.data.featurefiles import recipe_prefix, write_features
 from nestrec_recbole.data.loader import last_targets
 from nestrec_recbole.layers.fields import FieldSum
-from nestrec_recbole.layers.gate import IdGate
+from nestrec_recbole.layers.id_gate import IdGate
 
 
 def data_of(tmp_path: Path) -> Path:

@@ -17,8 +17,8 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.cli import main
 from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.layers.adversarial import DomainCentring, alignment, probe_accuracy, reverse_gradient, separation
-from nestrec_recbole.layers.gating import Gate, VectorAttention
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
 from nestrec_recbole.train.prepare import prepare
 from nestrec_recbole.unpickle import load_plain
 

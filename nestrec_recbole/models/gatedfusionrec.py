@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldSum
-from nestrec_recbole.layers.gate import IdGate
+from nestrec_recbole.layers.id_gate import IdGate
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
 from nestrec_recbole.models.base import SequenceModel, item_counts

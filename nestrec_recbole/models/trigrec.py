@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.gating import Gate, VectorAttention
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
 from nestrec_recbole.models.fastsasrec import build_transformer
 from nestrec_recbole.models.objective import Drawn
 from nestrec_recbole.models.trigrecuser import TriGRecUser
