@@ -42,9 +42,11 @@ class FastSASRec(SequenceModel):
             self.item_embedding.weight[0] = 0
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: the input embeddings, of unit length with ``cosine``."""
         return self._scaled(rows_of(self.item_embedding.weight, items))
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's; of unit length with ``cosine``."""
         items = vectors = self.item_embedding(batch[self.ITEM_SEQ])  # (B, T, d)
         if self.position_embedding is not None:
             vectors = vectors + self.position_embedding.weight[: vectors.shape[1]]
@@ -63,13 +65,14 @@ def build_recency(config: Any) -> RecencyResidual | None:
 
 def build_transformer(config: Any) -> CausalTransformer:
     """The blocks that a config names."""
+    own = config["layer_dropout_prob"]
     return CausalTransformer(
-        config["hidden_size"],
-        config["n_layers"],
-        config["n_heads"],
-        config["inner_size"],
-        config["hidden_dropout_prob"] if config["layer_dropout_prob"] is None else config["layer_dropout_prob"],
-        config["attn_dropout_prob"],
-        config["activation"],
-        config["residual"],
+        width=config["hidden_size"],
+        depth=config["n_layers"],
+        heads=config["n_heads"],
+        inner_width=config["inner_size"],
+        dropout=config["hidden_dropout_prob"] if own is None else own,
+        attention_dropout=config["attn_dropout_prob"],
+        activation=config["activation"],
+        residual=config["residual"],
     )

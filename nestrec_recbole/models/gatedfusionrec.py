@@ -60,6 +60,7 @@ class GatedFusionRec(SequenceModel):
         nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As the base's: new items are their content alone."""
         self.fields.add_items(values, masks)
         if self.id_embedding is not None:
             self.id_embedding.add_items(len(masks[0]))
@@ -80,9 +81,11 @@ class GatedFusionRec(SequenceModel):
         return self.norm(self.gate(content, *self.id_embedding()))
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: content and id, or content alone where ``item_table: content`` says so."""
         return rows_of(self.content() if self.ranks_content else self._scaled(self.items()), items)
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's; but with ``bidirectional`` every state depends on the whole history."""
         history = batch[self.ITEM_SEQ]
         items = self.items()[history]  # (B, T, d)
         vectors = self.dropout(items + self.position_embedding.weight[: history.shape[1]])

@@ -39,6 +39,7 @@ class ItemPretraining(ItemQFormer):
         self.register_buffer("held_out", held_out, persistent=False)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As ItemQFormer's; new items are not among those held out."""
         super().add_items(values, masks)
         self.held_out = F.pad(self.held_out, (0, len(masks[0])))
 

@@ -72,6 +72,7 @@ class ItemQFormer(SequenceModel):
         nn.init.eye_(self.to_state.weight)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As the base's: new items are what their fields say, without an id."""
         self.kept = None
         self.fields.add_items(values, masks)
         if self.id_embedding is not None:
@@ -164,12 +165,14 @@ class ItemQFormer(SequenceModel):
         return tokens if ids is None else tokens + ids[rows][..., None, :]
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: the mean of an item's tokens."""
         if self.kept is None:
             return self.item_tokens(items).mean(dim=1)
         means, ids = rows_of(self.kept[1], items), self.item_ids(items)
         return means if ids is None else means + ids
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's: a linear map of the recency-weighted mean of the items so far."""
         rows = self.catalogue.row_of(batch[self.ITEM_SEQ])
         vectors = self.dropout(self.item_table(self.catalogue.items)[rows])  # (B, T, d)
         return self.to_state(self.norm(self.recent_mean(vectors)))

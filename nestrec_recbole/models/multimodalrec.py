@@ -106,6 +106,7 @@ class MultimodalRec(SequenceModel):
     # -- items ------------------------------------------------------------------------------------------------------
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As the base's, of items that have one of the fields this model reads; their ids have no say."""
         if self.fields is None:
             super().add_items(values, masks)
         else:
@@ -117,6 +118,7 @@ class MultimodalRec(SequenceModel):
         self.forget()
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: fields and id, fused."""
         return rows_of(self.remember("fused", self._fuse), items)
 
     def _fuse(self) -> Tensor:
@@ -136,6 +138,7 @@ class MultimodalRec(SequenceModel):
     # -- users ------------------------------------------------------------------------------------------------------
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's: the transformer's states with ``history``, else the mean of recent items plus the user."""
         vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
         if self.scorer is None:
             return self.transformer(vectors + self.position_embedding.weight[: vectors.shape[1]])
@@ -182,11 +185,13 @@ class MultimodalRec(SequenceModel):
         return info_nce(text, image, items, temperature=self.alignment_temperature(), symmetric=True)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
+        """As the base's; without ``history`` the network scores every pair."""
         if self.scorer is None:
             return super().full_sort_predict(interaction)
         return self.masked(self.scorer.catalogue(self.user_states(interaction), self.item_table()))
 
     def predict(self, interaction: Any) -> Tensor:
+        """As the base's; without ``history`` the network scores each pair."""
         if self.scorer is None:
             return super().predict(interaction)
         items = interaction[self.ITEM_ID][:, None]
