@@ -37,7 +37,7 @@ class SequenceModel(SequentialRecommender):
     ----------
     computes_items : bool
         Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
-        a sample of the catalogue computes no others.
+        a part of the catalogue computes no others.
     """
 
     input_type = InputType.POINTWISE
