@@ -142,7 +142,7 @@ def cache_item_tokens(model: Any) -> None:
     """From now on item tokens are what they are now."""
     with torch.no_grad():
         tokens = model.eval().item_tokens()
-    model.item_tokens = lambda: tokens
+    model.item_tokens = lambda items=None: tokens
 
 
 def against_one_target_per_row(folder: Path) -> dict[str, Any]:

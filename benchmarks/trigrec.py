@@ -144,7 +144,7 @@ def reference_users_per_second(histories: Tensor, targets: Tensor, seconds: floa
 def our_users_per_second(trainer: Any, test: Any, n_users: int) -> float:
     """TriGRec's exact ranks of test users: the whole target domain under U and F, and among 999 candidates."""
     rows = torch.randperm(len(test.dataset))[:n_users].sort().values.numpy()
-    dataset, began = test.dataset._part(rows), perf_counter()
+    dataset, began = test.dataset.select(rows), perf_counter()
     rank_targets(trainer.model.eval().full_sort_predict, dataset, k=0)
     return len(rows) / (perf_counter() - began)
 

@@ -15,8 +15,8 @@ from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.fusion import FUSIONS
-from nestrec_recbole.layers.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
 from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
+from nestrec_recbole.models.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
 from nestrec_recbole.train.optimisation import OPTIMIZERS
 
 # Keys that RecBole reads but lists in none of its files.

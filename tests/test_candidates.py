@@ -56,7 +56,7 @@ def test_a_draw_depends_on_seed_user_and_target_only(splits: list[SequenceDatase
     drawn = draw_candidates(test, 6, seed=5)
     assert np.array_equal(drawn, draw_candidates(test, 6, seed=5))
     assert not np.array_equal(drawn, draw_candidates(test, 6, seed=6))
-    some = test._part(np.arange(len(test))[::-3])  # other rows, in another order
+    some = test.select(np.arange(len(test))[::-3])  # other rows, in another order
     assert np.array_equal(draw_candidates(some, 6, seed=5), drawn[::-3])
     assert not np.array_equal(draw_candidates(valid, 6, seed=5)[: len(drawn)], drawn)
 
@@ -106,7 +106,7 @@ def test_ranks_against_loops(levels: int, hides: bool, splits: list[SequenceData
     targets = rows.items[rows.ends]
     may = (np.arange(rows.item_num) % 3 != 0) | np.isin(np.arange(rows.item_num), targets[::2])
     if hides:
-        rows = rows._part(np.flatnonzero(may[targets]))
+        rows = rows.select(np.flatnonzero(may[targets]))
         rows.rankable = may
     may = may if hides else np.ones(rows.item_num, dtype=bool)
     table = scores_of(rows, levels)

@@ -22,7 +22,7 @@ from nestrec_recbole.cli import main
 from nestrec_recbole.data.featurefiles import recipe_prefix, write_features
 from nestrec_recbole.data.loader import last_targets
 from nestrec_recbole.layers.fields import FieldSum
-from nestrec_recbole.layers.gate import IdGate
+from nestrec_recbole.layers.id_gate import IdGate
 
 
 def data_of(tmp_path: Path) -> Path:
@@ -94,7 +94,7 @@ def reference_loss(model: Any, raw: list[Tensor], has: list[Tensor], batch: Any)
     total = sum(p(x) * h[:, None] for p, x, h in zip(model.fields.projections, raw, has, strict=True))
     content = total / total.norm(dim=1, keepdim=True).clamp(min=1e-12)
     gate = torch.sigmoid(model.gate.to_share(torch.relu(model.gate.to_inner(content))))
-    counted = model.has_history[:, None]
+    counted = model.id_embedding.is_trained[:, None]
     mixed = torch.where(counted, (1 - gate) * content + gate * model.id_embedding.weight, content)
     fused = F.layer_norm(mixed, mixed.shape[-1:], model.norm.weight, model.norm.bias)
     states, targets = [], []
@@ -178,14 +178,15 @@ def test_items_without_a_history_rank_by_content(tmp_path: Path, make_config: An
     data_of(tmp_path)
     _, model, _ = build(make_config, "GatedFusionRec")
     model.eval()
-    fresh = int(model.has_history.nonzero()[3])
-    model.has_history[fresh] = False
+    is_trained = model.id_embedding.is_trained
+    fresh = int(is_trained.nonzero()[3])
+    is_trained[fresh] = False
     before = model.item_table()
     with torch.no_grad():
         model.id_embedding.weight.normal_()
     after = model.item_table()
     assert torch.equal(before[fresh], after[fresh])
-    assert (before != after).any(dim=1)[model.has_history].all()
+    assert (before != after).any(dim=1)[is_trained].all()
 
 
 def test_ids_are_dropped_while_training_only(tmp_path: Path, make_config: Any) -> None:

@@ -12,6 +12,7 @@ from conftest import write_dataset
 from recbole.data.interaction import Interaction
 
 import nestrec_recbole  # noqa: F401
+from nestrec_recbole.models.catalogue_cache import CatalogueCache
 from nestrec_recbole.plugin import MODELS
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -98,6 +99,15 @@ def test_predict_is_a_column_of_full_sort_predict(built: Any) -> None:
     assert (scores[:, 0] == -torch.inf).all()
 
 
+@torch.no_grad()
+def test_the_table_of_some_items_is_their_part_of_the_whole(built: Any) -> None:
+    _, model, _ = built
+    model.eval()
+    some = torch.tensor([0, 3, 4, 9])
+    torch.testing.assert_close(model.item_table(some), model.item_table()[some])
+    assert model.item_table().shape[0] == model.n_items  # and nothing of the four is kept as if it were all
+
+
 def test_every_trainable_parameter_gets_a_gradient(built: Any) -> None:
     _, model, (train, _, _) = built
     for batch in train:
@@ -168,6 +178,31 @@ def test_pretrained_qwen3_with_lora(tmp_path: Any, make_config: Any) -> None:
     assert all(torch.equal(p, frozen[name]) for name, p in model.llm.named_parameters() if name in frozen)
 
 
+def test_what_a_catalogue_cache_keeps_and_for_how_long() -> None:
+    cache, computed = CatalogueCache(), []
+
+    def get(items: torch.Tensor | None, version: tuple[int, ...] | None) -> None:
+        cache.get("table", lambda: computed.append(items) or torch.zeros(1), items, version)
+
+    some = torch.tensor([0, 2, 5])
+    with cache.step(some):
+        get(some, None), get(some, None)
+        assert len(computed) == 1 and cache.row_of(torch.tensor([[5, 0]])).tolist() == [[2, 0]]
+        get(None, None)  # of other items than the step's
+        assert computed[1:] == [None]
+    get(None, None), get(None, None)  # with gradients, outside of a step: always anew
+    assert len(computed) == 4 and cache.items is None and cache.row_of(some) is some
+    get(None, (1, 1)), get(None, (1, 1))  # evaluating
+    assert len(computed) == 5
+    get(None, (1, 2))  # a parameter has changed
+    assert len(computed) == 6
+    with pytest.raises(RuntimeError), cache.step(some):
+        raise RuntimeError
+    assert cache.items is None
+    get(None, (1, 2))  # a step came between
+    assert len(computed) == 7
+
+
 @pytest.mark.parametrize("cosine", [False, True])
 def test_fastsasrec_with_the_recent_mean(cosine: bool, tmp_path: Any, make_config: Any) -> None:
     """The mean weighs the last item most, sees no later one, and without the transformer it is all that is left."""
@@ -179,7 +214,7 @@ def test_fastsasrec_with_the_recent_mean(cosine: bool, tmp_path: Any, make_confi
         assert torch.equal(model.encode(one)[:, :3], model.encode(other)[:, :3])
         items = model.item_embedding.weight[torch.tensor([1, 2, 3])]
         expected = (items * torch.tensor([0.25, 0.5, 1.0])[:, None]).sum(0) / 1.75
-        torch.testing.assert_close(model.recent_mean(items[None])[0, 2], expected)
+        torch.testing.assert_close(model.recency.mean(items[None])[0, 2], expected)
         model.transformer.norm.weight.zero_()  # says nothing now
         state = model.encode(one)[0, 2]
     torch.testing.assert_close(state / state.norm(), expected / expected.norm())

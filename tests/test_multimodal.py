@@ -175,7 +175,7 @@ def test_items_that_came_later_are_read_by_their_fields(history: bool, make_conf
     """A copy of an item without a history in the training data is what the item is; the catalogue stays as it is."""
     _, model, _ = build(make_config, data, modalities=["text", "image"], history=history)
     model.eval()
-    model.has_history[2] = False
+    model.id_embedding.is_trained[2] = False
     table = model.item_table()
     fields = [field.values[2:3] for field in build(make_config, data)[2][0].dataset.item_fields()]
     masks = [field.mask[2:3] for field in build(make_config, data)[2][0].dataset.item_fields()]

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from blip2_weights import convert_blip2_state_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from nestrec_recbole.layers.blip2 import convert_blip2_state_dict
 from nestrec_recbole.layers.qformer import QFormer
 
 ENCODER_WIDTH = 10

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.rows import ragged_positions
 from nestrec_recbole.evaluate.ranking import Ranks, write_ranks
 
 SHOWN = 10  # items of a history and of a list that are kept
@@ -51,8 +52,7 @@ def is_tied(test: SequenceDataset) -> np.ndarray:
 def _last(test: SequenceDataset, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Item ids of the last ``lengths`` items before each target, one after the other, and the lengths."""
     starts = test.ends.astype(np.int64) - lengths
-    offset = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
-    return test.items[offset + np.arange(len(offset))], lengths
+    return test.items[ragged_positions(starts, lengths)], lengths
 
 
 def _rows(top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

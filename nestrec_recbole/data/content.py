@@ -8,6 +8,7 @@ from logging import getLogger
 import numpy as np
 
 from nestrec_recbole.data.features import ItemField
+from nestrec_recbole.data.vectors import unit_rows
 from nestrec_recbole.errors import NestRecError
 
 COMPARABLE = ("text", "image")  # their cosines mean likeness; those of numbers do not
@@ -30,15 +31,10 @@ def item_content(fields: Sequence[ItemField]) -> np.ndarray:
     NestRecError
         When no field is text or image.
     """
-    parts = [_unit(field.values) for field in fields if field.modality in COMPARABLE]
+    parts = [unit_rows(field.values) for field in fields if field.modality in COMPARABLE]
     if not parts:
         raise NestRecError("item_fields names no text or image: items cannot be told to be alike; add one, say a title")
     return np.concatenate(parts, axis=1)
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 0, lengths, 1)
 
 
 def warn_of_bare_items(mask: np.ndarray, tokens: np.ndarray) -> None:

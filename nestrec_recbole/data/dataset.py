@@ -18,6 +18,7 @@ from nestrec_recbole.data.domains import Domains, warn_of_original
 from nestrec_recbole.data.draws import share_of
 from nestrec_recbole.data.features import FeatureStore, ItemField
 from nestrec_recbole.data.reading import AtomicDataset
+from nestrec_recbole.data.rows import RowIndex, gather
 from nestrec_recbole.data.splits import split_rows
 from nestrec_recbole.errors import NestRecError, unknown
 
@@ -33,19 +34,18 @@ class SequenceDataset(AtomicDataset):
 
     Attributes
     ----------
-    items : numpy.ndarray of shape (n_interactions,), int32
-        Item ids, user after user, in time order.
-    owners : numpy.ndarray of shape (n_interactions,), int32
-        The user of each.
-    users : numpy.ndarray of shape (n_rows,), int32
-    starts, ends : numpy.ndarray of shape (n_rows,), int32
-        The row index of this split, ascending.
-    rankable : numpy.ndarray of shape (n_items,), bool, optional
+    rows : RowIndex
+        The rows of this split; ``items``, ``owners``, ``times``, ``users``, ``starts`` and ``ends`` are its arrays.
+    columns : dict of str to Tensor (n_interactions, ...)
+        The other columns of the ``.inter`` file, but for those in ``unused_col``.
+    rankable : numpy.ndarray of shape (n_items,), bool, or None
         Items that evaluation may recommend; None: all.
     feature_paths : dict of str to Path
         The feature store of each item field, where the model has any.
     domains : Domains or None
         Which item is of which domain, where ``target_domain`` is set.
+    hidden_items, hidden_users : numpy.ndarray of shape (n_items,) and (n_users,), bool
+        What training never sees.
 
     Raises
     ------
@@ -53,12 +53,7 @@ class SequenceDataset(AtomicDataset):
         Missing or ill-typed columns, missing times, or nothing left after filtering.
     """
 
-    items: np.ndarray
-    owners: np.ndarray
-    times: np.ndarray | None
-    users: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
+    rows: RowIndex
     rankable: np.ndarray | None = None
     feature_paths: dict[str, Path]
     domains: Domains | None = None
@@ -109,24 +104,16 @@ class SequenceDataset(AtomicDataset):
         if self.domains is not None and self.config["protocol"] == "original":
             warn_of_original()
             order = order[self.domains.original_order(users[order], items[order])]
-        table, users, self.items = table.iloc[order], users[order], items[order]
-        self.owners = users
-        self.times = times[order]
+        table, users, items, times = table.iloc[order], users[order], items[order], times[order]
         self._exact_times = None
         unused = (self.config["unused_col"] or {}).get("inter", [])
         for field in unused:
             if field not in table:
                 raise NestRecError(unknown("column in unused_col.inter", field, table.columns))
         extra = table.drop(columns={self.uid_field, self.iid_field, *unused})
-        self.columns = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
-        index_type = np.int32 if len(users) < 2**31 else np.int64
-        first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-        counts = np.diff(np.r_[first, len(users)])
-        is_target = np.ones(len(users), dtype=bool)
-        is_target[first] = False  # a user's first item has no history to be predicted from
-        self.starts = np.repeat(first, counts)[is_target].astype(index_type)
-        self.ends = np.flatnonzero(is_target).astype(index_type)
-        self.users = users[is_target]
+        others = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
+        columns = {name: column.numpy() for name, column in others.items()}
+        self.rows = RowIndex.of_users(items, users, times, columns)
 
     def _index_benchmark(self, table: pd.DataFrame) -> None:
         """Rows whose histories are written out in the files: each becomes a stretch of its own."""
@@ -140,16 +127,43 @@ class SequenceDataset(AtomicDataset):
         if (lengths == 0).any():
             line = int(np.flatnonzero(lengths == 0)[0])
             raise NestRecError(f"benchmark files of {self.dataset_name!r}: row {line + 1} has an empty {history}")
-        ends = np.cumsum(lengths + 1) - 1
-        self.items = np.empty(ends[-1] + 1, dtype=np.int32)
-        self.items[ends] = table[self.iid_field].to_numpy()
-        in_history = np.ones(len(self.items), dtype=bool)
-        in_history[ends] = False
-        self.items[in_history] = np.concatenate(table[history].to_numpy())
-        self.times, self.columns = None, {}
-        self.starts, self.ends = (ends - lengths).astype(np.int32), ends.astype(np.int32)
-        self.users = table[self.uid_field].to_numpy(dtype=np.int32)
-        self.owners = np.repeat(self.users, lengths + 1)
+        users, targets = (table[name].to_numpy(dtype=np.int32) for name in (self.uid_field, self.iid_field))
+        self.rows = RowIndex.of_histories(users, table[history].to_numpy(), targets)
+
+    @property
+    def items(self) -> np.ndarray:
+        """Item ids of all interactions, user after user, in time order: (n_interactions,) int32."""
+        return self.rows.items
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The user of each interaction: (n_interactions,) int32."""
+        return self.rows.owners
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each interaction was: (n_interactions,) int64, float64 where times are no whole numbers, or None."""
+        return self.rows.times
+
+    @property
+    def users(self) -> np.ndarray:
+        """The user of each row: (n_rows,) int32."""
+        return self.rows.users
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where in ``items`` the history of each row begins: (n_rows,)."""
+        return self.rows.starts
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Where its history ends and its target stands: (n_rows,)."""
+        return self.rows.ends
+
+    @property
+    def columns(self) -> dict[str, torch.Tensor]:
+        """The other columns of the interactions, by name: (n_interactions, ...)."""
+        return {name: torch.from_numpy(column) for name, column in self.rows.columns.items()}
 
     @property
     def inter_feat(self) -> Any:
@@ -161,7 +175,7 @@ class SequenceDataset(AtomicDataset):
                 self.uid_field: torch.from_numpy(self.users.astype(np.int64)),
                 self.iid_field: torch.from_numpy(self.items[self.ends].astype(np.int64)),
             }
-            fields |= {name: column[torch.from_numpy(self.ends).long()] for name, column in self.columns.items()}
+            fields |= {name: torch.from_numpy(column[self.ends]) for name, column in self.rows.columns.items()}
             self._split_feat = Interaction(fields)
         return self._split_feat
 
@@ -172,7 +186,7 @@ class SequenceDataset(AtomicDataset):
     # -- RecBole's interface ------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.ends) if self._indexed else len(self._table)
+        return len(self.rows) if self._indexed else len(self._table)
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         if isinstance(index, slice):
@@ -197,20 +211,18 @@ class SequenceDataset(AtomicDataset):
             target, oldest first.
         """
         width = width or self.max_item_list_len
-        users, ends = self.users[rows], self.ends[rows].astype(np.int64)
-        starts = np.maximum(self.starts[rows], ends - width)
+        starts, ends = self.rows.windows(rows, width)
         fields = {
-            self.uid_field: torch.from_numpy(users.astype(np.int64)),
+            self.uid_field: torch.from_numpy(self.users[rows].astype(np.int64)),
             self.iid_field: torch.from_numpy(self.items[ends].astype(np.int64)),
             self.item_list_length_field: torch.from_numpy(ends - starts),
             self.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(
                 gather(self.items, starts, ends, width).astype(np.int64)
             ),
         }
-        for name, column in self.columns.items():
-            fields[name] = column[torch.from_numpy(ends)]
-            lists = gather(column.numpy(), starts, ends, width)
-            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(lists)
+        for name, column in self.rows.columns.items():
+            fields[name] = torch.from_numpy(column[ends])
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column, starts, ends, width))
         return Interaction(fields | self.exact_times(starts, ends, width))
 
     def exact_times(self, starts: np.ndarray, ends: np.ndarray, width: int) -> dict[str, torch.Tensor]:
@@ -244,7 +256,7 @@ class SequenceDataset(AtomicDataset):
         """
         self._change_feat_format()
         train, *others = self.split()
-        return [self._without_hidden(train), *(self._part(rows) for rows in others)]
+        return [self._without_hidden(train), *(self.select(rows) for rows in others)]
 
     def split(self) -> list[np.ndarray]:
         """The row numbers of the training, validation and test rows."""
@@ -274,12 +286,8 @@ class SequenceDataset(AtomicDataset):
         self._change_feat_format()
         train, valid, _ = self.split()
         kept = np.sort(np.r_[train, valid])
-        rest = self._part(kept)
+        rest = self._over(self.rows.select(kept).blanked())
         rest._settled = [np.searchsorted(kept, train), np.searchsorted(kept, valid), np.zeros(0, dtype=np.int64)]
-        unseen = ~_covered(rest.starts, rest.ends, len(self.items))
-        rest.items = _blanked(self.items, unseen)
-        rest.times = None if self.times is None else _blanked(self.times, unseen)
-        rest.columns = {name: torch.from_numpy(_blanked(c.numpy(), unseen)) for name, c in self.columns.items()}
         return rest
 
     def under(self, config: Any) -> SequenceDataset:
@@ -303,17 +311,9 @@ class SequenceDataset(AtomicDataset):
 
     def _without_hidden(self, rows: np.ndarray) -> SequenceDataset:
         """The training split, its histories closed up where hidden items stood."""
-        part = self._part(rows)
-        kept = ~(self.hidden_items[self.items] | self.hidden_users[self.owners])
-        if kept.all():
-            return part
-        place = (np.cumsum(kept) - kept).astype(part.ends.dtype)  # how many are kept before it
-        part.items, part.owners = self.items[kept], self.owners[kept]
-        part.times = None if self.times is None else self.times[kept]
-        part.columns = {name: column[torch.from_numpy(kept)] for name, column in self.columns.items()}
-        starts, ends = place[part.starts], place[part.ends]
-        trained = kept[part.ends] & (starts < ends)
-        part.users, part.starts, part.ends = part.users[trained], starts[trained], ends[trained]
+        part = self._over(
+            self.rows.select(rows).without(self.hidden_items[self.items] | self.hidden_users[self.owners])
+        )
         if not len(part):
             raise NestRecError(
                 f"dataset {self.dataset_name!r}: nothing is left to train on without the hidden users and items; lower "
@@ -321,10 +321,13 @@ class SequenceDataset(AtomicDataset):
             )
         return part
 
-    def _part(self, rows: np.ndarray) -> SequenceDataset:
+    def select(self, rows: np.ndarray) -> SequenceDataset:
+        """The same data with these of its rows only, (n,) row numbers, in this order."""
+        return self._over(self.rows.select(rows))
+
+    def _over(self, rows: RowIndex) -> SequenceDataset:
         part = copy.copy(self)
-        part.users, part.starts, part.ends = self.users[rows], self.starts[rows], self.ends[rows]
-        part._split_feat = None
+        part.rows, part._split_feat = rows, None
         return part
 
     def copy(self, new_inter_feat: Any) -> SequenceDataset:
@@ -336,15 +339,6 @@ class SequenceDataset(AtomicDataset):
 
     # -- what models and evaluation need besides ----------------------------------------------------------------
 
-    def places(self) -> np.ndarray:
-        """Where in ``items`` every interaction lies that this split may be trained on: (n,) int64, ascending."""
-        last = np.r_[self.users[1:] != self.users[:-1], True] if len(self.users) else np.zeros(0, dtype=bool)
-        if self.benchmark_filename_list is not None:
-            last[:] = True
-        starts, stops = self.starts[last].astype(np.int64), self.ends[last].astype(np.int64) + 1
-        offsets = np.repeat(starts - np.r_[0, np.cumsum(stops - starts)[:-1]], stops - starts)
-        return offsets + np.arange(len(offsets))
-
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of every interaction this split may be trained on: its targets and what came before them.
 
@@ -352,9 +346,7 @@ class SequenceDataset(AtomicDataset):
         -------
         users, items : numpy.ndarray of shape (n,), int64
         """
-        places = self.places()
-        rows = np.searchsorted(self.ends, places)  # the first row that ends there or later is of the same user
-        return self.users[rows].astype(np.int64), self.items[places].astype(np.int64)
+        return self.rows.interactions()
 
     def item_counts(self) -> np.ndarray:
         """Interactions of each item in this split: (n_items,) int64; the padding item has none."""
@@ -374,38 +366,6 @@ class SequenceDataset(AtomicDataset):
         """
         tokens = self.field2id_token[self.iid_field]
         return [FeatureStore.open(path).align(tokens) for path in self.feature_paths.values()]
-
-
-def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
-    """Cut ``column[start:end]`` for each row and pad it on the right with zeros.
-
-    Parameters
-    ----------
-    column : numpy.ndarray of shape (n, ...)
-    starts, ends : numpy.ndarray of shape (B,)
-        With ``ends - starts <= width``.
-
-    Returns
-    -------
-    numpy.ndarray of shape (B, width, ...)
-    """
-    place = starts[:, None] + np.arange(width)
-    inside = place < ends[:, None]
-    cut = column[np.minimum(place, len(column) - 1)]
-    cut[~inside] = 0
-    return cut
-
-
-def _covered(starts: np.ndarray, ends: np.ndarray, size: int) -> np.ndarray:
-    """Which of ``size`` places lie in any of the stretches from a start to its end, that included: (size,) bool."""
-    change = np.bincount(starts, minlength=size + 1) - np.bincount(ends + 1, minlength=size + 1)
-    return change[:size].cumsum() > 0
-
-
-def _blanked(column: np.ndarray, places: np.ndarray) -> np.ndarray:
-    column = column.copy()
-    column[places] = 0
-    return column
 
 
 def _as_integers(times: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nestrec_recbole.data.atomic import read_columns
+from nestrec_recbole.data.rows import gather
 from nestrec_recbole.errors import NestRecError, unknown
 
 PROTOCOLS = ("strict", "original")
@@ -139,9 +140,7 @@ class Domains:
         ends = first + counts
         validated = np.flatnonzero(part == 1)
         ends[np.searchsorted(everyone, users[validated])] = validated
-        place = np.maximum(first, ends - width)[:, None] + np.arange(width)
-        inside = place < ends[:, None]
-        return everyone, np.where(inside, items[np.minimum(place, len(items) - 1)], 0).astype(np.int64)
+        return everyone, gather(items, np.maximum(first, ends - width), ends, width).astype(np.int64)
 
 
 def keep_domains(table: pd.DataFrame, config: Any) -> pd.DataFrame:

@@ -32,7 +32,7 @@ def flat_dataset(split: SequenceDataset) -> Dataset:
     lists = {field + split.config["LIST_SUFFIX"] for field in (split.iid_field, *split.columns)}
     lists.add(split.item_list_length_field)
     vars(flat).update({name: _without(value, lists) for name, value in vars(split).items()})
-    places, (users, items) = split.places(), split.interactions()
+    places, (users, items) = split.rows.training_positions(), split.interactions()
     if split.times is not None:
         order = users_by_time(users, split.times[places])
         places, users, items = places[order], users[order], items[order]

@@ -10,7 +10,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.utils.data import DataLoader, Dataset
 
-from nestrec_recbole.data.dataset import SequenceDataset, gather
+from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.rows import gather, ragged_positions
 from nestrec_recbole.processes import Processes
 
 
@@ -125,8 +126,8 @@ class WindowLoader:
             data.iid_field + self.config["LIST_SUFFIX"]: torch.from_numpy(inputs),
             "target_list": torch.from_numpy(targets),
         }
-        for name, column in data.columns.items():
-            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column.numpy(), starts, last, width))
+        for name, column in data.rows.columns.items():
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column, starts, last, width))
         return fields | data.exact_times(starts, last, width)
 
 
@@ -183,7 +184,7 @@ def cut_windows(stretches: np.ndarray, max_length: int, random: np.random.Genera
     head = np.where(long, room - random.integers(0, np.minimum(room, stride)), total)
     n_more = np.where(long, -(-(total - head) // stride), 0)
     which = np.repeat(np.arange(len(user)), n_more + 1)
-    place = np.arange(len(which)) - np.repeat(np.cumsum(n_more + 1) - (n_more + 1), n_more + 1)
+    place = ragged_positions(np.zeros(len(user), dtype=np.int64), n_more + 1)
     window_first = np.where(place == 0, first[which], first[which] + head[which] + (place - 1) * stride)
     size = np.where(place == 0, head[which], stride)
     window_last = np.minimum(window_first + size - 1, last[which])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import recbole.data.dataset
-import torch
 from recbole.data.dataset import KnowledgeBasedDataset
 from recbole.utils import ModelType
 
@@ -28,7 +27,7 @@ class DIENSequences(SequenceDataset):
         random = np.random.default_rng(self.config["seed"])
         shift = random.integers(1, self.item_num - 1, len(self.items))  # never a whole turn: never the item itself
         negatives = (self.items.astype(np.int64) - 1 + shift) % (self.item_num - 1) + 1
-        self.columns[self.config["NEG_PREFIX"] + self.iid_field] = torch.from_numpy(negatives)
+        self.rows.columns[self.config["NEG_PREFIX"] + self.iid_field] = negatives
 
 
 def sequences_for(config: Any) -> SequenceDataset:
@@ -49,7 +48,7 @@ def in_recboles_order(split: SequenceDataset) -> SequenceDataset:
     """The same rows in the order in which RecBole's split leaves them, so that one seed shuffles them alike."""
     if split.times is None:
         return split
-    return split._part(users_by_time(split.users, split.times[split.ends]))
+    return split.select(users_by_time(split.users, split.times[split.ends]))
 
 
 def users_by_time(users: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nestrec_recbole.data.vectors import unit_rows
 from nestrec_recbole.errors import NestRecError
 
 MOST = 1024  # values that one-hot features are made of
@@ -48,9 +49,7 @@ def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", 
     else:
         codes = np.stack([_hash(value, width or BUCKETS) for value in values])
     number = {value: place for place, value in enumerate(values)}
-    rows = np.stack([codes[[number[value] for value in dict.fromkeys(cell)]].sum(axis=0) for cell in cells])
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)
+    return unit_rows(np.stack([codes[[number[value] for value in dict.fromkeys(cell)]].sum(axis=0) for cell in cells]))
 
 
 def _hash(value: str, width: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nestrec_recbole.data.vectors import unit_rows
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.image import Picture, open_image_encoder
 from nestrec_recbole.encode.recipe import Recipe
@@ -48,8 +49,7 @@ def encode_shard(encoder: Encoder, shard: Shard, recipe: Recipe, batch_size: int
         if values.shape[1] < recipe.width:
             raise NestRecError(f"encoder {recipe.encoder!r} gives {values.shape[1]} features, width is {recipe.width}")
         values = values[:, : recipe.width]
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return (values / np.where(length == 0, 1, length)).astype(np.float16)
+    return unit_rows(values).astype(np.float16)
 
 
 def open_encoder(recipe: Recipe) -> Encoder:

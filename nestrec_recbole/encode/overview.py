@@ -10,6 +10,7 @@ import numpy as np
 
 from nestrec_recbole.data.featurefiles import DRAFT
 from nestrec_recbole.data.features import FeatureStore, blocks, feature_folder
+from nestrec_recbole.data.vectors import unit_rows
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe
 from nestrec_recbole.encode.sources import item_path, read_column, read_source
@@ -93,10 +94,10 @@ def neighbours(store: FeatureStore, n_items: int = 5, k: int = 3) -> list[tuple[
     """
     n_rows = store.manifest.n_items
     chosen = np.sort(np.random.default_rng(0).permutation(n_rows)[:n_items])
-    queries = _unit(np.asarray(store.embeddings[chosen], dtype=np.float32))
+    queries = unit_rows(np.asarray(store.embeddings[chosen], dtype=np.float32))
     cosine = np.empty((len(chosen), n_rows), dtype=np.float32)
     for start, block in blocks(store.embeddings):
-        cosine[:, start : start + len(block)] = queries @ _unit(block.astype(np.float32)).T
+        cosine[:, start : start + len(block)] = queries @ unit_rows(block.astype(np.float32)).T
     cosine[np.arange(len(chosen)), chosen] = -np.inf
     nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, n_rows - 1)]
     items = store.items
@@ -132,8 +133,3 @@ def _norms(store: FeatureStore) -> tuple[float, float, float]:
     lengths = [np.linalg.norm(block.astype(np.float32), axis=1) for _, block in blocks(store.embeddings)]
     joined = np.concatenate(lengths)
     return float(joined.min()), float(joined.mean()), float(joined.max())
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(length > 0, length, 1)

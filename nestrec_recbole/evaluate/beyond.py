@@ -12,6 +12,8 @@ import numpy as np
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.utils import EvaluatorType
 
+from nestrec_recbole.data.vectors import unit_rows
+
 
 def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
     r"""Mean self-information of the first items of each list, in bits (Zhou et al. 2010; Vargas & Castells 2011).
@@ -75,9 +77,7 @@ def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
     numpy.ndarray of shape (n_rows, K)
         Column k - 1 is the diversity at k; that of one item is 0.
     """
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.where(lengths > 0, lengths, 1)
-    is_known = (lengths[:, 0] > 0).astype(np.float64)
+    unit, is_known = unit_rows(features), (np.linalg.norm(features, axis=1) > 0).astype(np.float64)
     together, n_known = np.zeros((len(top), features.shape[1])), np.zeros(len(top))
     values = np.zeros(top.shape)
     for place, items in enumerate(top.T):  # list by list would hold n_rows x K x d

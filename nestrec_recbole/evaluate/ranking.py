@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.rows import ragged_positions
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.candidates import draw_candidates
 from nestrec_recbole.files import written_whole
@@ -276,9 +277,8 @@ def seen_items(dataset: SequenceDataset, rows: np.ndarray) -> tuple[np.ndarray, 
     """The whole histories of rows, not just their last L items: (place in ``rows``, item) pairs, each once."""
     starts, ends = dataset.starts[rows].astype(np.int64), dataset.ends[rows].astype(np.int64)
     lengths = ends - starts
-    offset = np.repeat(starts - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
     row = np.repeat(np.arange(len(rows)), lengths)
-    item = dataset.items[offset + np.arange(len(offset))].astype(np.int64)
+    item = dataset.items[ragged_positions(starts, lengths)].astype(np.int64)
     pair = np.unique(row * dataset.item_num + item)
     return np.divmod(pair, dataset.item_num)
 

@@ -166,12 +166,6 @@ class FieldSum(FrozenFields):
         return F.normalize(sum(part * has for part, has in zip(parts, there, strict=True)), dim=-1)
 
 
-def with_rows(embedding: nn.Embedding, n: int) -> nn.Embedding:
-    """An embedding with ``n`` more rows, zero: ids of items that came after training say nothing."""
-    weight = F.pad(embedding.weight.detach(), (0, 0, 0, n))
-    return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=embedding.padding_idx)
-
-
 def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None) -> np.ndarray:
     """Centre and scale each feature over the items that have the field; a constant feature becomes 0.
 

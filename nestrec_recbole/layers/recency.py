@@ -1,7 +1,10 @@
 """The mean of a history so far, in which what came last counts most."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nestrec_recbole.layers.dropout import Dropout
 
 
 class RecencyMean(nn.Module):
@@ -20,3 +23,34 @@ class RecencyMean(nn.Module):
         age = step[:, None] - step[None, :]  # (T, T): how many steps before t step s came
         weights = (torch.sigmoid(self.decay) ** age.clamp(min=0)) * (age >= 0)
         return weights / weights.sum(dim=1, keepdim=True) @ vectors
+
+
+class RecencyResidual(nn.Module):
+    r"""Add what a history's last items are to its states: what goes together is then learned first.
+
+    .. math:: s_t \leftarrow s_t + a \odot \mathrm{mean}_t(v_1, \ldots, v_t)
+
+    The mean is that of :class:`RecencyMean`.
+
+    Parameters
+    ----------
+    width : int
+    scale : float
+        Of the mean at first, the same in each feature of :math:`a`, which is learned.
+    dropout : float
+        Rate in 0..1 on the vectors of the items.
+    cosine : bool
+        Bring the mean and the sum to unit length: for scores that are cosines.
+    """
+
+    def __init__(self, width: int, scale: float, dropout: float = 0.0, cosine: bool = False) -> None:
+        super().__init__()
+        self.mean, self.dropout, self.cosine = RecencyMean(), Dropout(dropout), cosine
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, states: Tensor, items: Tensor) -> Tensor:
+        """Map states and vectors of items, both (B, T, width), to states; that of step t depends on steps 1..t only."""
+        mean = self.mean(self.dropout(items))
+        if not self.cosine:
+            return states + self.scale * mean
+        return F.normalize(states + self.scale * F.normalize(mean, dim=-1), dim=-1)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.objective import DomainObjective, Objective
+from nestrec_recbole.models.catalogue_cache import CatalogueCache
+from nestrec_recbole.models.objective import Drawn, build_objective
 
 
 class SequenceModel(SequentialRecommender):
@@ -27,12 +28,20 @@ class SequenceModel(SequentialRecommender):
     Parameters
     ----------
     config : recbole.config.Config
-    dataset : recbole.data.dataset.Dataset
-        Any of RecBole's; only its number of items and its field names are used here.
+    dataset : SequenceDataset or recbole.data.dataset.Dataset
+        The training split: its field names, its number of items, and how often each occurs. Item fields are read where
+        ``mask_near_duplicates`` is set, hidden items where ``hidden_items`` is, and domains where ``target_domain`` is;
+        of these only a SequenceDataset knows.
+
+    Attributes
+    ----------
+    computes_items : bool
+        Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
+        a part of the catalogue computes no others.
     """
 
     input_type = InputType.POINTWISE
-    computes_items = False  # whether `item_table` can give the rows of `step_items` alone, for less than all of them
+    computes_items = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -41,21 +50,10 @@ class SequenceModel(SequentialRecommender):
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
-        by_domain = domains if config["domain_loss"] != "all" else None  # which leaves hidden items out itself
-        objective = Objective(config, item_counts(dataset), content, hidden if by_domain is None else None)
-        self.objective: Objective | DomainObjective = objective
-        if by_domain is not None:
-            only = by_domain.target if config["domain_loss"] == "target" else 0
-            of_item = torch.from_numpy(by_domain.of_item)
-            self.objective = DomainObjective(
-                objective, of_item if hidden is None else of_item.masked_fill(hidden, 0), only
-            )
+        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains)
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
-        self.step_items: Tensor | None = None  # what this training step looks at; None: every item
-        self._remembered: dict[str, Tensor] = {}
-        self._version: tuple[int, ...] | None = None
-        self._in_step = False
+        self.catalogue = CatalogueCache()
 
     def learning_rate_of(self, name: str) -> float | None:
         """Learning rate of the parameter of this name; None stands for ``learning_rate``."""
@@ -67,10 +65,13 @@ class SequenceModel(SequentialRecommender):
     def keep_fixed(self, folder: Path) -> None:
         """Compute what training will not change, once, into files of a folder; most models have nothing."""
 
-    def item_table(self) -> Tensor:
+    def item_table(self, items: Tensor | None = None) -> Tensor:
         """What every item is: (n_items, d). Row 0 is the padding item, which is never recommended.
 
-        Where ``step_items`` (m,) is set and the model ``computes_items``: (m, d), of these items.
+        Parameters
+        ----------
+        items : Tensor (m,), int64, optional
+            Give the rows of these items alone: (m, d).
         """
         raise NotImplementedError
 
@@ -104,51 +105,50 @@ class SequenceModel(SequentialRecommender):
         return {}
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Mean loss, by default the cross-entropy over the whole catalogue, at every position that has a target.
+        """Mean loss, by default the cross-entropy over the whole catalogue, at every position that has a target."""
+        drawn = self.draw(interaction)
+        with self.catalogue.step(self.step_items(interaction, drawn)):
+            return self._loss(interaction, drawn)
 
-        With ``target_list`` (B, T) every position counts; without it (RecBole's own loader) the last one does.
-        """
-        self.forget()
-        self._in_step = True
-        try:
-            return self._loss(interaction)
-        finally:
-            self._in_step = False
-            self.forget()
-
-    def _loss(self, interaction: Any) -> Tensor:
-        drawn = self.objective.draw(self.targets(interaction))
-        items = self.step_items = self._items_to_look_at(interaction, drawn)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        items = self.catalogue.items
         states, targets, rows = self.at_targets(self.encode(interaction), interaction)
         positives = None
         if self.objective.masks_known:
-            known = [interaction[name] for name in (self.ITEM_SEQ, "target_list") if name in interaction.interaction]
-            positives = torch.cat(known, dim=1)[rows]
-        return self.objective(states, self.item_table(), targets, positives, drawn, items)
+            positives = torch.cat([interaction[self.ITEM_SEQ], self.next_items(interaction)], dim=1)[rows]
+        return self.objective(states, self.item_table(items), targets, positives, drawn, items)
 
-    def targets(self, interaction: Any) -> Tensor:
-        """The items to predict, (P,)."""
-        if "target_list" not in interaction.interaction:
-            return interaction[self.POS_ITEM_ID]
-        return interaction["target_list"][interaction["target_list"] > 0]
+    def draw(self, interaction: Any) -> Drawn:
+        """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
+        return self.objective.draw(self.targets(interaction))
 
-    def _items_to_look_at(self, interaction: Any, drawn: tuple[Tensor, Tensor] | None) -> Tensor | None:
-        """The items of a step, ascending from the padding item; None stands for all."""
+    def step_items(self, interaction: Any, drawn: Drawn) -> Tensor | None:
+        """The items that a training step computes, ascending from the padding item, (m,); None: all."""
         if not self.computes_items:
             return None
-        if self.objective.loss == "full_softmax":
+        if not self.objective.samples:
             return self.objective.visible
-        negatives = [] if drawn is None else [drawn[0]]
-        return self.items_of(interaction, *negatives)
+        return self.items_of(interaction, *([] if drawn is None else drawn[:1]))
 
     def items_of(self, interaction: Any, *others: Tensor) -> Tensor:
         """The padding item and those in a batch's histories, targets and ``others``: (m,), ascending."""
         targets, history = self.targets(interaction), interaction[self.ITEM_SEQ].flatten()
         return torch.cat([targets.new_zeros(1), history, targets, *others]).unique()
 
-    def row_of(self, items: Tensor) -> Tensor:
-        """Where items stand in the table of this step; of the same shape."""
-        return items if self.step_items is None else torch.searchsorted(self.step_items, items)
+    def next_items(self, interaction: Any) -> Tensor:
+        """The item that follows each step of the histories, (B, T); 0 where there is none to predict.
+
+        That is ``target_list``, where the batch has it. RecBole's own loader gives one target, of the last step.
+        """
+        if "target_list" in interaction.interaction:
+            return interaction["target_list"]
+        nothing = torch.zeros_like(interaction[self.ITEM_SEQ])
+        return nothing.scatter(1, interaction[self.ITEM_SEQ_LEN][:, None] - 1, interaction[self.POS_ITEM_ID][:, None])
+
+    def targets(self, interaction: Any) -> Tensor:
+        """The items to predict, (P,): row after row, in time order."""
+        following = self.next_items(interaction)
+        return following[following > 0]
 
     def at_targets(self, states: Tensor, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The states (B, T, d) that have something to predict.
@@ -160,12 +160,9 @@ class SequenceModel(SequentialRecommender):
         rows : Tensor (P,), int64
             The row of the batch that each comes from.
         """
-        if "target_list" not in interaction.interaction:
-            targets = self.targets(interaction)
-            return self.last_state(states, interaction), targets, torch.arange(len(targets), device=targets.device)
-        targets = interaction["target_list"]
-        is_target = targets > 0
-        return states[is_target], targets[is_target], is_target.nonzero()[:, 0]
+        following = self.next_items(interaction)
+        is_target = following > 0
+        return states[is_target], following[is_target], is_target.nonzero()[:, 0]
 
     def last_state(self, states: Tensor, interaction: Any) -> Tensor:
         """The state of the whole history: (B, T, d) -> (B, d)."""
@@ -178,25 +175,25 @@ class SequenceModel(SequentialRecommender):
         cut = {k: v[:, :longest] if k.endswith("_list") else v for k, v in fields.items()}
         return self.last_state(self.encode(type(interaction)(cut)), interaction)
 
-    def remember(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Compute a tensor over the whole catalogue once per training step, or once per evaluation.
+    def remember(self, name: str, compute: Callable[[], Tensor], items: Tensor | None = None) -> Tensor:
+        """Compute a tensor over the catalogue once per training step, or once per evaluation; see CatalogueCache.
 
-        While evaluating without gradients, it is kept for as long as no parameter changes.
+        Parameters
+        ----------
+        name : str
+            Of the tensor, within this model.
+        compute : callable
+            Without arguments -> the tensor.
+        items : Tensor (m,), optional
+            What its rows are of; by default all items.
         """
-        if self.training or torch.is_grad_enabled():
-            if not self._in_step:
-                return compute()
-        else:
-            version = tuple(parameter._version for parameter in self.parameters())
-            if version != self._version:
-                self._remembered, self._version = {}, version
-        if name not in self._remembered:
-            self._remembered[name] = compute()
-        return self._remembered[name]
+        evaluates = not self.training and not torch.is_grad_enabled()
+        version = tuple(parameter._version for parameter in self.parameters()) if evaluates else None
+        return self.catalogue.get(name, compute, items, version)
 
     def forget(self) -> None:
-        """Drop what :meth:`remember` holds, and look at every item again."""
-        self._remembered, self._version, self.step_items = {}, None, None
+        """Drop what :meth:`remember` has kept."""
+        self.catalogue.forget()
 
     def train(self, mode: bool = True) -> SequenceModel:
         """As torch's; nothing remembered outlives a change of mode."""

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.recency import RecencyMean
+from nestrec_recbole.layers.ids import rows_of
+from nestrec_recbole.layers.recency import RecencyResidual
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.models.base import SequenceModel
 
@@ -33,43 +34,45 @@ class FastSASRec(SequenceModel):
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.transformer = build_transformer(config)
         self.cosine = config["cosine"]
-        self.recent_mean = RecencyMean() if config["recency_scale"] else None
-        self.recency_scale = nn.Parameter(torch.full((width,), config["recency_scale"])) if self.recent_mean else None
+        self.recency = build_recency(config)
         for module in (self.item_embedding, self.position_embedding):
             if module is not None:
                 nn.init.normal_(module.weight, std=0.02)
         with torch.no_grad():
             self.item_embedding.weight[0] = 0
 
-    def item_table(self) -> Tensor:
-        return self._scaled(self.item_embedding.weight)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: the input embeddings, of unit length with ``cosine``."""
+        return self._scaled(rows_of(self.item_embedding.weight, items))
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's; of unit length with ``cosine``."""
         items = vectors = self.item_embedding(batch[self.ITEM_SEQ])  # (B, T, d)
         if self.position_embedding is not None:
             vectors = vectors + self.position_embedding.weight[: vectors.shape[1]]
-        return self._with_recent(self._scaled(self.transformer(self.dropout(vectors))), items)
-
-    def _with_recent(self, states: Tensor, items: Tensor) -> Tensor:
-        """Add the recency-weighted mean of the item vectors (B, T, d) to the states, where ``recency_scale`` is set."""
-        if self.recent_mean is None or self.recency_scale is None:
-            return states
-        recent = self._scaled(self.recent_mean(self.dropout(items)))
-        return self._scaled(states + self.recency_scale * recent)
+        states = self._scaled(self.transformer(self.dropout(vectors)))
+        return states if self.recency is None else self.recency(states, items)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
 
+def build_recency(config: Any) -> RecencyResidual | None:
+    """What adds the mean of the last items to the states, where ``recency_scale`` is set."""
+    scale, dropout = config["recency_scale"], config["hidden_dropout_prob"]
+    return RecencyResidual(config["hidden_size"], scale, dropout, config["cosine"]) if scale else None
+
+
 def build_transformer(config: Any) -> CausalTransformer:
     """The blocks that a config names."""
+    own = config["layer_dropout_prob"]
     return CausalTransformer(
-        config["hidden_size"],
-        config["n_layers"],
-        config["n_heads"],
-        config["inner_size"],
-        config["hidden_dropout_prob"] if config["layer_dropout_prob"] is None else config["layer_dropout_prob"],
-        config["attn_dropout_prob"],
-        config["activation"],
-        config["residual"],
+        width=config["hidden_size"],
+        depth=config["n_layers"],
+        heads=config["n_heads"],
+        inner_width=config["inner_size"],
+        dropout=config["hidden_dropout_prob"] if own is None else own,
+        attention_dropout=config["attn_dropout_prob"],
+        activation=config["activation"],
+        residual=config["residual"],
     )

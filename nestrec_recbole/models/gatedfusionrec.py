@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldSum, with_rows
-from nestrec_recbole.layers.gate import IdGate
-from nestrec_recbole.layers.recency import RecencyMean
+from nestrec_recbole.layers.fields import FieldSum
+from nestrec_recbole.layers.id_gate import IdGate
+from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
 from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.fastsasrec import build_recency
 
 
 class GatedFusionRec(SequenceModel):
@@ -47,27 +47,23 @@ class GatedFusionRec(SequenceModel):
             in_training.numpy(),
         )
         self.gate = IdGate(width) if config["use_ids"] else None
-        self.id_embedding = nn.Embedding(self.n_items, width, padding_idx=0) if config["use_ids"] else None
-        self.id_dropout = config["id_dropout_prob"]
-        self.has_history: Tensor
-        self.register_buffer("has_history", in_training, persistent=False)
+        self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         self.norm = nn.LayerNorm(width)
         self.position_embedding = nn.Embedding(self.max_seq_length, width)
         self.dropout = Dropout(dropout)
         shape = (width, config["n_layers"], config["n_heads"], config["inner_size"], dropout)
         self.transformer = (BidirectionalTransformer if config["bidirectional"] else CausalTransformer)(*shape)
         self.ranks_content, self.cosine = config["item_table"] == "content", config["cosine"]
-        self.recent_mean = RecencyMean() if config["recency_scale"] else None
-        self.recency_scale = nn.Parameter(torch.full((width,), config["recency_scale"])) if self.recent_mean else None
-        for embedding in (self.id_embedding, self.position_embedding):
-            if embedding is not None:
-                nn.init.normal_(embedding.weight, std=0.02)
+        self.recency = build_recency(config)
+        if self.id_embedding is not None:
+            self.id_embedding.reset()
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As the base's: new items are their content alone."""
         self.fields.add_items(values, masks)
-        self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
         if self.id_embedding is not None:
-            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+            self.id_embedding.add_items(len(masks[0]))
         self.forget()
 
     def content(self) -> Tensor:
@@ -82,25 +78,21 @@ class GatedFusionRec(SequenceModel):
         content = self.content()
         if self.gate is None or self.id_embedding is None:
             return self.norm(content)
-        counts = self.has_history
-        if self.training and self.id_dropout:
-            counts = counts & (torch.rand(len(counts), device=counts.device) >= self.id_dropout)
-        return self.norm(self.gate(content, self.id_embedding.weight, counts))
+        return self.norm(self.gate(content, *self.id_embedding()))
 
-    def item_table(self) -> Tensor:
-        return self.content() if self.ranks_content else self._scaled(self.items())
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: content and id, or content alone where ``item_table: content`` says so."""
+        return rows_of(self.content() if self.ranks_content else self._scaled(self.items()), items)
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's; but with ``bidirectional`` every state depends on the whole history."""
         history = batch[self.ITEM_SEQ]
         items = self.items()[history]  # (B, T, d)
         vectors = self.dropout(items + self.position_embedding.weight[: history.shape[1]])
         if isinstance(self.transformer, BidirectionalTransformer):
             return self._scaled(self.transformer(vectors, history > 0))
         states = self._scaled(self.transformer(vectors))
-        if self.recent_mean is not None and self.recency_scale is not None:
-            recent = self._scaled(self.recent_mean(self.dropout(items)))
-            states = self._scaled(states + self.recency_scale * recent)
-        return states
+        return states if self.recency is None else self.recency(states, items)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.cosine else vectors

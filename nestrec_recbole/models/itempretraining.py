@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.ids import rows_of
 from nestrec_recbole.models.itemqformer import ItemQFormer
+from nestrec_recbole.models.objective import Drawn
 
 
 class ItemPretraining(ItemQFormer):
@@ -37,16 +39,16 @@ class ItemPretraining(ItemQFormer):
         self.register_buffer("held_out", held_out, persistent=False)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As ItemQFormer's; new items are not among those held out."""
         super().add_items(values, masks)
         self.held_out = F.pad(self.held_out, (0, len(masks[0])))
 
-    def _compute_item_tokens(self) -> Tensor:
-        tokens = super()._compute_item_tokens()
-        held_out = self.held_out if self.step_items is None else self.held_out[self.step_items]
-        return torch.where(held_out[:, None, None], tokens.detach(), tokens)
+    def _compute_item_tokens(self, items: Tensor | None) -> Tensor:
+        tokens = super()._compute_item_tokens(items)
+        return torch.where(rows_of(self.held_out, items)[:, None, None], tokens.detach(), tokens)
 
-    def _loss(self, interaction: Any) -> Tensor:
-        loss = super()._loss(interaction)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        loss = super()._loss(interaction, drawn)
         error = torch.stack([error for _, error, _ in self.reconstruct(~self.held_out)]).mean()
         return loss + self.reconstruction_weight * error
 
@@ -63,14 +65,13 @@ class ItemPretraining(ItemQFormer):
         list of (field name, mean squared error, mean cosine)
             0 where no item has the field.
         """
-        tokens, found = self.item_tokens().flatten(1), []
+        items = self.catalogue.items
+        tokens, found = self.item_tokens(items).flatten(1), []
         for name, read, features, has in zip(
             self.field_names, self.to_fields, self.fields.features(), self.fields.mask.T, strict=True
         ):
-            wanted = of & has
-            rows = (wanted if self.step_items is None else wanted[self.step_items]).nonzero()[:, 0]
-            items = rows if self.step_items is None else self.step_items[rows]
-            one, other = read(tokens[rows]), features[items]
+            rows = rows_of(of & has, items).nonzero()[:, 0]
+            one, other = read(tokens[rows]), rows_of(features, items)[rows]
             n = max(1, len(rows))
             error = (one - other).square().mean(dim=1).sum() / n
             found.append((name, error, F.cosine_similarity(one, other).sum() / n))

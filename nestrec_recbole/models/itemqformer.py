@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from nestrec_recbole.data.content import warn_of_bare_items
 from nestrec_recbole.data.tokens import keep_tokens, tensors_hash
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields, with_rows
+from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields
+from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.base import SequenceModel, item_counts
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
@@ -36,21 +37,20 @@ class ItemQFormer(SequenceModel):
 
     needs_item_fields = True
     computes_items = True
-    has_history: Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None  # content tokens on disk, and their means (n_items, width)
         super().__init__(config, dataset)
         width, self.n_heads = config["hidden_size"], config["n_heads"]
         self.width = width
-        fields = dataset.item_fields()
+        fields, in_training = dataset.item_fields(), item_counts(dataset) > 0
         self.fields = FieldTokens(
             [f.values for f in fields],
             [f.mask for f in fields],
             [f.modality for f in fields],
             width,
             [f.views for f in fields],
-            (self.objective.counts > 0).numpy(),
+            in_training.numpy(),
         )
         if not config["use_ids"]:
             warn_of_bare_items(self.fields.mask.numpy(), dataset.field2id_token[dataset.iid_field])
@@ -58,13 +58,9 @@ class ItemQFormer(SequenceModel):
         self.item_qformer = _reader(config, width) if config["item_layers"] else MeanOfFields()
         self.to_token = nn.Linear(width, width)
         nn.init.normal_(self.to_token.weight, std=0.02)
-        self.id_embedding = nn.Embedding(self.n_items, width, padding_idx=0) if config["use_ids"] else None
+        self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         if self.id_embedding is not None:
-            nn.init.normal_(self.id_embedding.weight, std=0.02)
-            with torch.no_grad():
-                self.id_embedding.weight[0] = 0
-        self.id_dropout = config["id_dropout_prob"]
-        self.register_buffer("has_history", (self.objective.counts > 0)[:, None], persistent=False)
+            self.id_embedding.reset()
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.recent_mean = RecencyMean()
         self._build_state(config)
@@ -76,12 +72,11 @@ class ItemQFormer(SequenceModel):
         nn.init.eye_(self.to_state.weight)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
-        n = len(masks[0])
+        """As the base's: new items are what their fields say, without an id."""
         self.kept = None
         self.fields.add_items(values, masks)
-        self.has_history = torch.cat([self.has_history, self.has_history.new_zeros(n, 1)])
         if self.id_embedding is not None:
-            self.id_embedding = with_rows(self.id_embedding, n)
+            self.id_embedding.add_items(len(masks[0]))
         self.forget()
 
     # -- what no training changes -------------------------------------------------------------------------------
@@ -112,16 +107,13 @@ class ItemQFormer(SequenceModel):
         """
         if not self.is_content_fixed:
             return
-        parts, everything = (
-            nn.ModuleList(self.readers()).eval(),
-            torch.arange(self.n_items, device=self.has_history.device),
-        )
+        parts, device = nn.ModuleList(self.readers()).eval(), self.fields.mask.device
         made_of = [*parts.named_parameters(), *parts.named_buffers(), ("heads", torch.tensor(self.n_heads))]
         path = folder / f"{tensors_hash(made_of)[:16]}.npy"
-        tokens = (self._read(part) for part in everything.split(CHUNK))
+        tokens = (self._read(part) for part in torch.arange(self.n_items, device=device).split(CHUNK))
         kept = keep_tokens(path, tokens, (self.n_items, self.n_item_tokens, self.width))
         means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])
-        self.kept = kept, means.to(self.has_history.device)
+        self.kept = kept, means.to(device)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As torch's; tokens that were kept of other weights are dropped."""
@@ -133,12 +125,12 @@ class ItemQFormer(SequenceModel):
 
     def content_tokens(self, items: Tensor | None = None) -> Tensor:
         """What the fields of items (m,), or of all, say: (m, q, width). In chunks where no gradient is wanted."""
+        mask = self.fields.mask
         if self.kept is not None:
-            tokens = self.kept[0] if items is None else self.kept[0][items.cpu()]
-            return tokens.to(self.has_history.device).float()
+            return rows_of(self.kept[0], None if items is None else items.cpu()).to(mask.device).float()
         if torch.is_grad_enabled() and not self.is_content_fixed:
             return self._read(slice(None) if items is None else items)
-        ids = torch.arange(len(self.has_history), device=self.has_history.device) if items is None else items
+        ids = torch.arange(len(mask), device=mask.device) if items is None else items
         tokens = torch.cat([self._read(part) for part in ids.split(CHUNK)])
         return tokens.half().float() if self.is_content_fixed else tokens
 
@@ -147,42 +139,42 @@ class ItemQFormer(SequenceModel):
         without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
         return self.to_token(self.item_qformer(memory, mask) - without)
 
-    def item_ids(self) -> Tensor | None:
-        """What the ids of the step's items add to their tokens: (m, width); None without ids."""
-        return None if self.id_embedding is None else self.remember("item_ids", self._compute_item_ids)
+    def item_ids(self, items: Tensor | None = None) -> Tensor | None:
+        """What the ids of items (m,), or of all, add to their tokens: (m, width); None without ids."""
+        return None if self.id_embedding is None else self.remember("ids", lambda: self._compute_item_ids(items), items)
 
-    def _compute_item_ids(self) -> Tensor:
+    def _compute_item_ids(self, items: Tensor | None) -> Tensor:
         assert self.id_embedding is not None
-        ids, known = self.id_embedding.weight, self.has_history
-        if self.step_items is not None:
-            ids, known = ids[self.step_items], known[self.step_items]
-        if self.training and self.id_dropout and ids.requires_grad:
-            known = known & (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
-        return ids * known
+        ids, counts = self.id_embedding(items)
+        return ids * counts[:, None]
 
-    def item_tokens(self) -> Tensor:
-        """Tokens of the step's items: (m, q, width). Computed once per training step or evaluation."""
-        return self.remember("item_tokens", self._compute_item_tokens)
+    def item_tokens(self, items: Tensor | None = None) -> Tensor:
+        """Tokens of items (m,), or of all: (m, q, width). Computed once per training step or evaluation."""
+        return self.remember("tokens", lambda: self._compute_item_tokens(items), items)
 
-    def _compute_item_tokens(self) -> Tensor:
-        tokens, ids = self.content_tokens(self.step_items), self.item_ids()
+    def _compute_item_tokens(self, items: Tensor | None) -> Tensor:
+        tokens, ids = self.content_tokens(items), self.item_ids(items)
         return tokens if ids is None else tokens + ids[:, None]
 
     def tokens_of(self, items: Tensor) -> Tensor:
-        """Tokens of items (B, T): (B, T, q, width)."""
+        """Tokens of items (B, T), all of them among those that the step computes: (B, T, q, width)."""
+        rows = self.catalogue.row_of(items)
         if self.kept is None:
-            return self.item_tokens()[self.row_of(items)]
-        tokens, ids = self.content_tokens(items), self.item_ids()
-        return tokens if ids is None else tokens + ids[self.row_of(items)][..., None, :]
+            return self.item_tokens(self.catalogue.items)[rows]
+        tokens, ids = self.content_tokens(items), self.item_ids(self.catalogue.items)
+        return tokens if ids is None else tokens + ids[rows][..., None, :]
 
-    def item_table(self) -> Tensor:
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: the mean of an item's tokens."""
         if self.kept is None:
-            return self.item_tokens().mean(dim=1)
-        means, ids = self.kept[1] if self.step_items is None else self.kept[1][self.step_items], self.item_ids()
+            return self.item_tokens(items).mean(dim=1)
+        means, ids = rows_of(self.kept[1], items), self.item_ids(items)
         return means if ids is None else means + ids
 
     def encode(self, batch: Any) -> Tensor:
-        vectors = self.dropout(self.item_table()[self.row_of(batch[self.ITEM_SEQ])])  # (B, T, d)
+        """As the base's: a linear map of the recency-weighted mean of the items so far."""
+        rows = self.catalogue.row_of(batch[self.ITEM_SEQ])
+        vectors = self.dropout(self.item_table(self.catalogue.items)[rows])  # (B, T, d)
         return self.to_state(self.norm(self.recent_mean(vectors)))
 
 

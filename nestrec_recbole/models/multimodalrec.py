@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens, with_rows
+from nestrec_recbole.layers.fields import FieldTokens
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
+from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
 from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.objective import Drawn
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
 
@@ -53,10 +55,9 @@ class MultimodalRec(SequenceModel):
         if fields:
             features = [f.values for f in fields], [f.mask for f in fields], kinds, width, [f.views for f in fields]
             self.fields = FieldTokens(*features, known=in_training.numpy())
-        self.has_history: Tensor
-        self.register_buffer("has_history", in_training, persistent=False)
-        self.id_embedding = _embedding(self.n_items, width, 0.02) if config["use_ids"] else None
-        self.id_dropout = config["id_dropout_prob"]
+        self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
+        if self.id_embedding is not None:
+            self.id_embedding.reset()
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
         self.fusion = _fusion(config, tokens)
         self.dropout = Dropout(config["hidden_dropout_prob"])
@@ -105,29 +106,28 @@ class MultimodalRec(SequenceModel):
     # -- items ------------------------------------------------------------------------------------------------------
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As the base's, of items that have one of the fields this model reads; their ids have no say."""
         if self.fields is None:
             super().add_items(values, masks)
         else:
             if not np.any([masks[i] for i in self.read], axis=0).all():
                 raise NestRecError("an item has none of the fields that this model reads (see `modalities`)")
             self.fields.add_items([values[i] for i in self.read], [masks[i] for i in self.read])
-        self.has_history = F.pad(self.has_history, (0, len(masks[0])))  # False: content only
         if self.id_embedding is not None:
-            self.id_embedding = with_rows(self.id_embedding, len(masks[0]))
+            self.id_embedding.add_items(len(masks[0]))
         self.forget()
 
-    def item_table(self) -> Tensor:
-        return self.remember("fused", self._fuse)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """As the base's: fields and id, fused."""
+        return rows_of(self.remember("fused", self._fuse), items)
 
     def _fuse(self) -> Tensor:
         tokens, masks = [], []
         if self.fields is not None:
             tokens, masks = [self._field_tokens()], [self.fields.mask]
         if self.id_embedding is not None:
-            has_id = self.has_history
-            if self.training and self.id_dropout:
-                has_id = has_id & (torch.rand(len(has_id), device=has_id.device) >= self.id_dropout)
-            tokens, masks = [*tokens, self.id_embedding.weight[:, None]], [*masks, has_id[:, None]]
+            ids, counts = self.id_embedding()
+            tokens, masks = [*tokens, ids[:, None]], [*masks, counts[:, None]]
         return self.fusion(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
 
     def _field_tokens(self) -> Tensor:
@@ -138,6 +138,7 @@ class MultimodalRec(SequenceModel):
     # -- users ------------------------------------------------------------------------------------------------------
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's: the transformer's states with ``history``, else the mean of recent items plus the user."""
         vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
         if self.scorer is None:
             return self.transformer(vectors + self.position_embedding.weight[: vectors.shape[1]])
@@ -151,12 +152,11 @@ class MultimodalRec(SequenceModel):
 
     # -- training and scores ----------------------------------------------------------------------------------------
 
-    def _loss(self, interaction: Any) -> Tensor:
-        loss = super()._loss(interaction) if self.scorer is None else self._pair_loss(self.scorer, interaction)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        loss = super()._loss(interaction, drawn) if self.scorer is None else self._pair_loss(self.scorer, interaction)
         if not self.alignment_weight:
             return loss
-        name = "target_list" if "target_list" in interaction.interaction else self.POS_ITEM_ID
-        return loss + self.alignment_weight * self.alignment(interaction[name])
+        return loss + self.alignment_weight * self.alignment(self.targets(interaction))
 
     def _pair_loss(self, scorer: PairScorer, interaction: Any) -> Tensor:
         """Binary cross-entropy of every target and its negatives; a negative that the user has taken does not count."""
@@ -169,7 +169,7 @@ class MultimodalRec(SequenceModel):
         return gbce(scores[:, 0], scores[:, 1:].masked_fill(taken, -torch.inf), sampling_rate=1.0, calibration=0.0)
 
     def alignment(self, items: Tensor) -> Tensor:
-        """Symmetric InfoNCE (Radford et al. 2021) between text and image of the items (any shape) that have both."""
+        """Symmetric InfoNCE (Radford et al. 2021) between text and image of the items (n,) that have both."""
         assert self.fields is not None and self.alignment_temperature is not None
         items = items.unique()
         mask = self.fields.mask
@@ -185,11 +185,13 @@ class MultimodalRec(SequenceModel):
         return info_nce(text, image, items, temperature=self.alignment_temperature(), symmetric=True)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
+        """As the base's; without ``history`` the network scores every pair."""
         if self.scorer is None:
             return super().full_sort_predict(interaction)
         return self.masked(self.scorer.catalogue(self.user_states(interaction), self.item_table()))
 
     def predict(self, interaction: Any) -> Tensor:
+        """As the base's; without ``history`` the network scores each pair."""
         if self.scorer is None:
             return super().predict(interaction)
         items = interaction[self.ITEM_ID][:, None]

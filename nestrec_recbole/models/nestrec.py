@@ -68,15 +68,18 @@ class NestRec(UserQFormer):
             )
 
     def learning_rate_of(self, name: str) -> float | None:
+        """As the base's: ``llm.learning_rate`` of the language model, ``qformer_learning_rate`` of the Q-Formers."""
         if name.startswith("llm."):
             return self.llm_rate
         return None if name.startswith(OWN) else self.qformer_rate
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+        """As ItemQFormer's; new items have no title in the prompt."""
         super().add_items(values, masks)
         self.prompt.add_items(len(masks[0]))
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's: what the language model makes of each step's last token."""
         items, users = self.history_tokens(batch)
         q, u = items.shape[2], users.shape[2]
         kinds = self.token_kind(torch.tensor([0] * q + [1] * u, device=items.device))  # (q + u, hidden)

@@ -8,20 +8,30 @@ import torch
 from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.gating import Gate, VectorAttention
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
 from nestrec_recbole.models.fastsasrec import build_transformer
+from nestrec_recbole.models.objective import Drawn
 from nestrec_recbole.models.trigrecuser import TriGRecUser
 
 
 class TriGRec(TriGRecUser):
-    """Stage 3 of TriGRec: each of two user vectors attends to the states of the target domain's history, a gate mixes.
+    r"""Stage 3 of TriGRec: each of two user vectors attends to the states of the target domain's history, a gate mixes.
 
     A causal encoder reads the target domain's part of the history. At every position the user vectors are those of the
     history visible there (``user_vectors: visible``), by the encoders of :class:`TriGRecUser`, which train along; or
     they are computed once, from each user's whole training history and the weights of ``init_from``, and stay as they
     are (``frozen``, as TriGRec's authors export them). Only the target domain's items are predicted;
     ``user_loss_weight`` keeps the losses of the first stage, and with them what the source domain teaches.
+
+    With :math:`h_t` the target domain's states, and s and x a user's specific and cross vectors, state t is
+
+    .. math:: h_t + g \odot a(s) + (1 - g) \odot a'(x), \quad a(v) = v + \mathrm{Attention}(v; h_1, \ldots, h_t), \quad
+              g = \sigma(W [a(s); a'(x)])
+
+    all (d,). Without ``use_gate`` it has the mean of a(s) and a'(x), without one of the vectors the other alone.
+
+    Source: ``recommendation_model`` of the repository TriGRec, there a BERT4Rec with one target per user.
     """
 
     frozen_vectors: Tensor
@@ -61,6 +71,7 @@ class TriGRec(TriGRecUser):
             module.requires_grad_(False)
 
     def encode(self, batch: Any) -> Tensor:
+        """What every prefix is in the target domain, read with its user vectors: (B, T, d)."""
         items = batch[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         if self.is_frozen:
@@ -109,13 +120,14 @@ class TriGRec(TriGRecUser):
         self.train(was_training)
 
     def user_states(self, interaction: Any) -> Tensor:
+        """As SequenceModel's: what reads the target domain is causal, whatever made the user vectors."""
         return super(TriGRecUser, self).user_states(interaction)
 
-    def _loss(self, interaction: Any) -> Tensor:
-        targets = self._targets(interaction)
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        targets = self.next_items(interaction)
         if self.is_frozen:
             loss = self._target_loss(self.encode(interaction), targets)
-            return loss + self.user_loss_weight * super()._loss(interaction) if self.user_loss_weight else loss
+            return loss + self.user_loss_weight * super()._loss(interaction, drawn) if self.user_loss_weight else loss
         items = interaction[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)

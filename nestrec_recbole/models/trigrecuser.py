@@ -21,18 +21,33 @@ from nestrec_recbole.layers.adversarial import (
 )
 from nestrec_recbole.layers.merged import MergedHistories
 from nestrec_recbole.models.fastsasrec import FastSASRec, build_transformer
+from nestrec_recbole.models.objective import Drawn
 
 
 class TriGRecUser(FastSASRec):
-    """Three encoders of histories that are merged over domains, with one item table.
+    r"""Three encoders of histories that are merged over domains, with one item table.
 
     *Specific* reads each domain apart and knows which one it is, *common* reads each domain apart and is to be blind to
     which (a discriminator behind a gradient reversal), *cross* reads the merged history. All predict the next item, at
     every position of every history (``objective: causal``), or items that are masked (``masked``, as BERT4Rec). The
     mean cross state is drawn to the mean common ones and kept away from the specific ones.
 
+    With :math:`s_d, c_d` the means (B, d) of a user's specific and common states over the steps in domain d, and x that
+    of the cross states, the loss is
+
+    .. math:: L = \sum_e w_e L_e + w_{disc} \, CE(D(s_d), d) + CE(D'(R(c_d)), d)
+              + w_{align} \lVert \hat x - \mathrm{sg}(\hat c) \rVert^2
+              + w_{sep} \max(0, m - \lVert \hat x - \hat s_d \rVert)
+
+    where :math:`L_e` is ``loss`` over the states of encoder e, D and D' are discriminators, c is the mean of the
+    :math:`c_d`, and the gradient of R is that of the identity times :math:`-\lambda`, which rises from 0 to
+    ``reversal_weight``, see :meth:`reversal`. Each w is a setting of ``<name>_weight``, m is ``separation_margin``.
+
     Scores, and with them the choice of the epoch, are those of the sum of the specific state in the target domain and
     the cross state.
+
+    Source: ``user_representation_module`` of the repository TriGRec, whose encoders are bidirectional and predict
+    masked items; the reversal is that of DANN (Ganin et al. 2016, arXiv:1505.07818).
     """
 
     of_item: Tensor
@@ -68,35 +83,46 @@ class TriGRecUser(FastSASRec):
     # -- encoders -----------------------------------------------------------------------------------------------
 
     def histories_of(self, items: Tensor) -> MergedHistories:
-        """The domains of histories (B, T)."""
+        """The domains of histories (B, T) of items, right-padded with 0."""
         return MergedHistories.of(self.of_item[items], self.n_domains)
 
     def run(self, encoder: nn.Module, vectors: Tensor, place: Tensor, visible: Tensor | None) -> Tensor:
-        """States (B, T, d) of steps' vectors at places (B, T) or (T,)."""
+        """States (B, T, d) of steps' vectors (B, T, d).
+
+        Parameters
+        ----------
+        encoder : CausalTransformer
+        vectors : Tensor (B, T, d)
+        place : Tensor (B, T) or (T,), int64
+            Of each step in the history that the encoder reads, from 0.
+        visible : Tensor (B, 1, T, T), bool, or None
+            Which steps (last axis) each step sees; None: itself and all before it.
+        """
         if self.position_embedding is not None:
             last = len(self.position_embedding.weight) - 1
             vectors = vectors + self.position_embedding(place.clamp(max=last))
         return self._scaled(encoder(self.dropout(vectors), visible))
 
     def specific_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """What each step is in its own domain's history: (B, T, d)."""
+        """What each step is in its own domain's history, of items' vectors (B, T, d): (B, T, d)."""
         visible = histories.visible(same_domain=True, causal=not self.is_masked)
         return self.run(self.specific, vectors + self.domain_embedding(histories.domain), histories.place, visible)
 
     def common_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """The same, by an encoder that is not told the domain, without each domain's mean."""
+        """The same, by an encoder that is not told the domain, without each domain's mean: (B, T, d)."""
         return self._scaled(self.centring(self._common(histories, vectors), histories.domain))
 
     def _common(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
+        """The common states (B, T, d) before they are centred."""
         visible = histories.visible(same_domain=True, causal=not self.is_masked)
         return self.run(self.common, vectors, histories.place, visible)
 
     def cross_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """What each step is in the merged history: (B, T, d)."""
+        """What each step is in the merged history, of items' vectors (B, T, d): (B, T, d)."""
         steps = torch.arange(vectors.shape[1], device=vectors.device)
         visible = histories.visible(same_domain=False, causal=False) if self.is_masked else None
         states = self.run(self.transformer, vectors, steps, visible)
-        return states if self.is_masked else self._with_recent(states, vectors)
+        return states if self.is_masked or self.recency is None else self.recency(states, vectors)
 
     def in_domain(self, histories: MergedHistories, specific: Tensor, domain: int) -> Tensor:
         """The specific states (B, T, d) of a domain: at each step the one of its last step there."""
@@ -104,15 +130,16 @@ class TriGRecUser(FastSASRec):
         return histories.at_latest(specific, wanted, self._scaled(self.no_history_embedding[0]))
 
     def encode(self, batch: Any) -> Tensor:
+        """The specific state of the target domain so far plus the cross state: (B, T, d)."""
         items = batch[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         specific = self.in_domain(histories, self.specific_states(histories, vectors), self.target)
         return self._scaled(specific + self.cross_states(histories, vectors))
 
     def user_states(self, interaction: Any) -> Tensor:
+        """As the base's; masked encoders read a mask, an item of the target domain, behind each history: (B, d)."""
         if not self.is_masked:
             return super().user_states(interaction)
-        # An item of the target domain is masked behind each history.
         items = F.pad(interaction[self.ITEM_SEQ], (0, 1))
         end = interaction[self.ITEM_SEQ_LEN][:, None]
         domain = self.of_item[items].scatter(1, end, self.target)
@@ -137,8 +164,11 @@ class TriGRecUser(FastSASRec):
 
     # -- losses -------------------------------------------------------------------------------------------------
 
-    def _loss(self, interaction: Any) -> Tensor:
-        items, targets = interaction[self.ITEM_SEQ], self._targets(interaction)
+    def draw(self, interaction: Any) -> None:
+        """Nothing: the loss of each encoder draws its own negatives."""
+
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
+        items, targets = interaction[self.ITEM_SEQ], self.next_items(interaction)
         masked = None
         if self.is_masked:
             items, masked = self._draw(items, targets)
@@ -156,13 +186,6 @@ class TriGRecUser(FastSASRec):
         loss = self._prediction_loss(histories, targets, specific, cross, common)
         return loss + self._representation_loss(histories, specific, cross, common)
 
-    def _targets(self, interaction: Any) -> Tensor:
-        """The next item of each step, (B, T), 0 where there is none to predict."""
-        if "target_list" in interaction.interaction:
-            return interaction["target_list"]
-        targets = torch.zeros_like(interaction[self.ITEM_SEQ])
-        return targets.scatter(1, interaction[self.ITEM_SEQ_LEN][:, None] - 1, interaction[self.POS_ITEM_ID][:, None])
-
     def _draw(self, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Histories with their last target, (B, T + 1), and which of their items are masked: at least one a row."""
         length = (items > 0).sum(1, keepdim=True)
@@ -173,6 +196,7 @@ class TriGRecUser(FastSASRec):
         return items, masked.scatter(1, last, masked.gather(1, last) | ~masked.any(1, keepdim=True))
 
     def _vectors(self, items: Tensor, masked: Tensor | None) -> Tensor:
+        """Vectors (B, T, d) of items (B, T), of which ``masked`` (B, T), bool, are not read."""
         vectors = self.item_embedding(items)
         if masked is None or self.mask_embedding is None:
             return vectors
@@ -181,6 +205,7 @@ class TriGRecUser(FastSASRec):
     def _prediction_loss(
         self, histories: MergedHistories, targets: Tensor, specific: Tensor, cross: Tensor, common: Tensor
     ) -> Tensor:
+        """What each encoder's states say of the targets (B, T), specific and common ones in the target's domain."""
         is_target, table = targets > 0, self.item_table()
         wanted = self.of_item[targets]
         if not self.is_masked:
@@ -196,6 +221,7 @@ class TriGRecUser(FastSASRec):
     def _representation_loss(
         self, histories: MergedHistories, specific: Tensor, cross: Tensor, common: Tensor
     ) -> Tensor:
+        """Discriminators, alignment and separation, over the mean states of each user in each domain that it has."""
         numbers = range(1, self.n_domains + 1)
         has = torch.stack([(histories.domain == d).any(1) for d in numbers], dim=1)  # (B, n_domains)
         of_specific = torch.stack([histories.mean(specific, d) for d in numbers], dim=1)  # (B, n_domains, d)
@@ -212,7 +238,10 @@ class TriGRecUser(FastSASRec):
         return loss + self.weights["alignment"] * near + self.weights["separation"] * apart
 
     def reversal(self) -> float:
-        """How far the reversal has come: from 0 to 1 in ``reversal_steps`` steps (Ganin & Lempitsky's schedule)."""
+        r"""How far the reversal has come, from 0 to 1 in ``reversal_steps`` steps (schedule of Ganin et al. 2016).
+
+        .. math:: \frac{2}{1 + e^{-10 p}} - 1, \quad p = \min(1, n_{losses} / n_{steps})
+        """
         progress = min(1.0, float(self.n_losses) / self.reversal_steps) if self.reversal_steps else 1.0
         return 2 / (1 + math.exp(-10 * progress)) - 1
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.models.objective import Drawn
 from nestrec_recbole.models.userqformer import UserQFormer
 
 
@@ -38,15 +39,23 @@ class UserPretraining(UserQFormer):
         _, users = self.history_tokens(batch)
         return self.to_next(self.dropout(users.mean(dim=2)))
 
-    def _loss(self, interaction: Any) -> Tensor:
-        self.step_items = self.items_of(interaction)
+    def draw(self, interaction: Any) -> None:
+        """Nothing: tokens are foretold, not told from others."""
+
+    def step_items(self, interaction: Any, drawn: Drawn) -> Tensor:
+        """The items of the batch: the loss looks at no others."""
+        return self.items_of(interaction)
+
+    def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
         foretold, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
         return F.mse_loss(foretold, self.tokens_of(targets).flatten(1))
 
-    def item_table(self) -> Tensor:
-        tokens = self.item_tokens().flatten(1)
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """Tokens side by side, doubled, and their squared length with a minus: (n_items, q * width + 1)."""
+        tokens = self.item_tokens(items).flatten(1)
         return torch.cat([2 * tokens, -tokens.square().sum(dim=1, keepdim=True)], dim=1)
 
     def encode(self, batch: Any) -> Tensor:
-        foretold = self.next_tokens(batch)  # its product with the table is |foretold|^2 less the squared distance
+        """The tokens foretold, and a one: the product with an item is |foretold|^2 less the squared distance."""
+        foretold = self.next_tokens(batch)
         return torch.cat([foretold, torch.ones_like(foretold[..., :1])], dim=-1)

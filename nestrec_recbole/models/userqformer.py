@@ -77,5 +77,6 @@ class UserQFormer(ItemQFormer):
         return items, recent + self.user_scale * self.user_qformer.forward_causal(items, recent)
 
     def encode(self, batch: Any) -> Tensor:
+        """As the base's: a linear map of the mean of each step's user tokens."""
         _, users = self.history_tokens(batch)
         return self.to_state(self.dropout(users.mean(dim=2)))

@@ -8,67 +8,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.data.domains import Domains
 from nestrec_recbole.layers.full_softmax import full_softmax
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax, triplet
 from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
+DRAWING = ("sampled_softmax", "gbce", "triplet")
 NEGATIVES = ("uniform", "popularity", "inverse_popularity", "in_batch")
 DOMAIN_LOSSES = ("own", "all", "target")
 
+Drawn = tuple[Tensor, Tensor] | None  # negatives (K,), and the log-probability of every item to be one (n_items,)
 
-class Objective(nn.Module):
-    """``loss``, ``negatives``, ``n_negatives``, ``temperature``, ... of a config, as one call.
+
+class BaseObjective(nn.Module):
+    """What the states of a model are trained for; by default something that needs the whole catalogue.
 
     Parameters
     ----------
-    config : recbole.config.Config
-    counts : Tensor (n_items,)
-        Interactions of each item in the training data.
-    content : Tensor (n_items, d), optional
-        Item features, needed where ``mask_near_duplicates`` is set.
     hidden : Tensor (n_items,), bool, optional
-        Items that training does not know of: they are no negatives either.
+        Items that training does not know of.
 
     Attributes
     ----------
-    masks_known : bool
-        Whether the loss wants to know a user's other items, so as not to take them for negatives.
+    samples : bool
+        Whether it looks at targets and negatives only.
     visible : Tensor (m,), int64, or None
-        All items but the hidden ones, the padding item first; None where none is hidden.
+        Where it does not sample, the items that it looks at, the padding item first; None: all.
+    masks_known : bool
+        Whether it wants to know a user's other items, so as not to take them for negatives.
     """
 
-    counts: Tensor
-    duplicates: Tensor | None
+    samples = False
+    masks_known = False
     visible: Tensor | None
 
-    def __init__(
-        self, config: Any, counts: Tensor, content: Tensor | None = None, hidden: Tensor | None = None
-    ) -> None:
+    def __init__(self, hidden: Tensor | None = None) -> None:
         super().__init__()
-        self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
-        self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
-        learns = config["learn_temperature"]
-        self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
-        self.register_buffer("counts", counts, persistent=False)
-        hides = hidden is not None and bool(hidden.any())
-        self.register_buffer("visible", (~hidden).nonzero()[:, 0] if hides else None, persistent=False)  # type: ignore[operator]
-        self.sampler = None
-        draws = self.loss in ("sampled_softmax", "gbce", "triplet")
-        self.margin, self.symmetric = config["margin"], config["symmetric"]
-        self.masks_known = self.loss != "full_softmax" and config["mask_known"]
-        duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
-        self.register_buffer("duplicates", duplicates, persistent=False)
-        if draws and self.negatives != "in_batch":
-            self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
+        visible = (~hidden).nonzero()[:, 0] if hidden is not None and hidden.any() else None
+        self.register_buffer("visible", visible, persistent=False)
 
-    def draw(self, targets: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Negatives (K,) and the log-probability of every item to be one, (n_items,); None where the loss has none."""
-        if self.loss not in ("sampled_softmax", "gbce", "triplet"):
-            return None
-        if self.sampler is None:
-            return in_batch_negatives(targets, self.counts)
-        return self.sampler(self.n_negatives), self.sampler.log_q
+    def draw(self, targets: Tensor) -> Drawn:
+        """What a step has for negatives of targets (P,); None where the objective has none."""
+        return None
 
     def forward(
         self,
@@ -76,7 +58,7 @@ class Objective(nn.Module):
         table: Tensor,
         targets: Tensor,
         positives: Tensor | None = None,
-        drawn: tuple[Tensor, Tensor] | None = None,
+        drawn: Drawn = None,
         items: Tensor | None = None,
     ) -> Tensor:
         """Mean loss of a batch's positions.
@@ -94,6 +76,61 @@ class Objective(nn.Module):
         items : Tensor (m,), int64, ascending from 0, optional
             Holds all targets and all that was drawn.
         """
+        raise NotImplementedError
+
+
+class Objective(BaseObjective):
+    """``loss``, ``negatives``, ``n_negatives``, ``temperature``, ... of a config, as one call.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    counts : Tensor (n_items,)
+        Interactions of each item in the training data.
+    content : Tensor (n_items, d), optional
+        Item features, needed where ``mask_near_duplicates`` is set.
+    hidden : Tensor (n_items,), bool, optional
+        Items that training does not know of: they are no negatives either.
+    """
+
+    counts: Tensor
+    duplicates: Tensor | None
+
+    def __init__(
+        self, config: Any, counts: Tensor, content: Tensor | None = None, hidden: Tensor | None = None
+    ) -> None:
+        super().__init__(hidden)
+        self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
+        self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
+        learns = config["learn_temperature"]
+        self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
+        self.register_buffer("counts", counts, persistent=False)
+        self.margin, self.symmetric = config["margin"], config["symmetric"]
+        self.samples = self.loss != "full_softmax"
+        self.masks_known = self.samples and config["mask_known"]
+        duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
+        self.register_buffer("duplicates", duplicates, persistent=False)
+        self.sampler = None
+        if self.loss in DRAWING and self.negatives != "in_batch":
+            self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
+
+    def draw(self, targets: Tensor) -> Drawn:
+        """As the base's; info_nce too draws nothing: its negatives are the other targets."""
+        if self.loss not in DRAWING:
+            return None
+        if self.sampler is None:
+            return in_batch_negatives(targets, self.counts)
+        return self.sampler(self.n_negatives), self.sampler.log_q
+
+    def forward(
+        self,
+        states: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        positives: Tensor | None = None,
+        drawn: Drawn = None,
+        items: Tensor | None = None,
+    ) -> Tensor:
         positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
         if items is None and self.visible is not None and self.loss == "full_softmax":
             items, table = self.visible, table[self.visible]
@@ -130,8 +167,8 @@ class Objective(nn.Module):
 
 
 def _in_rows_of(
-    items: Tensor, targets: Tensor, positives: Tensor | None, drawn: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+    items: Tensor, targets: Tensor, positives: Tensor | None, drawn: Drawn
+) -> tuple[Tensor, Tensor | None, Drawn]:
     """Number items by their place in ``items``; positives that are not there are none that could be a negative."""
     if positives is not None:
         place = torch.searchsorted(items, positives).clamp(max=len(items) - 1)
@@ -141,7 +178,7 @@ def _in_rows_of(
     return torch.searchsorted(items, targets), positives, drawn
 
 
-class DomainObjective(nn.Module):
+class DomainObjective(BaseObjective):
     """A softmax in which each target competes with the items of its own domain only.
 
     Parameters
@@ -159,8 +196,7 @@ class DomainObjective(nn.Module):
 
     def __init__(self, objective: Objective, of_item: Tensor, only: int = 0) -> None:
         super().__init__()
-        self.objective, self.only, self.masks_known = objective, only, False
-        self.counts, self.loss, self.visible = objective.counts, objective.loss, None
+        self.objective, self.only = objective, only
         self.n_domains = int(of_item.max())
         self.register_buffer("of_item", of_item, persistent=False)
         place = torch.zeros_like(of_item)
@@ -170,22 +206,8 @@ class DomainObjective(nn.Module):
             place[rows] = torch.arange(len(rows))
         self.register_buffer("place", place, persistent=False)
 
-    def draw(self, targets: Tensor) -> None:
-        """Nothing: the loss is over all items of a domain."""
-
-    def forward(
-        self,
-        states: Tensor,
-        table: Tensor,
-        targets: Tensor,
-        positives: Tensor | None = None,
-        drawn: tuple[Tensor, Tensor] | None = None,
-        items: Tensor | None = None,
-    ) -> Tensor:
-        """Mean loss of a batch's positions, as that of :class:`Objective`; 0 where none counts.
-
-        The last three arguments are of no use here.
-        """
+    def forward(self, states: Tensor, table: Tensor, targets: Tensor, *sampled: Any) -> Tensor:
+        """As the base's, 0 where no target counts; it samples nothing, so that no more is looked at."""
         domain = self.of_item[targets]
         total, n_targets = states.sum() * 0, 0
         for number in [self.only] if self.only else range(1, self.n_domains + 1):
@@ -195,3 +217,15 @@ class DomainObjective(nn.Module):
                 total = total + len(at) * self.objective(states[at], table[rows], self.place[targets[at]])
                 n_targets += len(at)
         return total / max(n_targets, 1)
+
+
+def build_objective(
+    config: Any, counts: Tensor, content: Tensor | None, hidden: Tensor | None, domains: Domains | None
+) -> BaseObjective:
+    """The objective of a config: over all items, or where ``domains`` are given those that ``domain_loss`` says."""
+    if domains is None or config["domain_loss"] == "all":
+        return Objective(config, counts, content, hidden)
+    of_item = torch.from_numpy(domains.of_item)
+    of_item = of_item if hidden is None else of_item.masked_fill(hidden, 0)
+    only = domains.target if config["domain_loss"] == "target" else 0
+    return DomainObjective(Objective(config, counts, content), of_item, only)
