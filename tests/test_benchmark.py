@@ -299,7 +299,10 @@ def test_a_key_changes_when_data_settings_or_code_do_and_only_then(place: Path) 
 
     first = key()
     assert key() == first and len(first) == 16 and int(first, 16) >= 0
-    for same in ({"show_progress": False}, {"checkpoint_dir": "there"}, {"gpu_id": "1"}, {"feature_path": "there"}):
+    for same in (
+        *({"show_progress": False}, {"checkpoint_dir": "there"}, {"gpu_id": "1"}, {"feature_path": "there"}),
+        {"eval_batch_size": 3},
+    ):
         assert key(**same) == first, same
     others = [{"learning_rate": 0.01}, {"seed": 2}, {"hidden_size": 32}, {"shuffle_ties": True}, {"code": "2"}]
     others += [
@@ -418,3 +421,33 @@ def test_tied_targets(make_config: Callable[..., Any], tmp_path: Path) -> None:
         own = times[int(user[1:])]
         expected.append(own.count(own[end - start]) > 1)
     assert is_tied(test).tolist() == expected and 0 < sum(expected) < len(expected)
+
+
+# -- one run --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_cut_where_topk_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the batches of the evaluation are as long as the settings say."""
+    from nestrec_recbole.bench import run
+
+    sizes: list[int] = []
+    rank_targets = run.rank_targets
+
+    def counted(*args: Any, **how: Any) -> Any:
+        sizes.append(how["batch_size"])
+        found.append(rank_targets(*args, **how))
+        return found[-1]
+
+    found: list[Any] = []
+    monkeypatch.setattr(run, "rank_targets", counted)
+    settings = {"topk": [3], "valid_metric": "NDCG@3", "epochs": 1, "data_path": "data", "eval_batch_size": 7}
+    small = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "state": "ERROR", "show_progress": False}
+    done, *_ = run.train("FastSASRec", "circle", settings | small)
+    (ranks,) = found
+    assert sizes == [7]
+    for suffix, rank, top in (("", ranks.rank, ranks.top), ("_f", ranks.rank_unseen, ranks.top_unseen)):
+        discounted = [1 / np.log2(1 + place) if place <= 3 else 0.0 for place in rank]
+        assert done.metrics[f"ndcg@3{suffix}"] == pytest.approx(np.mean(discounted))
+        listed = {item for row in top for item in row[:3] if item}
+        assert done.metrics[f"coverage@3{suffix}"] == pytest.approx(len(listed) / 12)
+    assert {name.partition("@")[2] for name in done.metrics} == {"3", "3_f"}
