@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class Row:
         Over those of the suite and of the dataset.
     on : dict of str to dict
         Settings for one dataset, over the others.
+    space : str or None
+        File of what is searched for it; None: the model's own space, where it has one.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     on: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: bool = False
+    space: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ class Suite:
     def settings_of(self, row: Row, data: Data) -> dict[str, Any]:
         """All levels merged: suite, dataset, row, row on this dataset, command line."""
         return {**self.settings, **data.settings, **row.settings, **row.on.get(data.name, {}), **self.given}
+
+    def own_settings(self, row: Row, data: Data) -> dict[str, Any]:
+        """What makes a row on a dataset that row: its own settings there, and the command line's."""
+        return {**row.settings, **row.on.get(data.name, {}), **self.given}
+
+    def as_written(self, but: Collection[str]) -> Suite:
+        """The suite as its file has it, of the command line only these keys: rows that do not run know no others."""
+        return replace(self, given={key: value for key, value in self.given.items() if key in but})
 
     def settings_of_data(self, data: Data) -> dict[str, Any]:
         """Those of a dataset, whatever the row."""
@@ -99,7 +110,7 @@ class Suite:
 
         def row(one: Row) -> dict[str, Any]:
             on = {name: without_given(settings) for name, settings in one.on.items()}
-            own = {"settings": without_given(one.settings), "on": on}
+            own = {"settings": without_given(one.settings), "on": on, "space": one.space}
             return {"model": one.model, "baseline": one.baseline} | {key: value for key, value in own.items() if value}
 
         def data(one: Data) -> dict[str, Any]:
