@@ -77,6 +77,15 @@ class Row:
         values = self.values(metric)
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
+    @property
+    def tuning(self) -> str:
+        """What tuning the row got, in words: ``20 trials, 214 epochs``, or why it got none."""
+        got = self.runs[0].tuning
+        if not got.get("trials"):
+            return f"not tuned: {got['why']}" if got.get("why") else "not tuned"
+        epochs = f", {got['epochs']} epochs" if got.get("epochs") else ""
+        return f"{got['trials']} trial{'s' * (got['trials'] != 1)}{epochs}"
+
     def seconds(self, name: str) -> float | None:
         """Mean over seeds of ``train``, ``per_epoch``, ``evaluate`` or ``prepare``."""
         return _mean([run.seconds[name] for run in self.finished if run.seconds.get(name) is not None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nestrec_recbole.bench.report.results import Results
 from nestrec_recbole.bench.report.rows import Group, Row, spoken
 from nestrec_recbole.evaluate.significance import LEVEL
 
@@ -26,6 +27,17 @@ def findings(groups: list[Group], metric: str) -> list[Finding]:
         The one that is tested, such as ``ndcg@10_f``.
     """
     return [Finding(group.label, list(_sentences(group, metric))) for group in groups]
+
+
+def not_done(results: Results) -> str:
+    """The runs of the suite that have neither finished nor failed, in a sentence; empty where all have."""
+    if not results.missing:
+        return ""
+    seeds: dict[str, list[str]] = {}
+    for row, data, seed in results.missing:
+        seeds.setdefault(f"{row} on {data}", []).append(str(seed))
+    named = ", ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for name, of in seeds.items())
+    return f"{len(results.missing)} of {len(results.planned)} runs have not been done: {named}."
 
 
 def _sentences(group: Group, metric: str) -> list[str]:
@@ -55,8 +67,7 @@ def _best(ranked: list[Row], metric: str) -> str:
         best += f", the best baseline ({_value(reference, metric)}). "
     else:
         best += f", the next ({_value(reference, metric)}). "
-    judged = first if first.comparison else second
-    return best + _judgement(judged)
+    return best + _judgement(first if first.against else second)  # the first itself may be what others are tested on
 
 
 def _judgement(row: Row) -> str:
