@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,19 @@ def test_shipped_suites_are_right(name: str, tmp_path: Path) -> None:
             write_dataset(tmp_path / "all", dataset, CIRCLE)
     suite = read_suite(name, {"data_path": str(tmp_path / "all")})
     assert suite.name == name and suite.about
+
+
+def test_what_prepare_makes_is_what_shipped_suites_ask_for(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parent.parent / "benchmarks/prepare.sh"
+    environment = {**os.environ, "NESTREC": "echo"}
+    done = subprocess.run(["sh", script, "from", "to"], env=environment, capture_output=True, text=True, check=True)
+    made = {line.split("--name ")[1].split()[0] for line in done.stdout.splitlines()}
+    asked = {
+        (about or {}).get("dataset", name)
+        for suite in shipped_suites()
+        for name, about in yaml.safe_load(find_suite(suite).read_text())["datasets"].items()
+    }
+    assert asked - made == {"ml-100k"} and made <= asked
 
 
 @pytest.mark.parametrize(
