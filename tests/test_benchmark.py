@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import yaml
 from conftest import write_dataset
 
 from nestrec_recbole.bench import attempt, keys, plan, tuning
@@ -166,6 +167,31 @@ def test_a_ray_cluster_gives_the_same(place: Path) -> None:
         assert done.returncode == 0, done.stderr
     there, here = outcomes(place / "ray/small"), outcomes(place / "here/small")
     assert {name: run["metrics"] for name, run in there.items()} == {name: run["metrics"] for name, run in here.items()}
+
+
+def test_a_run_has_every_metric_under_both_protocols(place: Path) -> None:
+    """Diversity too, where a column of the table asks for it: titles are what items are compared by."""
+    metrics = ["ndcg@10", "diversity@10", "diversity@5_f"]
+    suite: dict[str, Any] = {"name": "all", "datasets": {"circle": {}}, "models": {"Pop": {}}, "seeds": [1]}
+    settings = {"topk": [5, 10], "item_fields": {"title": {"modality": "text"}}, "data_path": "data"}
+    suite |= {"settings": {**settings, "feature_path": "features"}, "metrics": metrics}
+    (place / "suite.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["benchmark", "suite.yaml", "--threads", "1"]) == 0
+    (run,) = read_runs(place / "results/all")
+    of_lists = ("coverage", "novelty", "diversity", "serendipity", "averagepopularity", "giniindex")
+    names = ("hit", "ndcg", "recall", "mrr", *of_lists)
+    assert set(run["metrics"]) == {f"{name}@{k}{suffix}" for name in names for k in (5, 10) for suffix in ("", "_f")}
+    assert np.isfinite(list(run["metrics"].values())).all()
+    assert run["tuning"] == {"trials": 0, "why": "the suite has no `tune`"}
+
+
+@pytest.mark.slow
+def test_the_same_twice_is_the_same_to_the_byte(place: Path) -> None:
+    for folder in ("one", "two"):
+        assert main(["benchmark", "suite.yaml", "--threads", "1", "--results", folder]) == 0
+    for name in ("table.csv", "table.md", "table.tex"):
+        assert (place / "one/small" / name).read_bytes() == (place / "two/small" / name).read_bytes(), name
+    assert (place / "one/small/costs.csv").is_file()
 
 
 # -- what is run, and what is not run again -------------------------------------------------------------------------
