@@ -14,7 +14,7 @@ from nestrec_recbole.bench.keys import PROTOCOL
 from nestrec_recbole.bench.referred import drop_protocol, read_referred
 from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
 from nestrec_recbole.bench.run import LIST_METRICS
-from nestrec_recbole.bench.suite import Data, Row, Suite, build_suite, find_suite, read_yaml
+from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite, build_suite, find_suite, read_yaml
 from nestrec_recbole.bench.tuning import check_budget, space_of
 from nestrec_recbole.data.reading import no_such_dataset
 from nestrec_recbole.errors import NestRecError, first_line, unknown
@@ -234,13 +234,13 @@ def _split(split: Any) -> Iterator[str]:
         yield f"{split}; expected three shares above 0, for training, validation and test: {{{kind}: [0.8, 0.1, 0.1]}}"
 
 
-def _folder(suite: Suite, data: Data) -> Path:
+def _folder(suite: Suite, data: DatasetSpec) -> Path:
     """Where the atomic files of a dataset are to lie."""
     path = suite.settings_of_data(data).get("data_path") or "dataset_atomic/"
     return Path(resolve(REFERENCE, data.dataset, {"data_path": path})["data_path"])
 
 
-def _missing(suite: Suite, data: Data) -> str:
+def _missing(suite: Suite, data: DatasetSpec) -> str:
     """Why a dataset cannot be had; empty where it can."""
     try:
         folder = _folder(suite, data)
@@ -251,7 +251,7 @@ def _missing(suite: Suite, data: Data) -> str:
     return no_such_dataset(data.dataset, folder)
 
 
-def _copies(suite: Suite, data: Data) -> Iterator[str]:
+def _copies(suite: Suite, data: DatasetSpec) -> Iterator[str]:
     """Benchmark files of two names that say the same."""
     named = suite.settings_of_data(data).get("benchmark_filename")
     if not isinstance(named, list):
@@ -266,7 +266,7 @@ def _copies(suite: Suite, data: Data) -> Iterator[str]:
             )
 
 
-def _of_models(suite: Suite, data: Data, configs: Configs) -> Iterator[str]:
+def _of_models(suite: Suite, data: DatasetSpec, configs: Configs) -> Iterator[str]:
     """What each row has to say; of settings that rows share once, with the models that do not know them."""
     said: dict[str, list[str]] = {}
     for row in suite.rows:
@@ -277,7 +277,7 @@ def _of_models(suite: Suite, data: Data, configs: Configs) -> Iterator[str]:
         yield line if line.startswith("models") or models == set(of) else f"{line} (of {', '.join(dict.fromkeys(of))})"
 
 
-def _row_settings(suite: Suite, row: Row, data: Data, configs: Configs) -> Iterator[str]:
+def _row_settings(suite: Suite, row: ModelSpec, data: DatasetSpec, configs: Configs) -> Iterator[str]:
     """Every setting by itself against what the model knows, then all of them together."""
     where = f"models.{row.name}"
     try:
@@ -349,7 +349,7 @@ def _tuning(suite: Suite, configs: Configs) -> Iterator[str]:
 def _twins(suite: Suite, configs: Configs) -> Iterator[str]:
     """Rows, and datasets, that come to the same, by what they say and by defaults."""
 
-    def comes_to(row: Row, data: Data) -> Any:
+    def comes_to(row: ModelSpec, data: DatasetSpec) -> Any:
         config = configs.get((row.name, data.name))
         settings = suite.settings_of(row, data) if config is None else rules.decisive(config)
         place = {key: suite.settings_of(row, data).get(key) for key in ("data_path", "init_from")}

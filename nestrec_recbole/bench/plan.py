@@ -17,7 +17,7 @@ from nestrec_recbole.bench.card import write_card
 from nestrec_recbole.bench.check import EVERYWHERE
 from nestrec_recbole.bench.keys import PROTOCOL, code_version, run_key
 from nestrec_recbole.bench.resolve import REFERENCE, resolve, under_protocol
-from nestrec_recbole.bench.suite import Data, Row, Suite
+from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite
 from nestrec_recbole.bench.tuning import space_of, tune_row
 from nestrec_recbole.data.content import COMPARABLE
 from nestrec_recbole.data.dataset import SequenceDataset
@@ -142,14 +142,14 @@ def plan(
     return sorted(runs, key=lambda one: suite.seeds.index(one.place[2]))
 
 
-def _reference(suite: Suite, data: Data) -> Any:
+def _reference(suite: Suite, data: DatasetSpec) -> Any:
     """A config of a dataset alone."""
     known = (*PROTOCOL, *_PLACES, "item_fields")
     given = {key: value for key, value in suite.settings_of_data(data).items() if key in known}
     return resolve(REFERENCE, data.dataset, given)
 
 
-def _content(suite: Suite, chosen: Suite, data: Data, reference: Any) -> list[Path]:
+def _content(suite: Suite, chosen: Suite, data: DatasetSpec, reference: Any) -> list[Path]:
     """Stores of the text and image fields that diversity is measured by, for every row the same.
 
     Encoded where a row looks at items anyway, or the table shows diversity.
@@ -190,8 +190,8 @@ def _features(config: Any, say: Callable[[str], None]) -> dict[str, Path]:
 
 def _tuned(
     suite: Suite,
-    row: Row,
-    data: Data,
+    row: ModelSpec,
+    data: DatasetSpec,
     settings: dict[str, Any],
     digest: str,
     folder: Path,
@@ -218,7 +218,7 @@ def _tuned(
         return {"trials": 0, "why": why}, why
 
 
-def _places(config: Any, data: Data) -> dict[str, str]:
+def _places(config: Any, data: DatasetSpec) -> dict[str, str]:
     """Where data and features lie, whatever folder the worker stands in."""
     given = {"data_path": os.path.dirname(os.path.abspath(config["data_path"]))}  # the folder itself may be a link
     if config["feature_path"]:
@@ -226,7 +226,9 @@ def _places(config: Any, data: Data) -> dict[str, str]:
     return given
 
 
-def _command(suite: Suite, row: Row, data: Data, seed: int, tuning: Mapping[str, Any], named: str, threads: int) -> str:
+def _command(
+    suite: Suite, row: ModelSpec, data: DatasetSpec, seed: int, tuning: Mapping[str, Any], named: str, threads: int
+) -> str:
     """The shell line that does a run again, into a results folder of its own."""
     words = ["nestrec", "benchmark", named, "--only", row.name, "--dataset", data.name, "--seeds", str(seed)]
     words += ["--threads", str(threads), "--results", "reproduced"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nestrec_recbole.bench.keys import PROTOCOL
 from nestrec_recbole.bench.resolve import REFERENCE, resolve
-from nestrec_recbole.bench.suite import Data, Row, Suite, read_yaml
+from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite, read_yaml
 from nestrec_recbole.errors import NestRecError
 
 Files = dict[tuple[str, str | None], Path]  # (row, the dataset under its `on`) to file
@@ -86,7 +86,7 @@ def drop_protocol(suite: Suite, files: Files) -> tuple[Suite, list[str]]:
     """
     wrong: list[str] = []
 
-    def without(settings: dict[str, Any], row: Row, on: str | None) -> dict[str, Any]:
+    def without(settings: dict[str, Any], row: ModelSpec, on: str | None) -> dict[str, Any]:
         if (row.name, on) not in files:
             return settings
         for data in suite.datasets:
@@ -106,7 +106,7 @@ def drop_protocol(suite: Suite, files: Files) -> tuple[Suite, list[str]]:
     return replace(suite, rows=tuple(rows)), wrong
 
 
-def _other_protocol(suite: Suite, data: Data, settings: Mapping[str, Any]) -> Iterator[str]:
+def _other_protocol(suite: Suite, data: DatasetSpec, settings: Mapping[str, Any]) -> Iterator[str]:
     own = {key: value for key, value in suite.settings_of_data(data).items() if key in PROTOCOL}
     for key in settings:
         if key not in PROTOCOL:
@@ -123,6 +123,6 @@ def _other_protocol(suite: Suite, data: Data, settings: Mapping[str, Any]) -> It
             yield f"{key} is {settings[key]!r}, but {there!r} on {data.name}; tune under the protocol of the suite"
 
 
-def _resolved(data: Data, settings: Mapping[str, Any], key: str) -> Any:
+def _resolved(data: DatasetSpec, settings: Mapping[str, Any], key: str) -> Any:
     value = resolve(REFERENCE, data.dataset, settings)[key]
     return os.path.realpath(value) if key == "data_path" else value

@@ -66,7 +66,7 @@ class Record:
 
 
 @dataclass
-class Data:
+class DatasetCard:
     """One dataset as the runs saw it."""
 
     folder: Path
@@ -95,7 +95,7 @@ class Results:
     suite: dict[str, Any]
     version: str
     runs: list[Record]
-    data: dict[str, Data]
+    data: dict[str, DatasetCard]
 
     @property
     def name(self) -> str:
@@ -212,9 +212,11 @@ def _read_suite(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_data(folder: Path) -> Data:
+def _read_data(folder: Path) -> DatasetCard:
     card, items = folder / "card.json", folder / "items.parquet"
-    return Data(folder, _read_json(card) if card.is_file() else {}, _read_items(items) if items.is_file() else None)
+    return DatasetCard(
+        folder, _read_json(card) if card.is_file() else {}, _read_items(items) if items.is_file() else None
+    )
 
 
 def _read_items(path: Path) -> pd.DataFrame:

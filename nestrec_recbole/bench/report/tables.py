@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from nestrec_recbole.bench.report.rows import Group, Row, spoken
+from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 
 _MARKS = {"better": "†", "worse": "‡"}
 
@@ -67,7 +67,7 @@ def best_of(group: Group, metric: str) -> float | None:
     return (min if is_bias else max)(values, default=None)
 
 
-def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
+def _cells(group: Group, row: RowResult, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
     cells = []
     for place, metric in enumerate(metrics):
         mean = row.mean(metric)
@@ -78,7 +78,7 @@ def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str
     return cells
 
 
-def _csv_cells(group: Group, row: Row, metrics: list[str]) -> dict[str, Any]:
+def _csv_cells(group: Group, row: RowResult, metrics: list[str]) -> dict[str, Any]:
     found = row.comparison
     cells: dict[str, Any] = {"dataset": group.label, "row": row.name, "model": row.runs[0].model}
     cells |= {"baseline": row.baseline, "seeds": " ".join(map(str, row.seeds)), "failed": len(row.failed)}
@@ -93,12 +93,12 @@ def _csv_cells(group: Group, row: Row, metrics: list[str]) -> dict[str, Any]:
     return {**cells, **tuning, "parameters": row.parameters}
 
 
-def _costs(group: Group, row: Row) -> dict[str, Any]:
+def _costs(group: Group, row: RowResult) -> dict[str, Any]:
     seconds = {f"seconds_{name}": row.seconds(name) for name in ("prepare", "train", "per_epoch", "evaluate")}
     return {"dataset": group.label, "row": row.name, **seconds, "peak_memory_mib": row.peak_memory_mib}
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: RowResult) -> str:
     failed = f", {len(row.failed)} failed" if row.failed else ""
     return f"{len(row.seeds)}{failed}"
 
