@@ -26,3 +26,8 @@ $nestrec convert sequences "$from/food_kitchen_abxi/sequences_ts.txt" --name foo
 $nestrec convert pickles "$from/trigrec_food_kitchen/food_all.pkl" "$from/trigrec_food_kitchen/kitchen_all.pkl" \
   --domains food kitchen --name trigrec --data-path "$to" \
   --merged "$from/trigrec_food_kitchen/cross_f_train.pkl" "$from/trigrec_food_kitchen/cross_k_train.pkl"
+
+# Once more with kitchen first: without times, a user's last items of the second domain are taken for the later ones.
+$nestrec convert pickles "$from/trigrec_food_kitchen/kitchen_all.pkl" "$from/trigrec_food_kitchen/food_all.pkl" \
+  --domains kitchen food --name trigrec-kitchen --data-path "$to" \
+  --merged "$from/trigrec_food_kitchen/cross_f_train.pkl" "$from/trigrec_food_kitchen/cross_k_train.pkl"

@@ -13,6 +13,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def in_one_line(error: BaseException) -> str:
+    """An error in one line; with its kind, where it is not one of ours that explains itself."""
+    if isinstance(error, NestRecError):
+        return " ".join(str(error).split())
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest right one."""
     known = sorted(known)

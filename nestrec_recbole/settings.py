@@ -68,6 +68,7 @@ _ELSEWHERE = (
     *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
     *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
     *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
+    "eval_batch_size",
 )
 
 # What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.

@@ -8,24 +8,29 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import yaml
 from conftest import write_dataset
 
 from nestrec_recbole.bench import attempt, keys, plan, tuning
+from nestrec_recbole.bench import cluster as bench_cluster
 from nestrec_recbole.bench.progress import Progress
 from nestrec_recbole.bench.resolve import resolve
 from nestrec_recbole.bench.results import ResultsFolder, read_runs
 from nestrec_recbole.cli import main
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.tune import cluster as ray_cluster
+from nestrec_recbole.tune.space import Space
 
 ROOT = Path(__file__).resolve().parent.parent
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -51,6 +56,26 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What every search was called with; each finds the first of all choices."""
+    calls: list[Any] = []
+
+    def search(model: str, dataset: str, settings: dict[str, Any], space: Space, **how: Any) -> Any:
+        calls.append(SimpleNamespace(model=model, dataset=dataset, settings=settings, space=space, how=how))
+        best = {one.name: one.values[0] for one in space.dimensions if one.kind == "choice"}
+        return SimpleNamespace(settings={**settings, **best}, score=0.5, trials=[1, 2, 3], epochs=7)
+
+    def write_results(found: Any, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("trials.csv", "tuning.html"):
+            (folder / name).write_text("")
+
+    monkeypatch.setattr("nestrec_recbole.tune.search.search", search)
+    monkeypatch.setattr("nestrec_recbole.tune.results.write_results", write_results)
+    return calls
+
+
+@pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the runs that were begun; they take no time, and their metrics are told by their settings."""
     begun: list[str] = []
@@ -61,6 +86,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         value = run["seed"] / 100 + len(spec["settings"].get("residual", ""))
         metrics = dict.fromkeys(("ndcg@10", "ndcg@10_f", "coverage@10"), value)
         outcome = {"metrics": metrics, "seconds": dict.fromkeys(("prepare", "train", "evaluate"), 1.0)}
+        outcome["environment"] = {"threads": spec["threads"]}
         return {"run.json": attempt._about(spec, None, status="finished", error=None, **outcome)}
 
     monkeypatch.setattr(attempt, "attempt", fake)
@@ -141,6 +167,31 @@ def test_a_ray_cluster_gives_the_same(place: Path) -> None:
         assert done.returncode == 0, done.stderr
     there, here = outcomes(place / "ray/small"), outcomes(place / "here/small")
     assert {name: run["metrics"] for name, run in there.items()} == {name: run["metrics"] for name, run in here.items()}
+
+
+def test_a_run_has_every_metric_under_both_protocols(place: Path) -> None:
+    """Diversity too, where a column of the table asks for it: titles are what items are compared by."""
+    metrics = ["ndcg@10", "diversity@10", "diversity@5_f"]
+    suite: dict[str, Any] = {"name": "all", "datasets": {"circle": {}}, "models": {"Pop": {}}, "seeds": [1]}
+    settings = {"topk": [5, 10], "item_fields": {"title": {"modality": "text"}}, "data_path": "data"}
+    suite |= {"settings": {**settings, "feature_path": "features"}, "metrics": metrics}
+    (place / "suite.yaml").write_text(yaml.safe_dump(suite))
+    assert main(["benchmark", "suite.yaml", "--threads", "1"]) == 0
+    (run,) = read_runs(place / "results/all")
+    of_lists = ("coverage", "novelty", "diversity", "serendipity", "averagepopularity", "giniindex")
+    names = ("hit", "ndcg", "recall", "mrr", *of_lists)
+    assert set(run["metrics"]) == {f"{name}@{k}{suffix}" for name in names for k in (5, 10) for suffix in ("", "_f")}
+    assert np.isfinite(list(run["metrics"].values())).all()
+    assert run["tuning"] == {"trials": 0, "why": "the suite has no `tune`"}
+
+
+@pytest.mark.slow
+def test_the_same_twice_is_the_same_to_the_byte(place: Path) -> None:
+    for folder in ("one", "two"):
+        assert main(["benchmark", "suite.yaml", "--threads", "1", "--results", folder]) == 0
+    for name in ("table.csv", "table.md", "table.tex"):
+        assert (place / "one/small" / name).read_bytes() == (place / "two/small" / name).read_bytes(), name
+    assert (place / "one/small/costs.csv").is_file()
 
 
 # -- what is run, and what is not run again -------------------------------------------------------------------------
@@ -260,6 +311,15 @@ def test_ends_that_a_run_can_come_to(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_said_by_the_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where there is no room for even the reason."""
+    monkeypatch.setattr(attempt, "_COMMAND", ("sh", "-c", "exit 1"))
+    monkeypatch.setattr(attempt.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    files = attempt.attempt({"run": {"row": "a"}, "threads": 1, "gpu": None, "time_limit": None}, str(tmp_path))
+    said = json.loads(files["run.json"])["error"]
+    assert said == f"no space is left where runs are written, {tmp_path}; make room there"
+
+
 def test_a_folder_of_others_is_refused(place: Path, counted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     folder = place / "results/small"
     folder.mkdir(parents=True)
@@ -288,6 +348,22 @@ def test_names_that_are_not_in_the_suite(place: Path, capsys: pytest.CaptureFixt
     assert main(["runs", "nowhere"]) == 2
 
 
+def test_what_is_given_concerns_the_rows_that_run(place: Path, counted: list[str]) -> None:
+    """As the command of a tuned row gives what was found; other rows need not know it."""
+    text = SUITE.replace(f", {SMALL}", "").replace("models:\n", "models:\n  Pop: {}\n")
+    (place / "suite.yaml").write_text(text)
+    assert main(["benchmark", "suite.yaml", "--only", "plain", "--seeds", "1", "--n_layers=1"]) == 0
+    assert counted == ["plain 1"]
+
+
+def test_a_command_says_the_threads_that_the_run_had(place: Path, counted: list[str]) -> None:
+    for threads in ("1", "2"):
+        assert main(["benchmark", "suite.yaml", "--only", "plain", "--threads", threads]) == 0
+    assert len(counted) == 2
+    commands = [run["command"] for run in outcomes(place / "results/small").values()]
+    assert all("--threads 1" in command for command in commands)
+
+
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +375,10 @@ def test_a_key_changes_when_data_settings_or_code_do_and_only_then(place: Path) 
 
     first = key()
     assert key() == first and len(first) == 16 and int(first, 16) >= 0
-    for same in ({"show_progress": False}, {"checkpoint_dir": "there"}, {"gpu_id": "1"}, {"feature_path": "there"}):
+    for same in (
+        *({"show_progress": False}, {"checkpoint_dir": "there"}, {"gpu_id": "1"}, {"feature_path": "there"}),
+        {"eval_batch_size": 3},
+    ):
         assert key(**same) == first, same
     others = [{"learning_rate": 0.01}, {"seed": 2}, {"hidden_size": 32}, {"shuffle_ties": True}, {"code": "2"}]
     others += [
@@ -342,27 +421,21 @@ def test_rows_that_come_to_the_same_are_refused(
 # -- tuning ---------------------------------------------------------------------------------------------------------
 
 
-def test_rows_with_a_space_are_tuned_with_one_budget(
-    place: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Any] = []
-
-    def search(model: str, dataset: str, settings: dict[str, Any], **how: Any) -> Any:
-        calls.append((model, dataset, settings, how))
-        return SimpleNamespace(settings={**settings, "hidden_size": 16}, score=0.5, trials=[1, 2, 3])
-
-    module: Any = ModuleType("nestrec_recbole.tune.search")
-    module.search = search
-    monkeypatch.setitem(sys.modules, "nestrec_recbole.tune", ModuleType("nestrec_recbole.tune"))
-    monkeypatch.setitem(sys.modules, "nestrec_recbole.tune.search", module)
-    monkeypatch.setattr(plan, "has_space", lambda model: model == "FastSASRec")
-    (place / "suite.yaml").write_text(SUITE + "tune: {trials: 3, epochs: 4}\n")
+def test_rows_with_a_space_are_tuned_with_one_budget(place: Path, counted: list[str], searched: list[Any]) -> None:
+    calls = searched
+    (place / "mine.yaml").write_text("hidden_size: {choice: [16, 32]}")
+    text = SUITE.replace("{model: FastSASRec, ", "{model: FastSASRec, space: mine.yaml, ")
+    (place / "suite.yaml").write_text(text.replace("hidden_size: 8, ", "") + "tune: {trials: 3, epochs: 4}\n")
     main(["benchmark", "suite.yaml"])
-    assert [(how["trials"], how["epochs"]) for *_, how in calls] == [(3, 4)] * 2  # a row once, whatever its seeds
-    assert all(settings["seed"] == 1 for _, _, settings, _ in calls)
+    assert [(one.how["trials"], one.how["epochs"]) for one in calls] == [(3, 4)] * 2  # a row once, whatever its seeds
+    assert all(one.settings["seed"] == 1 for one in calls)
     runs = outcomes(place / "results/small")
     for run in runs.values():
-        assert run["tuning"] == {"trials": 3, "epochs": 4, "best": {"hidden_size": 16}, "score": 0.5}
+        name = run["tuning"].pop("folder")
+        assert run["tuning"] == {"trials": 3, "epochs": 7, "best": {"hidden_size": 16}, "score": 0.5}
+        assert {path.name for path in (place / "results/small/tuning" / name).iterdir()} == {
+            *("found.json", "trials.csv", "tuning.html")
+        }
         assert run["settings"]["hidden_size"] == 16 and run["settings"]["epochs"] == 2
         assert "--no-tune" in run["command"] and "--hidden_size=16" in run["command"]
     main(["benchmark", "suite.yaml"])
@@ -372,15 +445,142 @@ def test_rows_with_a_space_are_tuned_with_one_budget(
     assert tuning.has_space("Nothing") is False
 
 
-def test_tuning_that_fails_is_a_row_with_its_reason(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NestRecError("no trial could be trained"), "no trial could be trained"),
+        (RuntimeError("the actor died\nunexpectedly"), "RuntimeError: the actor died"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_tuning_that_fails_is_a_row_with_its_reason(
+    error: Exception, said: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any, **how: Any) -> None:
-        raise NestRecError("no trial could be trained")
+        raise error
 
     monkeypatch.setattr(plan, "tune_row", fail)
     (place / "suite.yaml").write_text(SUITE + "tune: {trials: 3, epochs: 4}\n")
     assert main(["benchmark", "suite.yaml", "--only", "plain", "--seeds", "1"]) == 1
     (run,) = outcomes(place / "results/small").values()
-    assert (run["status"], run["error"]) == ("failed", "tuning failed: no trial could be trained")
+    assert (run["status"], run["error"]) == ("failed", f"tuning failed: {said}")
+
+
+def test_what_makes_a_row_that_row_is_not_searched(place: Path, counted: list[str], searched: list[Any]) -> None:
+    narrow, wide = "narrow: {model: FastSASRec, settings: {hidden_size: 16}}", "wide: {model: FastSASRec"
+    models = f"models:\n  {narrow}\n  {wide}, on: {{circle: {{hidden_size: 32}}}}}}\nsettings"
+    text = re.sub(r"models:.*\nsettings", models, SUITE, flags=re.S)
+    (place / "suite.yaml").write_text(text + "tune: {hours: 0.5}\n")
+    assert main(["benchmark", "suite.yaml", "--seeds", "1", "--n_layers=2"]) == 0
+    for one, size in zip(searched, (16, 32), strict=True):
+        searched_for = {dimension.name: dimension.values for dimension in one.space.dimensions}
+        assert searched_for["hidden_size"] == (size,) and searched_for["n_layers"] == (2,)
+        assert len(searched_for["n_heads"]) > 1
+        assert (one.how["hours"], one.how["trials"]) == (0.5, 1000)
+    runs = outcomes(place / "results/small")
+    assert [runs[row, 1]["settings"]["hidden_size"] for row in ("narrow", "wide")] == [16, 32]
+
+
+def test_rows_that_tuning_makes_equal_share_their_runs(
+    place: Path, counted: list[str], searched: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "has_space", lambda model: False)
+    (place / "mine.yaml").write_text("residual: {choice: [gated, plain]}")
+    text = SUITE.replace("baseline: true", "baseline: true, space: mine.yaml")
+    (place / "suite.yaml").write_text(text + "tune: {trials: 3}\n")
+    folder = place / "results/small"
+    assert main(["benchmark", "suite.yaml", "--threads", "1"]) == 0
+    assert counted == ["plain 1", "plain 2"]  # the other is what it is found to be
+    runs = outcomes(folder)
+    assert sorted(runs) == [("gated", 1), ("gated", 2), ("plain", 1), ("plain", 2)]
+    assert runs["plain", 1]["key"] == runs["gated", 1]["key"]
+    assert runs["plain", 1]["baseline"] and not runs["gated", 1]["baseline"]
+    assert "--only gated" in runs["gated", 1]["command"] and "--only plain" in runs["plain", 1]["command"]
+    assert re.search(r"\| plain \|.*\| 2 \|", (folder / "table.md").read_text())
+    assert re.search(r"\| gated \|.*\| 2 \|", (folder / "table.md").read_text())
+    assert main(["benchmark", "suite.yaml", "--only", "gated"]) == 0
+    assert len(counted) == 2 and outcomes(folder) == runs
+    (place / "suite.yaml").write_text(SUITE)
+    assert main(["benchmark", "suite.yaml"]) == 0  # now they differ again
+    assert counted[2:] == ["plain 1", "plain 2"] and sorted(outcomes(folder)) == sorted(runs)
+
+
+def test_rows_that_are_not_tuned_say_why(place: Path, counted: list[str], searched: list[Any]) -> None:
+    (place / "mine.yaml").write_text("n_layers: {choice: [1, 2]}")
+    fixed = "fixed: {model: FastSASRec, space: mine.yaml, settings: {n_layers: 1}}"
+    text = f"name: small\ndatasets: {{circle: {{}}}}\nmodels: {{Pop: {{}}, {fixed}}}\nsettings: {{data_path: data}}\n"
+    text += "seeds: [1]\nmetrics: [ndcg@10]\n"
+    (place / "suite.yaml").write_text(text)
+    assert main(["benchmark", "suite.yaml"]) == 2
+    (place / "suite.yaml").write_text(text + "tune: {trials: 3}\n")
+    assert main(["benchmark", "suite.yaml", "--seeds", "1"]) == 0 and searched == []
+    runs = outcomes(place / "results/small")
+    assert runs["Pop", 1]["tuning"] == {
+        "trials": 0,
+        "why": "no space is known for Pop; the row may name one, `space: FILE`",
+    }
+    assert runs["fixed", 1]["tuning"]["why"] == "the row itself says all that would be searched"
+    assert main(["benchmark", "suite.yaml", "--seeds", "1", "--no-tune"]) == 0 and len(counted) == 2
+    assert outcomes(place / "results/small")["Pop", 1]["tuning"] == {"trials": 0, "why": "--no-tune"}
+
+
+@pytest.mark.parametrize(
+    ("tune", "said"),
+    [
+        ("{trials: 0}", "tune: trials is 0; expected a whole number from 1"),
+        ("{trials: 3, scheduler: ahsa}", "tune: unknown scheduler 'ahsa'; did you mean 'asha'?"),
+        ("{hours: -1}", "tune: hours is -1; expected a number above 0"),
+        ("{epochs: 3}", "no tune.trials; expected one, or tune.hours"),
+        ("{trials: many}", "tune.trials is 'many' (str); expected int"),
+    ],
+)
+def test_a_budget_that_no_search_takes_is_said_before_any(
+    tune: str, said: str, place: Path, counted: list[str], searched: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "mine.yaml").write_text("hidden_sise: {choice: [16, 32]}")
+    text = SUITE.replace("baseline: true", "baseline: true, space: mine.yaml")
+    (place / "suite.yaml").write_text(text + f"tune: {tune}\n")
+    assert main(["benchmark", "suite.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(said in line for line in lines) == 1
+    assert any("unknown config key 'hidden_sise'; did you mean 'hidden_size'" in line for line in lines)
+    assert searched == counted == []
+
+
+# -- machines -------------------------------------------------------------------------------------------------------
+
+
+def test_every_job_gets_a_gpu_of_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many jobs as GPUs, where nothing is said."""
+    together, used = threading.Barrier(2, timeout=60), []
+
+    def fake(spec: dict[str, Any], *where: Any) -> dict[str, bytes]:
+        together.wait()
+        used.append(spec["gpu"])
+        together.wait()
+        return attempt.failure(spec, "no luck")
+
+    monkeypatch.setattr(attempt, "attempt", fake)
+    monkeypatch.setattr("nestrec_recbole.cli.benchmark._gpus", lambda: ("3", "5"))
+    assert main(["benchmark", "suite.yaml"]) == 1
+    assert sorted(used[:2]) == sorted(used[2:]) == ["3", "5"]
+
+
+def test_a_cluster_without_room_is_said_in_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_connect", lambda address: None)
+    monkeypatch.setattr(bench_cluster, "machines", lambda: [{"CPU": 4.0}, {"CPU": 8.0}])
+    monkeypatch.setattr(ray_cluster, "machines", lambda: [{"CPU": 4.0}, {"CPU": 8.0}])
+    assert main(["benchmark", "suite.yaml", "--address", "head:6379", "--threads", "16"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "a run of --threads 16 asks for 16 CPUs and 0 GPUs on one machine; there are 4 CPUs and 0 GPUs; 8" in said
+
+
+def test_a_cluster_is_filled() -> None:
+    machines = [{"CPU": 4.0}, {"CPU": 9.0, "GPU": 1.0}, {"memory": 1.0}]
+    assert [bench_cluster.room(machines, 2, gpus) for gpus in (0, 1)] == [2 + 4, 1]
 
 
 # -- what is said on the way ----------------------------------------------------------------------------------------
@@ -418,3 +618,33 @@ def test_tied_targets(make_config: Callable[..., Any], tmp_path: Path) -> None:
         own = times[int(user[1:])]
         expected.append(own.count(own[end - start]) > 1)
     assert is_tied(test).tolist() == expected and 0 < sum(expected) < len(expected)
+
+
+# -- one run --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_cut_where_topk_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the batches of the evaluation are as long as the settings say."""
+    from nestrec_recbole.bench import run
+
+    sizes: list[int] = []
+    rank_targets = run.rank_targets
+
+    def counted(*args: Any, **how: Any) -> Any:
+        sizes.append(how["batch_size"])
+        found.append(rank_targets(*args, **how))
+        return found[-1]
+
+    found: list[Any] = []
+    monkeypatch.setattr(run, "rank_targets", counted)
+    settings = {"topk": [3], "valid_metric": "NDCG@3", "epochs": 1, "data_path": "data", "eval_batch_size": 7}
+    small = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "state": "ERROR", "show_progress": False}
+    done, *_ = run.train("FastSASRec", "circle", settings | small)
+    (ranks,) = found
+    assert sizes == [7]
+    for suffix, rank, top in (("", ranks.rank, ranks.top), ("_f", ranks.rank_unseen, ranks.top_unseen)):
+        discounted = [1 / np.log2(1 + place) if place <= 3 else 0.0 for place in rank]
+        assert done.metrics[f"ndcg@3{suffix}"] == pytest.approx(np.mean(discounted))
+        listed = {item for row in top for item in row[:3] if item}
+        assert done.metrics[f"coverage@3{suffix}"] == pytest.approx(len(listed) / 12)
+    assert {name.partition("@")[2] for name in done.metrics} == {"3", "3_f"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from results_folder import SCRIPT, write_results
+from results_folder import ROWS, SCRIPT, write_results
 
 from nestrec_recbole.bench.report import write_report
 from nestrec_recbole.bench.report.page import count, day, duration, flat, json_of
@@ -35,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, shared: Path) -> Path:
     """A results folder without a report."""
-    made = shutil.ignore_patterns("report.html", "table.*")
+    made = shutil.ignore_patterns("report.html", "table.*", "costs.csv")
     return Path(shutil.copytree(shared, tmp_path / "results" / "tiny", ignore=made))
 
 
@@ -171,11 +171,77 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
     assert [write_report(folder).read_bytes(), *((folder / name).read_bytes() for name in TABLES)] == first
 
 
+def test_what_runs_cost_is_in_a_table_of_its_own(folder: Path) -> None:
+    """So that equal runs give equal tables, however long each took."""
+    write_report(folder)
+    first = [(folder / name).read_bytes() for name in TABLES]
+    for path in folder.glob("runs/*/run.json"):
+        run = json.loads(path.read_text())
+        if run["status"] == "finished":
+            longer = {name: 2 * seconds for name, seconds in run["seconds"].items()}
+            change(path, seconds=longer, peak_memory_mib=2.0 * run["peak_memory_mib"], started="2027-01-01T00:00:00")
+    costs = (folder / "costs.csv").read_text()
+    write_report(folder)
+    assert [(folder / name).read_bytes() for name in TABLES] == first
+    with open(folder / "costs.csv", newline="") as file:
+        after = {(row["dataset"], row["row"]): row for row in csv.DictReader(file)}
+    for row in csv.DictReader(costs.splitlines()):
+        for name in ("seconds_train", "seconds_evaluate", "peak_memory_mib"):
+            assert float(after[row["dataset"], row["row"]][name]) == pytest.approx(2 * float(row[name]))
+
+
+def test_what_has_not_been_done_is_said(folder: Path) -> None:
+    for path in runs_of(folder, "NestRec", "other"):
+        shutil.rmtree(path.parent)
+    html = write_report(folder).read_text()
+    said = "2 of 12 runs have not been done: NestRec on other (seeds 1, 2)."
+    assert html.count(said) == 2  # in the summary, and under the table
+    assert (folder / "table.md").read_text().endswith(f"\n\n{said}\n")
+    assert (folder / "table.tex").read_text().endswith(f"\n\n{said}\n")
+    for path in folder.glob("runs/*/run.json"):
+        if json.loads(path.read_text())["dataset"] == "other":
+            shutil.rmtree(path.parent)
+    write_report(folder)
+    assert (
+        "6 of 12 runs have not been done: SASRec on other (seeds 1, 2), NestRec on" in (folder / "table.md").read_text()
+    )
+
+
+def test_what_tuning_a_row_got_is_said_in_words(folder: Path) -> None:
+    tuned = {"trials": 20, "epochs": 214, "best": {"n_layers": 2}, "score": 0.3, "folder": "NestRec-small-0a1b"}
+    for path in runs_of(folder, "NestRec"):
+        change(path, tuning=tuned)
+    for path in runs_of(folder, "SASRec"):
+        change(path, tuning={"trials": 0, "why": "no space is known for SASRec"})
+    html = write_report(folder).read_text()
+    assert "Tuned on validation data: 20 trials, 214 epochs; n_layers 2." in html
+    assert 'href="tuning/NestRec-small-0a1b/tuning.html"' in html
+    assert "Not tuned: no space is known for SASRec." in html
+    with open(folder / "table.csv", newline="") as file:
+        rows = {(row["dataset"], row["row"]): row for row in csv.DictReader(file)}
+    got = [(row["tuning_trials"], row["tuning_epochs"]) for row in (rows["small", "NestRec"], rows["small", "SASRec"])]
+    assert got == [("20", "214"), ("0", "")]
+
+
+@pytest.mark.parametrize(("skills", "best"), [((0.0, 0.9, 0.05), "NestRec"), ((0.9, 0.0, 0.05), "SASRec")])
+def test_a_best_row_that_was_not_tested_has_no_p_of_another(skills: Any, best: str, tmp_path: Path) -> None:
+    """The best is a model without ranks; or the baseline, and it is the second that is tested."""
+    folder = write_results(tmp_path / "tiny", rows=dict(zip(ROWS, skills, strict=True)), fails=None)
+    for path in runs_of(folder, "NestRec"):
+        (path.parent / "ranks.parquet").unlink()
+    said = said_of(folder)["small"]
+    assert said.startswith(best)
+    if best == "NestRec":
+        assert "Whether that holds was not tested" in said and "ranks.parquet: missing" in said and "p =" not in said
+    else:
+        assert "above NestRec <without> ids, the next" in said and "p < 0.001" in said
+
+
 def test_one_seed_says_that_the_spread_is_unknown(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "tiny", seeds=(7,), fails=None)
     write_report(folder)
     assert "how much the result varies between seeds is unknown" in said_of(folder)["other"]
-    assert "<small>± " not in (folder / "report.html").read_text()
+    assert "<small>±" not in (folder / "report.html").read_text()
 
 
 def test_all_runs_failed(folder: Path) -> None:
@@ -223,7 +289,7 @@ def test_what_is_optional_may_be_missing(folder: Path) -> None:
         change(path, valid={"score": None, "metric": None, "epoch": None}, seconds={}, environment={}, command="")
         change(path, history=[], parameters=None, peak_memory_mib=None, tuning={"trials": 2}, config={}, settings={})
     html = write_report(folder).read_text()
-    for said in ("No card of this dataset", "1970-01-01 to", "Tuned on validation data: trials 2."):
+    for said in ("No card of this dataset", "1970-01-01 to", "Tuned on validation data: 2 trials."):
         assert said in html
 
 
@@ -259,7 +325,7 @@ def test_a_broken_folder_is_refused_in_one_line(how: str, folder: Path, capsys: 
     assert main(["report", str(folder)]) == 2
     complaint = capsys.readouterr().err
     assert re.search(said, complaint) and complaint.count("\n") == 1
-    assert not list(folder.glob("report.html")) and not list(folder.glob("table.*"))
+    assert not list(folder.glob("report.html")) and not list(folder.glob("*.csv")) and not list(folder.glob("table.*"))
 
 
 def test_verb_report_prints_the_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from browser import Browser, find_chromium
 from results_folder import SCRIPT, write_results
 
@@ -83,6 +84,22 @@ def test_it_fits_and_nothing_complains(width: int, dark: bool, page: Browser, re
     assert page.run(f"Math.min(...{SIZES})") > 12
     assert page.run(LEAST_CONTRAST) >= 4.5
     assert page.complaints == []
+
+
+def test_a_wide_table_scrolls_in_its_box_and_keeps_the_models_in_sight(page: Browser, tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "wide", datasets=("small",))
+    many = [*("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "coverage@10", "novelty@10", "diversity@10")]
+    for metrics, fits in ((many, True), (many * 2, False)):
+        suite = yaml.safe_load((folder / "suite.yaml").read_text())
+        (folder / "suite.yaml").write_text(yaml.safe_dump({**suite, "metrics": metrics}, sort_keys=False))
+        page.open(write_report(folder))
+        box = "document.querySelector('#table').parentNode"
+        assert page.run(f"{box}.scrollWidth <= {box}.clientWidth") == fits
+        assert page.run("document.documentElement.scrollWidth") <= 1280
+        left = "document.querySelector('#table tbody th').getBoundingClientRect().left"
+        before = page.run(left)
+        page.run(f"{box}.scrollLeft = 200")
+        assert page.run(f"{box}.scrollLeft > 0") != fits and page.run(left) == before
 
 
 def test_colours_follow_the_scheme_charts_too(page: Browser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,19 @@ BAD_ROWS = {
     "f: {model: FastSASRec, settings: {seed: 3}}": "models.f: 'seed' is no setting of a suite; it has `seeds`",
     "g: {model: SASRec, settings: {n_layer: 1}}": "models.g: unknown config key 'n_layer'; did you mean 'n_layers'?",
     "h: {model: BPR}": "settings: unknown config key 'n_heads'",  # FastSASRec knows it
+    "i: {model: FastSASRec, settings: {eval_args: {split: {TS: [0.8, 0, 0.2]}}}}": (
+        "models.i: eval_args.split is {'TS': [0.8, 0, 0.2]}; expected three shares above 0"
+    ),
+    "j: {model: FastSASRec, settings: {eval_args: {split: {RS: [0.8, 0.2]}}}}": (
+        "models.j: eval_args.split is {'RS': [0.8, 0.2]}; expected three shares above 0"
+    ),
+    "k: {model: FastSASRec, settings: {eval_args: {split: {SR: [0.8, 0.1, 0.1]}}}}": (
+        "models.k: eval_args.split is {'SR': [0.8, 0.1, 0.1]}; expected one of LS, RS or TS"
+    ),
+    "l: {model: FastSASRec, settings: gone/best.yaml}": (
+        "models.l.settings: gone/best.yaml: no such file, neither here nor beside the suite"
+    ),
+    "m: {model: FastSASRec, space: gone.yaml}": "models.m.space: gone.yaml: no such file",
 }
 
 
@@ -109,6 +124,76 @@ def test_everything_wrong_is_said_at_once(write: Any, tmp_path: Path, capsys: py
     for expected in further:
         assert any(expected in line for line in lines), expected
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_differ_in_words_only_are_said_with_all_else(write: Any) -> None:
+    twins = "  twin: {model: FastSASRec, settings: {hidden_size: 64}, on: {circle: {epochs: 3}}}\n  odd: {model: Odd}\n"
+    with pytest.raises(SuiteError) as said:
+        read_suite(write(GOOD.replace("settings: {epochs: 1,", twins + "settings: {epochs: 1,")))
+    twin, odd = sorted(said.value.lines, key=lambda line: "Odd" in line)
+    assert "models.twin is the same as models.FastSASRec: both come to the same settings" in twin
+    assert "unknown model 'Odd'" in odd
+    same = "again: {dataset: circle, settings: {topk: [10], epochs: 3, MAX_ITEM_LIST_LENGTH: 20}}"
+    with pytest.raises(SuiteError, match=r"datasets\.again is the same as datasets\.circle for every row"):
+        read_suite(write(GOOD.replace("20}}}", f"20}}}}, {same}}}")))
+
+
+BEST = "# as nestrec tune writes it\ndata_path: data\nepochs: 9\nhidden_size: 32\ntopk: [10]\nseed: 4\n"
+
+
+def test_settings_out_of_a_file(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``nestrec tune`` writes, as it is: relative to where one stands, or to the suite."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/best.yaml").write_text(BEST)
+    rows = """
+  found: {model: FastSASRec, settings: runs/best.yaml}
+  here: {model: FastSASRec, on: {circle: runs/best.yaml}, settings: {n_layers: 1}}
+"""
+    text = GOOD.replace("\nsettings: {epochs: 1, data_path: data", f"{rows}settings: {{data_path: {tmp_path}/data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(SuiteError, match="data_path is 'data', but"):
+        read_suite(write(text))
+    (tmp_path / "runs/best.yaml").write_text(BEST.replace("data_path: data", f"data_path: {tmp_path}/data/"))
+    suite = read_suite(write(text))
+    assert suite.rows[2].settings == {"epochs": 9, "hidden_size": 32}
+    assert suite.settings_of(suite.rows[3], suite.datasets[0])["hidden_size"] == 32
+    monkeypatch.chdir(tmp_path)
+    assert read_suite(write(text)).rows == suite.rows
+    again = read_suite(write(suite.as_yaml(), "again.yaml"))
+    assert again.rows == suite.rows
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("topk: [5]", "models.found: runs/best.yaml: topk is [5], but [10] on circle; tune under the protocol"),
+        ("hidden_sise: 3", "models.found: unknown config key 'hidden_sise'"),
+        ("epochs: 9\nepochs: 8", "models.found.settings: runs/best.yaml: line 1: 'epochs' is there twice"),
+        ("- 1", "models.found.settings: runs/best.yaml: expected `key: value` lines"),
+    ],
+)
+def test_a_file_of_settings_that_does_not_fit(line: str, said: str, write: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/best.yaml").write_text(line)
+    found = "  found: {model: FastSASRec, settings: runs/best.yaml}\n"
+    with pytest.raises(SuiteError) as error:
+        read_suite(write(GOOD.replace("settings: {epochs: 1", found + "settings: {epochs: 1")))
+    assert any(said in one for one in error.value.lines), error.value.lines
+
+
+def test_a_copy_of_the_test_file_chooses_nothing(write: Any, tmp_path: Path) -> None:
+    place = tmp_path / "data/circle"
+    for name in ("train", "dev", "held"):
+        (place / f"circle.{name}.inter").write_text("a copy" if name != "train" else "another")
+    names = "MAX_ITEM_LIST_LENGTH: 20, benchmark_filename: [train, dev, held]"
+    suite = GOOD.replace("MAX_ITEM_LIST_LENGTH: 20", names)
+    with pytest.raises(SuiteError, match=r"circle\.dev\.inter and circle\.held\.inter are copies: what is tested on"):
+        read_suite(write(suite))
+    (place / "circle.dev.inter").write_text("of its own")
+    read_suite(write(suite))
+    with pytest.raises(SuiteError, match="must not train or choose; name three files"):
+        read_suite(write(suite.replace(", held", "")))
 
 
 @pytest.mark.parametrize("missing", ["name", "datasets", "models", "seeds", "metrics"])
@@ -141,6 +226,19 @@ def test_shipped_suites_are_right(name: str, tmp_path: Path) -> None:
             write_dataset(tmp_path / "all", dataset, CIRCLE)
     suite = read_suite(name, {"data_path": str(tmp_path / "all")})
     assert suite.name == name and suite.about
+
+
+def test_what_prepare_makes_is_what_shipped_suites_ask_for(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parent.parent / "benchmarks/prepare.sh"
+    environment = {**os.environ, "NESTREC": "echo"}
+    done = subprocess.run(["sh", script, "from", "to"], env=environment, capture_output=True, text=True, check=True)
+    made = {line.split("--name ")[1].split()[0] for line in done.stdout.splitlines()}
+    asked = {
+        (about or {}).get("dataset", name)
+        for suite in shipped_suites()
+        for name, about in yaml.safe_load(find_suite(suite).read_text())["datasets"].items()
+    }
+    assert asked - made == {"ml-100k"} and made <= asked
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 FORMAT = 1
 _TABLES = ("ranks.parquet", "lists.parquet")
+_NO_ROOM = 1 << 20  # bytes; with less, not even the reason can be written
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _COMMAND = (sys.executable, "-m", "nestrec_recbole.bench.worker")
 
@@ -118,6 +120,8 @@ def _what_went_wrong(code: int, folder: Path) -> str:
     said = folder / "error.txt"
     if said.is_file() and (line := said.read_text(encoding="utf-8").strip()):
         return line
+    if shutil.disk_usage(folder).free < _NO_ROOM:
+        return f"no space is left where runs are written, {folder.parent}; make room there"
     if code < 0:
         name = signal.Signals(-code).name
         why = "; the system was most likely out of memory" if name == "SIGKILL" else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,31 @@ from recbole.utils import get_model
 
 from nestrec_recbole import settings as rules
 from nestrec_recbole.bench.keys import PROTOCOL
+from nestrec_recbole.bench.referred import drop_protocol, read_referred
 from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
 from nestrec_recbole.bench.run import LIST_METRICS
-from nestrec_recbole.bench.suite import Data, Row, Suite, build_suite, find_suite, read_yaml
+from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite, build_suite, find_suite, read_yaml
+from nestrec_recbole.bench.tuning import check_budget, space_of
 from nestrec_recbole.data.reading import no_such_dataset
 from nestrec_recbole.errors import NestRecError, first_line, unknown
+from nestrec_recbole.files import sha256_of
 
 _NUMBER = (int, float)
 _TOP: dict[str, Any] = {
     **{"name": str, "about": str, "datasets": dict, "models": dict, "settings": dict, "seeds": list, "metrics": list},
     **{"tune": dict, "time_limit": _NUMBER, "published": dict},
 }
-_ROW: dict[str, Any] = {"model": str, "settings": dict, "on": dict, "baseline": bool}
+_ROW: dict[str, Any] = {"model": str, "settings": (dict, str), "on": dict, "baseline": bool, "space": str}
 _DATA: dict[str, Any] = {"dataset": str, "settings": dict}
-_TUNE: dict[str, Any] = {"trials": int, "epochs": int, "scheduler": str, "searcher": str, "seed": int}
+_TUNE: dict[str, Any] = {
+    **{"trials": int, "hours": _NUMBER, "epochs": int, "scheduler": str, "searcher": str, "seed": int},
+}
 _RANKED = ("hit", "ndcg", "recall", "mrr")
 _OF_LISTS = ("coverage", *LIST_METRICS, "diversity")
+Configs = dict[tuple[str, str], Any]  # (row, dataset) to what its settings come to
+
+
+EVERYWHERE = (*PROTOCOL, "feature_path")  # the same for all rows, wherever it is said
 
 
 class SuiteError(NestRecError):
@@ -67,12 +75,14 @@ def read_suite(
         found = _well_formed(found)
     if not found:
         raise SuiteError(path, wrong)
-    suite = build_suite(found, given)
-    protocol = (*PROTOCOL, "feature_path")  # the same for all rows, wherever it is said
-    as_written = replace(suite, given={key: value for key, value in given.items() if key in protocol})
-    wrong += [*_settings(as_written), *_metrics(suite), *_twins(as_written)]
+    found, files, unread = read_referred(found, path.parent)
+    suite, other_protocol = drop_protocol(build_suite(found, given), files)
+    as_written = suite.as_written(EVERYWHERE)
+    configs: Configs = {}
+    wrong += [*unread, *other_protocol, *_settings(as_written, configs), *_metrics(suite)]
+    wrong += [*_tuning(as_written, configs), *_twins(as_written, configs)]
     if given and not wrong:
-        wrong += _settings(suite.select(rows, datasets, ()))
+        wrong += _settings(suite.select(rows, datasets, ()), {})
     if wrong:
         raise SuiteError(path, wrong)
     return suite
@@ -112,7 +122,9 @@ def _members(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _places(found)
     yield from _published(found)
     if isinstance(found.get("tune"), dict):
-        yield from _shape("tune.", found["tune"], _TUNE, ("trials",))
+        yield from _shape("tune.", found["tune"], _TUNE, ())
+        if not found["tune"].keys() & {"trials", "hours"}:
+            yield "no tune.trials; expected one, or tune.hours"
     limit: Any = found.get("time_limit")
     if _is(limit, _NUMBER) and limit <= 0:
         yield f"time_limit is {limit}; expected seconds that a run may take"
@@ -125,8 +137,8 @@ def _places(found: Mapping[str, Any]) -> Iterator[str]:
         for dataset, own in _dict(_dict(about).get("on")).items():
             if str(dataset) not in known:
                 yield f"models.{name}.on: {unknown('dataset', str(dataset), known)}"
-            elif not isinstance(own, dict):
-                yield f"models.{name}.on.{dataset} is {own!r}; expected settings"
+            elif not isinstance(own, (dict, str)):
+                yield f"models.{name}.on.{dataset} is {own!r}; expected settings, or a file of them"
 
 
 def _published(found: Mapping[str, Any]) -> Iterator[str]:
@@ -162,15 +174,19 @@ def _well_formed(found: Mapping[str, Any]) -> dict[str, Any]:
     kept = part(found, _TOP)
     kept["models"] = {name: part(_dict(about), _ROW) for name, about in kept.get("models", {}).items()}
     for row in kept["models"].values():
-        row["on"] = {name: own for name, own in row.get("on", {}).items() if isinstance(own, dict)}
+        row["on"] = {name: own for name, own in row.get("on", {}).items() if isinstance(own, (dict, str))}
     kept["datasets"] = {name: part(_dict(about), _DATA) for name, about in kept.get("datasets", {}).items()}
+    kept["tune"] = part(kept["tune"], _TUNE) if kept.get("tune") else None
     if not kept["models"] or not kept["datasets"]:
         return {}
     return {"name": "", "seeds": [], "metrics": [], **kept}
 
 
-def _settings(suite: Suite) -> Iterator[str]:
-    """Unknown models and datasets; unknown and ill-typed settings; what only validation data may decide."""
+def _settings(suite: Suite, configs: Configs) -> Iterator[str]:
+    """Unknown models and datasets; unknown and ill-typed settings; what only validation data may decide.
+
+    What the settings of a row come to is put into ``configs``, where they are right.
+    """
     levels = [("settings", suite.settings), *((f"datasets.{data.name}", data.settings) for data in suite.datasets)]
     for row in suite.rows:
         own = [(f"models.{row.name}", row.settings), *((f"models.{row.name}.on.{on}", s) for on, s in row.on.items())]
@@ -188,7 +204,8 @@ def _settings(suite: Suite) -> Iterator[str]:
         if missing:
             yield f"datasets.{data.name}: {missing}"
             continue
-        yield from _of_models(suite, data)
+        yield from _copies(suite, data)
+        yield from _of_models(suite, data, configs)
 
 
 def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
@@ -196,39 +213,71 @@ def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
         if key in given:
             yield f"{where}: {key!r} is no setting of a suite; it has `{key}s`"
     files = given.get("benchmark_filename") or []
-    if len(set(files)) < len(files):
+    if isinstance(files, list) and files and (len(set(files)) < len(files) or len(files) != 3):
         yield f"{where}: benchmark_filename is {files}: what is tested on must not train or choose; name three files"
-    split = _dict(_dict(given.get("eval_args")).get("split"))
-    shares = split.get("RS") or [1, 1]
-    if split.get("LS", "valid_and_test") != "valid_and_test" or len(shares) < 2 or not shares[1]:
-        yield f"{where}: eval_args.split is {split}: no validation data is left to choose the epoch by"
+    if "split" in _dict(given.get("eval_args")):
+        yield from (f"{where}: eval_args.split is {line}" for line in _split(given["eval_args"]["split"]))
 
 
-def _missing(suite: Suite, data: Data) -> str:
+def _split(split: Any) -> Iterator[str]:
+    """Why there would be nothing to train on, to choose by or to test on."""
+    if not isinstance(split, dict) or len(split) != 1 or not split.keys() <= {"LS", "RS", "TS"}:
+        yield f"{split!r}; expected one of LS, RS or TS, as {{LS: valid_and_test}}"
+        return
+    ((kind, parts),) = split.items()
+    if kind == "LS":
+        if parts != "valid_and_test":
+            yield f"{split}: no validation data is left to choose the epoch by"
+        return
+    shares = parts if isinstance(parts, list) else []
+    if len(shares) != 3 or not all(_is(share, _NUMBER) and share > 0 for share in shares):
+        yield f"{split}; expected three shares above 0, for training, validation and test: {{{kind}: [0.8, 0.1, 0.1]}}"
+
+
+def _folder(suite: Suite, data: DatasetSpec) -> Path:
+    """Where the atomic files of a dataset are to lie."""
+    path = suite.settings_of_data(data).get("data_path") or "dataset_atomic/"
+    return Path(resolve(REFERENCE, data.dataset, {"data_path": path})["data_path"])
+
+
+def _missing(suite: Suite, data: DatasetSpec) -> str:
     """Why a dataset cannot be had; empty where it can."""
-    paths = {key: value for key, value in suite.settings_of_data(data).items() if key in PROTOCOL}
     try:
-        config = resolve(REFERENCE, data.dataset, {"data_path": paths.get("data_path") or "dataset_atomic/"})
+        folder = _folder(suite, data)
     except (ValueError, OSError) as error:
         return first_line(error)
-    folder = Path(config["data_path"])
     if any(folder.glob(f"{data.dataset}*.inter")):
         return ""
     return no_such_dataset(data.dataset, folder)
 
 
-def _of_models(suite: Suite, data: Data) -> Iterator[str]:
+def _copies(suite: Suite, data: DatasetSpec) -> Iterator[str]:
+    """Benchmark files of two names that say the same."""
+    named = suite.settings_of_data(data).get("benchmark_filename")
+    if not isinstance(named, list):
+        return
+    paths = {name: _folder(suite, data) / f"{data.dataset}.{name}.inter" for name in dict.fromkeys(named)}
+    hashes = {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
+    for one, other in itertools.combinations(hashes, 2):
+        if hashes[one] == hashes[other]:
+            yield (
+                f"datasets.{data.name}: {paths[one].name} and {paths[other].name} are copies: what is tested on must "
+                "not train or choose"
+            )
+
+
+def _of_models(suite: Suite, data: DatasetSpec, configs: Configs) -> Iterator[str]:
     """What each row has to say; of settings that rows share once, with the models that do not know them."""
     said: dict[str, list[str]] = {}
     for row in suite.rows:
-        for line in _row_settings(suite, row, data):
+        for line in _row_settings(suite, row, data, configs):
             said.setdefault(line, []).append(row.model)
     models = {row.model for row in suite.rows}
     for line, of in said.items():
         yield line if line.startswith("models") or models == set(of) else f"{line} (of {', '.join(dict.fromkeys(of))})"
 
 
-def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
+def _row_settings(suite: Suite, row: ModelSpec, data: DatasetSpec, configs: Configs) -> Iterator[str]:
     """Every setting by itself against what the model knows, then all of them together."""
     where = f"models.{row.name}"
     try:
@@ -253,7 +302,9 @@ def _row_settings(suite: Suite, row: Row, data: Data) -> Iterator[str]:
                 yield f"{level}: {first_line(error)}"
     try:
         rest = {key: value for key, value in suite.settings_of(row, data).items() if key not in wrong}
-        resolve(row.model, data.dataset, rest)
+        config = resolve(row.model, data.dataset, rest)
+        if not wrong:
+            configs[row.name, data.name] = config
     except (ValueError, NotImplementedError, OSError, RuntimeError, TypeError, KeyError) as error:
         yield f"{where}, on {data.name}: {first_line(error)}"
 
@@ -272,9 +323,45 @@ def _metrics(suite: Suite) -> Iterator[str]:
                 yield f"metrics: {unknown('metric', str(metric), computed)}"
 
 
-def _twins(suite: Suite) -> Iterator[str]:
-    """Rows that say the same."""
+def _tuning(suite: Suite, configs: Configs) -> Iterator[str]:
+    """Budgets and spaces that a search would refuse."""
+    if suite.tune is None:
+        for row in suite.rows:
+            if row.space:
+                yield f"models.{row.name}.space: the suite has no `tune`, so nothing is searched; add it, or drop this"
+        return
+    try:
+        check_budget(suite.tune)
+    except NestRecError as error:
+        yield f"tune: {error}"
+    for row, data in itertools.product(suite.rows, suite.datasets):
+        config = configs.get((row.name, data.name))
+        if config is None:
+            continue
+        try:
+            space = space_of(row.model, row.space, suite.own_settings(row, data))
+            if not isinstance(space, str):
+                space.checked(config.internal_config_dict)
+        except NestRecError as error:
+            yield f"models.{row.name}: {error}"
+
+
+def _twins(suite: Suite, configs: Configs) -> Iterator[str]:
+    """Rows, and datasets, that come to the same, by what they say and by defaults."""
+
+    def comes_to(row: ModelSpec, data: DatasetSpec) -> Any:
+        config = configs.get((row.name, data.name))
+        settings = suite.settings_of(row, data) if config is None else rules.decisive(config)
+        place = {key: suite.settings_of(row, data).get(key) for key in ("data_path", "init_from")}
+        return [row.model, row.space, data.dataset, place, config is None, settings]
+
+    table = {(row.name, data.name): comes_to(row, data) for row in suite.rows for data in suite.datasets}
     for one, other in itertools.combinations(suite.rows, 2):
-        same = all(suite.settings_of(one, data) == suite.settings_of(other, data) for data in suite.datasets)
-        if same and one.model == other.model:
-            yield f"models.{other.name} is the same as models.{one.name}: equal model and settings; leave one out"
+        if all(table[one.name, data.name] == table[other.name, data.name] for data in suite.datasets):
+            yield (
+                f"models.{other.name} is the same as models.{one.name}: both come to the same settings; leave one of "
+                "the rows out"
+            )
+    for first, second in itertools.combinations(suite.datasets, 2):
+        if all(table[row.name, first.name] == table[row.name, second.name] for row in suite.rows):
+            yield f"datasets.{second.name} is the same as datasets.{first.name} for every row; leave one out"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nestrec_recbole.bench.report.results import Record, read_results, read_run
-from nestrec_recbole.bench.report.rows import Row, compare_rows, spoken
+from nestrec_recbole.bench.report.rows import RowResult, compare_rows, spoken
 from nestrec_recbole.bench.report.summary import p_value
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.significance import LEVEL, Comparison, verdict
@@ -36,16 +36,16 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
     return "\n".join(_lines(sides, found, metric))
 
 
-def _row(name: str, folder: str | None, dataset: str | None) -> Row:
+def _row(name: str, folder: str | None, dataset: str | None) -> RowResult:
     if (Path(name) / "run.json").is_file():
-        return _checked(Row(name, [read_run(name)]))
+        return _checked(RowResult(name, [read_run(name)]))
     if folder is None:
         raise NestRecError(f"{name}: no folder of a run (no run.json in it); rows of a suite need --in FOLDER")
     runs = read_results(folder).runs
     known = list(dict.fromkeys(run.row for run in runs))
     if name not in known:
         raise NestRecError(f"{folder}: {unknown('row', name, known)}")
-    return _checked(Row(name, _of_dataset([run for run in runs if run.row == name], dataset)))
+    return _checked(RowResult(name, _of_dataset([run for run in runs if run.row == name], dataset)))
 
 
 def _of_dataset(runs: list[Record], dataset: str | None) -> list[Record]:
@@ -60,13 +60,13 @@ def _of_dataset(runs: list[Record], dataset: str | None) -> list[Record]:
     return runs
 
 
-def _checked(row: Row) -> Row:
+def _checked(row: RowResult) -> RowResult:
     if not row.finished:
         raise NestRecError(f"{row.name}: no run of it finished ({row.failed[0].error or 'no reason was recorded'})")
     return row
 
 
-def _lines(sides: Sequence[Row], found: Comparison, metric: str) -> list[str]:
+def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[str]:
     names = [row.finished[0].row for row in sides]
     if names[0] == names[1]:
         names = [f"{name} (seed {row.seeds[0]})" for name, row in zip(names, sides, strict=True)]
@@ -90,7 +90,7 @@ def _lines(sides: Sequence[Row], found: Comparison, metric: str) -> list[str]:
     return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}."]
 
 
-def _seeds(row: Row, metric: str) -> str:
+def _seeds(row: RowResult, metric: str) -> str:
     values = row.values(metric)
     if len(values) < 2:
         return "1 seed: the spread between seeds is unknown"

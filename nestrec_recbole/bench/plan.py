@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,32 @@ import yaml
 
 from nestrec_recbole import plugin
 from nestrec_recbole.bench.card import write_card
+from nestrec_recbole.bench.check import EVERYWHERE
 from nestrec_recbole.bench.keys import PROTOCOL, code_version, run_key
 from nestrec_recbole.bench.resolve import REFERENCE, resolve, under_protocol
-from nestrec_recbole.bench.suite import Data, Row, Suite
-from nestrec_recbole.bench.tuning import has_space, tune_row
+from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite
+from nestrec_recbole.bench.tuning import space_of, tune_row
 from nestrec_recbole.data.content import COMPARABLE
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.encode.items import ensure_item_features, read_recipes
 from nestrec_recbole.encode.sources import item_path
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, in_one_line
 
 _PLACES = ("data_path", "feature_path")
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How a suite is run, which changes nothing of what it is.
 
     Attributes
     ----------
     named : str
         The suite, as it was named.
-    jobs, threads : int
-        Runs at a time, and threads of each.
+    jobs : int or None
+        Runs at a time; None: as many as a cluster has room for.
+    threads : int
+        Of each run.
     gpus : tuple of str
         Of this machine, as CUDA_VISIBLE_DEVICES names them; runs take turns with them.
     address : str, optional
@@ -47,7 +51,7 @@ class How:
     """
 
     named: str
-    jobs: int
+    jobs: int | None
     threads: int
     gpus: tuple[str, ...] = ()
     address: str | None = None
@@ -56,15 +60,35 @@ class How:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A run to be: its name in the progress, and what the worker is told."""
+class PlannedRun:
+    """A run to be.
+
+    Attributes
+    ----------
+    name : str
+        In the progress.
+    key : str
+        Rows that come to the same settings have the same, and share the run.
+    spec : dict
+        What the worker is told.
+    command : callable
+        Threads to the shell line that does it again.
+    """
 
     name: str
     key: str
     spec: dict[str, Any]
+    command: Callable[[int], str]
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Row, dataset and seed."""
+        return self.spec["run"]["row"], self.spec["run"]["dataset"], self.spec["run"]["seed"]
 
 
-def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str], None]) -> list[Planned]:
+def plan(
+    suite: Suite, chosen: Suite, folder: Path, options: RunOptions, say: Callable[[str], None]
+) -> list[PlannedRun]:
     """Prepare what runs share, and list them, seed after seed so that every row has a first result soon.
 
     Parameters
@@ -74,16 +98,16 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
     folder : Path
         Of the results.
     """
-    runs: list[tuple[int, Planned]] = []
+    runs: list[PlannedRun] = []
     for data in chosen.datasets:
         say(f"{data.name}: reading")
         reference = _reference(suite, data)
         card, digest = write_card(reference, data.name, folder / "datasets")
-        content = _content(suite, data, reference)
+        content = _content(suite, chosen, data, reference)
         for row in chosen.rows:
             settings = suite.settings_of(row, data)
-            tuning, broken = _tuned(suite, row, data, settings, digest, folder, how, say)
-            settings |= tuning["best"] if tuning else {}
+            tuning, broken = _tuned(suite, row, data, settings, digest, folder, options, say)
+            settings |= tuning.get("best", {})
             config = resolve(row.model, data.dataset, settings)
             features = _features(config, say)
             for seed in suite.seeds:
@@ -91,13 +115,20 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
                 key = run_key(
                     config, digest, features | {f"content {path.name}": path for path in content}, code_version()
                 )
+                command = partial(_command, suite, row, data, seed, tuning, options.named)
                 about = {
                     **{"key": key, "row": row.name, "model": row.model, "dataset": data.name, "data": card.name},
                     **{"seed": seed, "baseline": row.baseline, "settings": settings, "tuning": tuning},
-                    **{"code": code_version(), "command": _command(suite, row, data, seed, tuning, how)},
+                    **{"code": code_version(), "command": command(options.threads)},
                 }
                 spec = {
-                    **{"model": row.model, "dataset": data.dataset, "run": about, "threads": how.threads, "gpu": None},
+                    **{
+                        "model": row.model,
+                        "dataset": data.dataset,
+                        "run": about,
+                        "threads": options.threads,
+                        "gpu": None,
+                    },
                     "settings": {
                         **under_protocol(row.model, data.dataset, settings),
                         **_places(config, data),
@@ -107,34 +138,26 @@ def plan(suite: Suite, chosen: Suite, folder: Path, how: How, say: Callable[[str
                     "time_limit": suite.time_limit,
                     "broken": broken,
                 }
-                runs.append((seed, Planned(f"{row.name} on {data.name}, seed {seed}", key, spec)))
-    _refuse_twins([one for _, one in runs])
-    return [one for seed in suite.seeds for of, one in runs if of == seed]
+                runs.append(PlannedRun(f"{row.name} on {data.name}, seed {seed}", key, spec, command))
+    return sorted(runs, key=lambda one: suite.seeds.index(one.place[2]))
 
 
-def _refuse_twins(runs: Sequence[Planned]) -> None:
-    """Two rows that are one run would be one row of the table."""
-    by_key: dict[str, Planned] = {}
-    for one in runs:
-        other = by_key.setdefault(one.key, one)
-        if other is not one:
-            raise NestRecError(f"{other.name} and {one.name} come to the same settings; leave one of the rows out")
-
-
-def _reference(suite: Suite, data: Data) -> Any:
+def _reference(suite: Suite, data: DatasetSpec) -> Any:
     """A config of a dataset alone."""
     known = (*PROTOCOL, *_PLACES, "item_fields")
     given = {key: value for key, value in suite.settings_of_data(data).items() if key in known}
     return resolve(REFERENCE, data.dataset, given)
 
 
-def _content(suite: Suite, data: Data, reference: Any) -> list[Path]:
+def _content(suite: Suite, chosen: Suite, data: DatasetSpec, reference: Any) -> list[Path]:
     """Stores of the text and image fields that diversity is measured by, for every row the same.
 
     Encoded where a row looks at items anyway, or the table shows diversity.
     """
     shown = any(metric.startswith("diversity") for metric in suite.metrics)
-    configs = (resolve(row.model, data.dataset, suite.settings_of(row, data)) for row in suite.rows)
+    as_written = suite.as_written(EVERYWHERE)
+    of = ((suite if row in chosen.rows else as_written, row) for row in suite.rows)
+    configs = (resolve(row.model, data.dataset, own.settings_of(row, data)) for own, row in of)
     if not item_path(reference).is_file() or not (shown or any(map(plugin.looks_at_items, configs))):
         if shown:
             raise NestRecError(
@@ -166,23 +189,36 @@ def _features(config: Any, say: Callable[[str], None]) -> dict[str, Path]:
 
 
 def _tuned(
-    suite: Suite, row: Row, data: Data, settings: dict[str, Any], digest: str, folder: Path, how: How, say: Any
-) -> tuple[dict[str, Any] | None, str | None]:
-    """What tuning found for a row, where there is any, and why it failed, where it did."""
-    if not (suite.tune and how.tune and has_space(row.model)):
-        return None, None
-    say(f"{row.name} on {data.name}: tuning, {suite.tune['trials']} trials")
+    suite: Suite,
+    row: ModelSpec,
+    data: DatasetSpec,
+    settings: dict[str, Any],
+    digest: str,
+    folder: Path,
+    options: RunOptions,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], str | None]:
+    """What tuning a row got and found, or why it got none; and why it failed, where it did."""
+    if not suite.tune or not options.tune:
+        return {"trials": 0, "why": "--no-tune" if suite.tune else "the suite has no `tune`"}, None
     given = under_protocol(row.model, data.dataset, settings) | {"seed": suite.seeds[0]}
     made_of = [digest, code_version()]
-    cluster: dict[str, Any] = {"cpus": float(how.threads), "gpus": 1.0 if how.gpus else 0.0}
-    cluster |= {"address": None if how.address == "local" else how.address}
+    cluster: dict[str, Any] = {"cpus": float(options.threads), "gpus": 1.0 if options.gpus else 0.0}
+    cluster |= {"address": None if options.address == "local" else options.address}
     try:
-        return tune_row(row.model, data.dataset, given, suite.tune, made_of, folder / "tuning", say, **cluster), None
-    except NestRecError as error:  # its runs will say it, each in a row of the table
-        return None, f"tuning failed: {error}"
+        space = space_of(row.model, row.space, suite.own_settings(row, data))
+        if isinstance(space, str):
+            return {"trials": 0, "why": space}, None
+        asked = [f"{suite.tune[unit]} {unit}" for unit in ("trials", "hours") if unit in suite.tune]
+        say(f"{row.name} on {data.name}: tuning, {', '.join(asked)}")
+        place = folder / "tuning"
+        return tune_row(row.model, data.dataset, given, space, suite.tune, made_of, place, say, **cluster), None
+    except Exception as error:  # whatever it is, its runs will say it, each in a row of the table
+        why = f"tuning failed: {in_one_line(error)}"
+        return {"trials": 0, "why": why}, why
 
 
-def _places(config: Any, data: Data) -> dict[str, str]:
+def _places(config: Any, data: DatasetSpec) -> dict[str, str]:
     """Where data and features lie, whatever folder the worker stands in."""
     given = {"data_path": os.path.dirname(os.path.abspath(config["data_path"]))}  # the folder itself may be a link
     if config["feature_path"]:
@@ -190,12 +226,14 @@ def _places(config: Any, data: Data) -> dict[str, str]:
     return given
 
 
-def _command(suite: Suite, row: Row, data: Data, seed: int, tuning: dict[str, Any] | None, how: How) -> str:
+def _command(
+    suite: Suite, row: ModelSpec, data: DatasetSpec, seed: int, tuning: Mapping[str, Any], named: str, threads: int
+) -> str:
     """The shell line that does a run again, into a results folder of its own."""
-    words = ["nestrec", "benchmark", how.named, "--only", row.name, "--dataset", data.name, "--seeds", str(seed)]
-    words += ["--threads", str(how.threads), "--results", "reproduced"]
+    words = ["nestrec", "benchmark", named, "--only", row.name, "--dataset", data.name, "--seeds", str(seed)]
+    words += ["--threads", str(threads), "--results", "reproduced"]
     words += ["--no-tune"] if suite.tune else []
-    given = {**suite.given, **(tuning["best"] if tuning else {})}
+    given = {**suite.given, **tuning.get("best", {})}
     return shlex.join([*words, *(f"--{key}={as_word(value)}" for key, value in given.items())])
 
 

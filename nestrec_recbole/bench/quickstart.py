@@ -55,6 +55,7 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
         "feature_path": str(folder / "features"),
         "plot_curves": False,  # both models in one picture
         **settings,
+        "topk": sorted({10, *settings.get("topk", [])}),  # what the table shows
     }
     runs = []
     print(f"Training on {DATASET}, leave-one-out; validation chooses the epoch, test is evaluated once.")

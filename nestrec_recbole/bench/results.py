@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from nestrec_recbole.bench.suite import Suite
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.version import __version__
+
+Place = tuple[str, str, int]  # row, dataset, seed
+Labels = Callable[["int | None"], "list[dict[str, Any]]"]  # of the rows that share a run, by its threads
+# What a run is called, which its key does not depend on; rows that come to the same settings share a run.
+LABELS = ("row", "dataset", "data", "baseline", "settings", "tuning", "command")
 
 
 class ResultsFolder:
@@ -82,35 +87,45 @@ class ResultsFolder:
             shutil.rmtree(drafts, ignore_errors=True)
             lock.unlink(missing_ok=True)
 
-    def bring_up_to_date(self, wanted: Mapping[tuple[str, str, int], str | None]) -> None:
-        """Let ``runs/`` hold, of the runs there are, those whose key is wanted; the others wait in ``earlier/``.
+    def bring_up_to_date(self, wanted: Mapping[Place, str | None], labels: Mapping[str, Labels]) -> None:
+        """Let ``runs/`` hold, of the runs there are, those that are wanted, as they are called now.
+
+        The others wait in ``earlier/``.
 
         Parameters
         ----------
         wanted : mapping
             (row, dataset, seed) of the whole suite to key; where that is None, what there is stays.
+        labels : mapping
+            Key to what a run of so many threads is called now, by one row or several.
         """
         runs, earlier = self.path / "runs", self.path / "earlier"
         runs.mkdir(exist_ok=True)
-        keys = set(filter(None, wanted.values()))
-        for about in read_runs(self.path):
-            is_open = wanted.get((about["row"], about["dataset"], about["seed"]), "") is None
-            if about["key"] not in keys and not is_open:
-                _move(runs / about["key"], earlier)
-        for key in keys:
+        for file in sorted(runs.glob("*/run.json")):
+            about = _read_run(file)
+            stay = [one for one in labels_of(about) if wanted.get(_place(about, one), "") is None]
+            if about["key"] in labels or stay:
+                self.label(about["key"], labels.get(about["key"]), stay)
+            else:
+                _move(file.parent, earlier)
+        for key, now in labels.items():
             if (earlier / key / "run.json").is_file() and not (runs / key).exists():
                 _move(earlier / key, runs)
+                self.label(key, now)
 
     def status(self, key: str) -> str | None:
         """``finished`` or ``failed``; None where there is no such run."""
         file = self.path / "runs" / key / "run.json"
         return _read_json(file)["status"] if file.is_file() else None
 
-    def relabel(self, key: str, about: Mapping[str, Any]) -> None:
-        """Bring up to date what a run that is there is called, which its key does not depend on."""
+    def label(self, key: str, labels: Labels | None, others: Sequence[dict[str, Any]] = ()) -> None:
+        """Say what a run that is there is called: the rows that share it, each with its settings and command."""
         file = self.path / "runs" / key / "run.json"
         found = _read_json(file)
-        now = {**found, **about}
+        threads = (found.get("environment") or {}).get("threads")  # its command repeats it as it was
+        first, *more = (labels(threads) if labels else []) + list(others)
+        now = {**_without(found, "also"), **first}
+        now |= {"also": more} if more else {}
         if now != found:
             _write(file, json.dumps(now, indent=1) + "\n")
 
@@ -125,20 +140,38 @@ class ResultsFolder:
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """What ``run.json`` of every run in a results folder says, in the order of row, dataset and seed.
 
+    A run that rows share is there once for each.
+
     Raises
     ------
     NestRecError
         When a file is damaged or of another format.
     """
-    found = []
-    for file in sorted(folder.glob("runs/*/run.json")):
-        about = _read_json(file)
-        if about.get("format") != FORMAT:
-            raise NestRecError(
-                f"{file}: format {about.get('format')!r}, expected {FORMAT}; give another --results, or move it away"
-            )
-        found.append(about)
-    return sorted(found, key=lambda about: (about["dataset"], about["row"], about["seed"]))
+    found = [_read_run(file) for file in sorted(folder.glob("runs/*/run.json"))]
+    each = [{**_without(about, "also"), **label} for about in found for label in labels_of(about)]
+    return sorted(each, key=lambda about: (about["dataset"], about["row"], about["seed"]))
+
+
+def labels_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run is called, by every row that shares it."""
+    return [{name: about[name] for name in LABELS if name in about}, *about.get("also", [])]
+
+
+def _without(about: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in about.items() if name != key}
+
+
+def _place(about: Mapping[str, Any], label: Mapping[str, Any]) -> Place:
+    return label["row"], label["dataset"], about["seed"]
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    about = _read_json(file)
+    if about.get("format") != FORMAT:
+        raise NestRecError(
+            f"{file}: format {about.get('format')!r}, expected {FORMAT}; give another --results, or move it away"
+        )
+    return about
 
 
 def _is_alive(process: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +19,7 @@ from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import configure, prepare
 
-METRICS, TOPK = ("ndcg", "recall", "mrr"), (10,)
+METRICS = ("hit", "ndcg", "recall", "mrr")
 LIST_METRICS = ("novelty", "serendipity", "averagepopularity", "giniindex")  # RecBole's names
 
 
@@ -65,7 +66,9 @@ def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Traine
     load_weights(trainer.model, read_checkpoint(trainer.saved_model_file)[0], trainer.saved_model_file)
     score, device = trainer.model.eval().full_sort_predict, trainer.device
     starts = perf_counter()
-    ranks = rank_targets(score, test_data.dataset, k=max(config["topk"]), device=device)
+    ranks = rank_targets(
+        score, test_data.dataset, k=max(config["topk"]), batch_size=config["eval_batch_size"], device=device
+    )
     seconds = {"prepare": ready - began, "train": fitted - ready, "evaluate": perf_counter() - starts}
     epochs = [record["train_seconds"] for record in trainer.history]
     seconds["per_epoch"] = float(np.mean(epochs)) if epochs else 0.0
@@ -91,15 +94,15 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
         write_ranks(done.ranks, done.test, checkpoint.with_suffix(".parquet"))
         with written_whole(checkpoint) as draft:
             shutil.move(trainer.saved_model_file, draft)
-    metrics, seconds = test_metrics(done.ranks), done.seconds["train"]
+    metrics, seconds = metrics_of_ranks(done.ranks, trainer.config["topk"]), done.seconds["train"]
     return Run(model, seed, metrics, seconds, trainer.history, str(checkpoint or "")), trainer.model, done.test
 
 
-def test_metrics(ranks: Ranks) -> dict[str, float]:
-    """NDCG, recall and MRR at 10 and coverage, protocols U and F."""
-    values = evaluate_ranks(ranks, METRICS, TOPK)
-    values["coverage@10"] = coverage(ranks.top, ranks.n_items)
-    values["coverage@10_f"] = coverage(ranks.top_unseen, ranks.n_items)
+def metrics_of_ranks(ranks: Ranks, topk: Sequence[int]) -> dict[str, float]:
+    """``hit``, ``ndcg``, ``recall``, ``mrr`` and ``coverage`` at every k, protocols U and F: ``coverage@3_f``."""
+    values = evaluate_ranks(ranks, METRICS, topk)
+    for suffix, top in (("", ranks.top), ("_f", ranks.top_unseen)):
+        values |= {f"coverage@{k}{suffix}": coverage(top[:, :k], ranks.n_items) for k in topk}
     return values
 
 
@@ -120,12 +123,11 @@ def all_metrics(done: Trained, content: np.ndarray | None = None) -> dict[str, f
         candidates too, ``ndcg@10_c``.
     """
     ranks, topk = done.ranks, done.trainer.config["topk"]
-    values = evaluate_ranks(ranks, ("hit", *METRICS), topk)
+    values = metrics_of_ranks(ranks, topk)
     how = {"metrics": LIST_METRICS, "topk": topk, "metric_decimal_place": 12}
     unseen = replace(ranks, rank=ranks.rank_unseen, top=ranks.top_unseen)
     for suffix, own in (("", ranks), ("_f", unseen)):
         of_lists = recbole_metrics(own, how, done.trainer.train_data)
-        of_lists |= {f"coverage@{k}": coverage(own.top[:, :k], ranks.n_items) for k in topk}
         if content is not None:
             at = diversity(own.top, content).mean(axis=0)
             of_lists |= {f"diversity@{k}": float(at[min(k, len(at)) - 1]) for k in topk}

@@ -10,9 +10,9 @@ from queue import Queue
 from typing import Any
 
 from nestrec_recbole.bench import attempt as worker
-from nestrec_recbole.bench.plan import How, Planned, all_runs, plan
+from nestrec_recbole.bench.plan import PlannedRun, RunOptions, all_runs, plan
 from nestrec_recbole.bench.progress import Progress
-from nestrec_recbole.bench.results import ResultsFolder
+from nestrec_recbole.bench.results import LABELS, Labels, ResultsFolder
 from nestrec_recbole.bench.suite import Suite
 from nestrec_recbole.errors import NestRecError
 
@@ -20,7 +20,7 @@ from nestrec_recbole.errors import NestRecError
 def benchmark(
     suite: Suite,
     results: str | Path,
-    how: How,
+    options: RunOptions,
     only: Sequence[str] = (),
     datasets: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -32,7 +32,7 @@ def benchmark(
     suite : Suite
     results : str or Path
         The suite's folder is made in it.
-    how : How
+    options : RunOptions
 
     Returns
     -------
@@ -48,22 +48,22 @@ def benchmark(
     folder = ResultsFolder(Path(results) / suite.name)
     with folder.held() as drafts:
         folder.open(suite)
-        planned = plan(suite, chosen, folder.path, how, lambda line: print(line, flush=True))
-        of = {one.key: one.spec["run"] for one in planned}
-        keys = {(run["row"], run["dataset"], run["seed"]): key for key, run in of.items()}
-        folder.bring_up_to_date({**dict.fromkeys(all_runs(suite)), **keys})  # no row mixes settings, whatever seeds run
-        runs = [one for one in planned if of[one.key]["seed"] in chosen.seeds]
-        for one in runs:
-            if folder.status(one.key):
-                folder.relabel(one.key, one.spec["run"])
-        settled = ("finished", "failed") if how.keep_failed else ("finished",)
-        left = [one for one in runs if folder.status(one.key) not in settled]
-        if len(left) < len(runs):
-            print(f"{len(runs) - len(left)} of {len(runs)} runs are there already", flush=True)
-        progress = Progress(len(left), how.jobs)
+        planned = plan(suite, chosen, folder.path, options, lambda line: print(line, flush=True))
+        labels = {key: _labels([one for one in planned if one.key == key]) for key in {one.key for one in planned}}
+        keys = {one.place: one.key for one in planned}
+        # No row mixes settings, whatever seeds run.
+        folder.bring_up_to_date({**dict.fromkeys(all_runs(suite)), **keys}, labels)
+        runs = [one for one in planned if one.place[2] in chosen.seeds]
+        settled = ("finished", "failed") if options.keep_failed else ("finished",)
+        open_runs = [one for one in runs if folder.status(one.key) not in settled]
+        if len(open_runs) < len(runs):
+            print(f"{len(runs) - len(open_runs)} of {len(runs)} runs are there already", flush=True)
+        left = list({one.key: one for one in reversed(open_runs)}.values())[::-1]  # rows that share a run have it once
+        progress = Progress(len(left), options.jobs or 1)
         try:
-            for one, files in _run_all(left, how, drafts, progress):
+            for one, files in _run_all(left, options, drafts, progress):
                 _publish(folder, one, files)
+                folder.label(one.key, labels[one.key])
                 progress.finish(one.name, _spoken(json.loads(files["run.json"]), suite.metrics[0]))
         except KeyboardInterrupt:
             done = sum(folder.status(one.key) == "finished" for one in runs)
@@ -74,22 +74,33 @@ def benchmark(
     return folder.path
 
 
+def _labels(runs: Sequence[PlannedRun]) -> Labels:
+    """What the rows that share a run call it."""
+
+    def of_threads(threads: int | None) -> list[dict[str, Any]]:
+        called = [{name: one.spec["run"][name] for name in LABELS} for one in runs]
+        again = [{} if threads is None else {"command": one.command(threads)} for one in runs]
+        return [{**label, **command} for label, command in zip(called, again, strict=True)]
+
+    return of_threads
+
+
 def _run_all(
-    runs: Sequence[Planned], how: How, drafts: Path, progress: Progress
-) -> Iterator[tuple[Planned, dict[str, bytes]]]:
+    runs: Sequence[PlannedRun], options: RunOptions, drafts: Path, progress: Progress
+) -> Iterator[tuple[PlannedRun, dict[str, bytes]]]:
     """Each run with its files, as it ends."""
-    if how.address is not None:
+    if options.address is not None:
         from nestrec_recbole.bench.cluster import run_on_ray
 
-        yield from run_on_ray(runs, how, progress)
+        yield from run_on_ray(runs, options, progress)
         return
     free: Queue[str | None] = Queue()
-    for slot in range(how.jobs):
-        free.put(how.gpus[slot % len(how.gpus)] if how.gpus else None)
+    for slot in range(progress.jobs):
+        free.put(options.gpus[slot % len(options.gpus)] if options.gpus else None)
 
     running = worker.Running()
 
-    def do(one: Planned) -> dict[str, bytes]:
+    def do(one: PlannedRun) -> dict[str, bytes]:
         gpu = free.get()
         progress.start(one.name)
         try:
@@ -97,7 +108,7 @@ def _run_all(
         finally:
             free.put(gpu)
 
-    with ThreadPoolExecutor(how.jobs) as pool:
+    with ThreadPoolExecutor(progress.jobs) as pool:
         waiting = {pool.submit(do, one): one for one in runs}
         try:
             for future in as_completed(waiting):
@@ -108,7 +119,7 @@ def _run_all(
             raise
 
 
-def _publish(folder: ResultsFolder, one: Planned, files: dict[str, bytes]) -> None:
+def _publish(folder: ResultsFolder, one: PlannedRun, files: dict[str, bytes]) -> None:
     """Keep a run; where there is no room for its tables, as one that failed."""
     try:
         folder.publish(one.key, files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ _SHIPPED = next((p for p in (_HERE / "suites", _HERE.parent / "benchmarks/suites
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelSpec:
     """A row of the table: a model with settings of its own.
 
     Attributes
@@ -26,6 +26,8 @@ class Row:
         Over those of the suite and of the dataset.
     on : dict of str to dict
         Settings for one dataset, over the others.
+    space : str or None
+        File of what is searched for it; None: the model's own space, where it has one.
     """
 
     name: str
@@ -33,10 +35,11 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     on: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: bool = False
+    space: str | None = None
 
 
 @dataclass(frozen=True)
-class Data:
+class DatasetSpec:
     """A dataset of a suite: the folder of atomic files, and settings for every row."""
 
     name: str
@@ -49,8 +52,8 @@ class Suite:
     """What :func:`read_suite` reads."""
 
     name: str
-    rows: tuple[Row, ...]
-    datasets: tuple[Data, ...]
+    rows: tuple[ModelSpec, ...]
+    datasets: tuple[DatasetSpec, ...]
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,11 +63,19 @@ class Suite:
     published: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)  # on the command line, over all others
 
-    def settings_of(self, row: Row, data: Data) -> dict[str, Any]:
+    def settings_of(self, row: ModelSpec, data: DatasetSpec) -> dict[str, Any]:
         """All levels merged: suite, dataset, row, row on this dataset, command line."""
         return {**self.settings, **data.settings, **row.settings, **row.on.get(data.name, {}), **self.given}
 
-    def settings_of_data(self, data: Data) -> dict[str, Any]:
+    def own_settings(self, row: ModelSpec, data: DatasetSpec) -> dict[str, Any]:
+        """What makes a row on a dataset that row: its own settings there, and the command line's."""
+        return {**row.settings, **row.on.get(data.name, {}), **self.given}
+
+    def as_written(self, but: Collection[str]) -> Suite:
+        """The suite as its file has it, of the command line only these keys: rows that do not run know no others."""
+        return replace(self, given={key: value for key, value in self.given.items() if key in but})
+
+    def settings_of_data(self, data: DatasetSpec) -> dict[str, Any]:
         """Those of a dataset, whatever the row."""
         return {**self.settings, **data.settings, **self.given}
 
@@ -97,12 +108,12 @@ class Suite:
         def without_given(settings: dict[str, Any]) -> dict[str, Any]:
             return {key: value for key, value in settings.items() if key not in self.given}
 
-        def row(one: Row) -> dict[str, Any]:
+        def row(one: ModelSpec) -> dict[str, Any]:
             on = {name: without_given(settings) for name, settings in one.on.items()}
-            own = {"settings": without_given(one.settings), "on": on}
+            own = {"settings": without_given(one.settings), "on": on, "space": one.space}
             return {"model": one.model, "baseline": one.baseline} | {key: value for key, value in own.items() if value}
 
-        def data(one: Data) -> dict[str, Any]:
+        def data(one: DatasetSpec) -> dict[str, Any]:
             return {"dataset": one.dataset, "settings": without_given(one.settings)}
 
         found = {
@@ -177,8 +188,10 @@ def build_suite(found: Mapping[str, Any], given: Mapping[str, Any]) -> Suite:
     def stated(about: Mapping[str, Any] | None) -> dict[str, Any]:
         return {key: value for key, value in (about or {}).items() if value is not None}
 
-    rows = [Row(str(name), **{"model": str(name), **stated(about)}) for name, about in found["models"].items()]
-    datasets = [Data(str(name), **{"dataset": str(name), **stated(about)}) for name, about in found["datasets"].items()]
+    rows = [ModelSpec(str(name), **{"model": str(name), **stated(about)}) for name, about in found["models"].items()]
+    datasets = [
+        DatasetSpec(str(name), **{"dataset": str(name), **stated(about)}) for name, about in found["datasets"].items()
+    ]
     others = ("about", "settings", "tune", "time_limit", "published")
     return Suite(
         name=found["name"],

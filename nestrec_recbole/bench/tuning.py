@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.tune.space import Dimension, Space, read_space
+
+_MANY = 1000  # trials, where only hours are stated
 
 
 def has_space(model: str) -> bool:
@@ -22,10 +26,67 @@ def has_space(model: str) -> bool:
     return True
 
 
+def space_of(model: str, named: str | None, own: Mapping[str, Any]) -> Space | str:
+    """What is searched for a row, or why nothing is.
+
+    Parameters
+    ----------
+    model : str
+    named : str or None
+        File of the row's space.
+    own : mapping
+        Settings that make the row that row: none of them is searched.
+
+    Raises
+    ------
+    NestRecError
+        When the space cannot be read.
+    """
+    if named is None and not has_space(model):
+        return f"no space is known for {model}; the row may name one, `space: FILE`"
+    space = read_space(tuning_space(model) if named is None else named)
+    space = replace(space, dimensions=tuple(_fixed(one, own) for one in space.dimensions))
+    if all(one.kind == "choice" and len(one.values) == 1 for one in space.dimensions):
+        return "the row itself says all that would be searched"
+    return space
+
+
+def _fixed(one: Dimension, own: Mapping[str, Any]) -> Dimension:
+    """The one value that a row states, where it states one."""
+    outer, _, inner = one.name.partition(".")
+    stated = own.get(outer) if inner else own
+    name = inner or outer
+    if not isinstance(stated, Mapping) or name not in stated:
+        return one
+    return replace(one, kind="choice", values=(stated[name],))
+
+
+def budget_of(tune: Mapping[str, Any]) -> dict[str, Any]:
+    """The suite's ``tune`` as a search takes it."""
+    return {"trials": _MANY, **tune}
+
+
+def check_budget(tune: Mapping[str, Any]) -> None:
+    """Refuse a budget that no search would take.
+
+    Raises
+    ------
+    NestRecError
+        Saying which part of it.
+    """
+    from nestrec_recbole.tune.search import _check_plan
+
+    budget = {"epochs": None, "scheduler": "asha", "searcher": "random", **budget_of(tune)}
+    _check_plan(budget["trials"], budget["epochs"], budget["scheduler"], budget["searcher"], 1.0, 0.0, None)
+    if budget.get("hours") is not None and budget["hours"] <= 0:
+        raise NestRecError(f"hours is {budget['hours']}; expected a number above 0")
+
+
 def tune_row(
     model: str,
     dataset: str,
     settings: Mapping[str, Any],
+    space: Space,
     budget: Mapping[str, Any],
     made_of: Any,
     folder: Path,
@@ -37,28 +98,34 @@ def tune_row(
     Parameters
     ----------
     budget : mapping
-        The suite's ``tune``: trials, epochs, ...
+        The suite's ``tune``: trials, hours, epochs, ...
     made_of
         What else the outcome depends on: data and code. Another search gets another folder.
     folder : Path
-        Of the searches of a results folder.
+        Of the searches of a results folder. Each leaves ``trials.csv``, ``tuning.html`` and ``best.yaml`` in its own.
     **how
         ``cpus``, ``address``.
 
     Returns
     -------
     dict
-        ``trials``, ``epochs``, ``best`` (settings that were found) and ``score`` (on validation data).
+        ``trials``, ``epochs`` (of all trials together), ``best`` (settings that were found), ``score`` (on validation
+        data) and ``folder`` (its name).
     """
-    whole = json.dumps([model, dataset, settings, budget, made_of], sort_keys=True, default=str)
+    dimensions = [asdict(one) for one in space.dimensions]
+    whole = json.dumps([model, dataset, settings, dimensions, budget, made_of], sort_keys=True, default=str)
     place = folder / f"{model}-{dataset}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
     file = place / "found.json"
     if not file.is_file():
-        from nestrec_recbole.tune.search import search  # Ray, which only this needs
+        from nestrec_recbole.tune.results import write_results  # these need Ray, which the rest does not
+        from nestrec_recbole.tune.search import search
 
-        found = search(model, dataset, settings, folder=place / "search", resume=True, say=say, **budget, **how)
+        found = search(
+            model, dataset, settings, space, folder=place / "search", resume=True, say=say, **budget_of(budget), **how
+        )
         best = {key: value for key, value in found.settings.items() if settings.get(key) != value and key != "epochs"}
-        about = {"trials": len(found.trials), "epochs": budget.get("epochs"), "best": best, "score": found.score}
+        about = {"trials": len(found.trials), "epochs": found.epochs, "best": best, "score": found.score}
+        write_results(found, place)
         with written_whole(file) as draft:
-            draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps({**about, "folder": place.name}, indent=1) + "\n", encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.errors import first_line
+from nestrec_recbole.errors import in_one_line
 
 
 def main(folder: Path) -> int:
@@ -23,10 +23,10 @@ def main(folder: Path) -> int:
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     try:
         outcome = run(spec, folder)
+        (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
     except Exception as error:  # whatever it is, it becomes a row of the table
-        (folder / "error.txt").write_text(f"{_named(error)}\n", encoding="utf-8")
+        (folder / "error.txt").write_text(f"{in_one_line(error)}\n", encoding="utf-8")
         return 1
-    (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
     return 0
 
 
@@ -108,16 +108,6 @@ def _validation(trainer: Any) -> dict[str, Any]:
     sign = 1 if trainer.config["valid_metric_bigger"] else -1
     best: dict[str, Any] = max(reversed(scored), key=lambda record: sign * record["valid_score"], default={})
     return {"score": best.get("valid_score"), "metric": trainer.config["valid_metric"], "epoch": best.get("epoch")}
-
-
-def _named(error: BaseException) -> str:
-    """An error in one line; with its kind, where it is not one of ours that explains itself."""
-    from nestrec_recbole.errors import NestRecError
-
-    if isinstance(error, NestRecError):
-        return " ".join(str(error).split())
-    kind, line = type(error).__name__, first_line(error)
-    return kind if line == kind else f"{kind}: {line}"
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("suite", help="YAML file, or the name of a suite that ships")
     parser.add_argument("--results", default="results", metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one, or one for each GPU)")
     parser.add_argument("--threads", type=int, metavar="N", help="of each run (default: all cores, shared by the jobs)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run (default: all)")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="datasets to run on (default: all)")
@@ -28,7 +28,7 @@ def call(options: Any) -> int:
     """Run the verb; 1 where a run failed, 130 where it was stopped."""
     import nestrec_recbole  # noqa: F401  # the repairs come first
     from nestrec_recbole.bench.check import SuiteError, read_suite
-    from nestrec_recbole.bench.plan import How, default_threads, from_word
+    from nestrec_recbole.bench.plan import RunOptions, default_threads, from_word
     from nestrec_recbole.bench.report import write_report
     from nestrec_recbole.bench.results import read_runs
     from nestrec_recbole.bench.runner import benchmark
@@ -39,18 +39,21 @@ def call(options: Any) -> int:
     for name, value in (("--jobs", options.jobs), ("--threads", options.threads)):
         if value is not None and value < 1:
             raise NestRecError(f"{name} is {value}; expected a whole number from 1")
-    how = How(
+    gpus = _gpus()
+    # A cluster says itself how many it has room for.
+    jobs = options.jobs or (None if options.address else max(1, len(gpus)))
+    how_to_run = RunOptions(
         named=options.suite,
-        jobs=options.jobs,
-        threads=options.threads or default_threads(options.jobs),
-        gpus=_gpus(),
+        jobs=jobs,
+        threads=options.threads or default_threads(jobs or 1),
+        gpus=gpus,
         address=options.address,
         keep_failed=options.keep_failed,
         tune=not options.no_tune,
     )
     try:
         suite = read_suite(options.suite, given, options.only or (), options.dataset or ())
-        folder = benchmark(suite, options.results, how, options.only, options.dataset, options.seeds)
+        folder = benchmark(suite, options.results, how_to_run, options.only, options.dataset, options.seeds)
     except SuiteError as error:
         for line in error.lines:
             print(f"nestrec: {line}", file=sys.stderr)

@@ -42,7 +42,7 @@ def require_ray() -> None:
 
 
 @contextmanager
-def running_ray(address: str | None, cpus: float, gpus: float) -> Iterator[None]:
+def running_ray(address: str | None, cpus: float, gpus: float, what: str = "a trial") -> Iterator[None]:
     """Within, this process is connected to a Ray that has the CPUs and GPUs that one trial asks for.
 
     Parameters
@@ -51,6 +51,8 @@ def running_ray(address: str | None, cpus: float, gpus: float) -> Iterator[None]
         ``host:port`` of a cluster, or ``auto``; None: one of this machine alone, unless this process has one already.
     cpus, gpus : float
         Of a trial.
+    what : str
+        Asks for them, where it is no trial.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def running_ray(address: str | None, cpus: float, gpus: float) -> Iterator[None]
     if own:
         _connect(address)
     try:
-        _check_resources([node["Resources"] for node in ray.nodes() if node["Alive"]], cpus, gpus)
+        check_resources(machines(), cpus, gpus, what)
         yield
     finally:
         if own:
@@ -103,8 +105,22 @@ def _no_cluster(address: str, error: Exception) -> NestRecError:
     return NestRecError(f"no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one")
 
 
-def _check_resources(machines: list[dict[str, float]], cpus: float, gpus: float) -> None:
+def machines() -> list[dict[str, float]]:
+    """What each machine of the cluster that this process is connected to has: ``CPU``, ``GPU`` and more."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_resources(machines: list[dict[str, float]], cpus: float, gpus: float, what: str = "a trial") -> None:
+    """Refuse what no machine has, and Ray would wait for without a word.
+
+    Raises
+    ------
+    NestRecError
+        With what there is.
+    """
     if any(one.get("CPU", 0) >= cpus and one.get("GPU", 0) >= gpus for one in machines):
         return
     there = "; ".join(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in machines)
-    raise NestRecError(f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs on one machine; there are {there}")
+    raise NestRecError(f"{what} asks for {cpus:g} CPUs and {gpus:g} GPUs on one machine; there are {there}")

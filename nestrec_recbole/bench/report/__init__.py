@@ -7,14 +7,18 @@ from pathlib import Path
 from nestrec_recbole.bench.report.page import render
 from nestrec_recbole.bench.report.results import read_results
 from nestrec_recbole.bench.report.rows import group_rows, metrics_of
-from nestrec_recbole.bench.report.tables import as_csv, as_latex, as_markdown
+from nestrec_recbole.bench.report.summary import not_done
+from nestrec_recbole.bench.report.tables import as_csv, as_latex, as_markdown, costs_as_csv
 from nestrec_recbole.files import written_whole
 
 __all__ = ["write_report"]
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write ``report.html``, ``table.csv``, ``table.md`` and ``table.tex`` into a results folder.
+    """Write ``report.html`` and tables into a results folder.
+
+    Equal runs give equal ``table.csv``, ``table.md`` and ``table.tex``, to the byte; what they cost, which is never the
+    same twice, is in ``costs.csv``.
 
     Parameters
     ----------
@@ -35,8 +39,9 @@ def write_report(folder: str | Path) -> Path:
     groups, metrics = group_rows(results), metrics_of(results)
     texts = {
         "table.csv": as_csv(groups, metrics),
-        "table.md": as_markdown(groups, metrics),
-        "table.tex": as_latex(groups, metrics),
+        "table.md": as_markdown(groups, metrics, not_done(results)),
+        "table.tex": as_latex(groups, metrics, not_done(results)),
+        "costs.csv": costs_as_csv(groups),
         "report.html": render(results, groups),
     }
     for name, text in texts.items():

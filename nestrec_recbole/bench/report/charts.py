@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nestrec_recbole.bench.report.results import Data, Record
-from nestrec_recbole.bench.report.rows import Group, Row
+from nestrec_recbole.bench.report.results import DatasetCard, Record
+from nestrec_recbole.bench.report.rows import Group, RowResult
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.saved import metric_of_rows
 from nestrec_recbole.evaluate.slices import slicings
@@ -37,7 +37,7 @@ def _curve(run: Record) -> dict[str, Any]:
     }
 
 
-def chart_slices(group: Group, data: Data, metric: str) -> list[dict[str, Any]]:
+def chart_slices(group: Group, data: DatasetCard, metric: str) -> list[dict[str, Any]]:
     """The metric of every row in every slice, each averaged over seeds; rows without ranks are left out.
 
     Slices that nobody falls into are left out, and divisions that leave a single slice.
@@ -59,7 +59,7 @@ def chart_slices(group: Group, data: Data, metric: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _slices_of(row: Row, data: Data, metric: str) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
+def _slices_of(row: RowResult, data: DatasetCard, metric: str) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
     runs = [(slicings(run.ranks, data.items), metric_of_rows(run.ranks, metric)) for run in row.finished]
     return {
         slicing.name: (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nestrec_recbole.bench.report.results import Data, Record
+from nestrec_recbole.bench.report.results import DatasetCard, Record
 from nestrec_recbole.bench.report.rows import Group
 from nestrec_recbole.data.pictures import TYPES
 from nestrec_recbole.errors import NestRecError, first_line
@@ -20,7 +20,7 @@ N_USERS = 4  # of each kind
 N_PICTURES, SIDE = 200, 80
 
 
-def examples(group: Group, data: Data, unseen: bool) -> dict[str, Any]:
+def examples(group: Group, data: DatasetCard, unseen: bool) -> dict[str, Any]:
     """Histories, targets and lists of a few users, under each row's first seed.
 
     Half of the users are drawn from all, half from those whose target at least one model lists; by a fixed seed.
@@ -28,7 +28,7 @@ def examples(group: Group, data: Data, unseen: bool) -> dict[str, Any]:
     Parameters
     ----------
     group : Group
-    data : Data
+    data : DatasetCard
     unseen : bool
         Show the lists under F, which leave out what the user has seen; else those under U.
 
@@ -90,7 +90,7 @@ def _tokens(items: Any) -> list[str]:
     return [str(item) for item in items]
 
 
-def _about_items(shown: list[str], data: Data) -> dict[str, dict[str, str]]:
+def _about_items(shown: list[str], data: DatasetCard) -> dict[str, dict[str, str]]:
     if data.items is None:
         return {"titles": {}, "pictures": {}}
     items = data.items[data.items["item"].isin(shown)].set_index("item")

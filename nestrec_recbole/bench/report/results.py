@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from nestrec_recbole.bench.attempt import FORMAT
+from nestrec_recbole.bench.results import labels_of
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 from nestrec_recbole.evaluate.saved import read_ranks
 
@@ -65,7 +66,7 @@ class Record:
 
 
 @dataclass
-class Data:
+class DatasetCard:
     """One dataset as the runs saw it."""
 
     folder: Path
@@ -94,12 +95,25 @@ class Results:
     suite: dict[str, Any]
     version: str
     runs: list[Record]
-    data: dict[str, Data]
+    data: dict[str, DatasetCard]
 
     @property
     def name(self) -> str:
         """What the suite is called."""
         return str(self.suite.get("name") or self.folder.name)
+
+    @property
+    def planned(self) -> list[tuple[str, str, int]]:
+        """(row, dataset, seed) of every run of the suite."""
+        rows, datasets = list(self.suite.get("models") or {}), list(self.suite.get("datasets") or {})
+        seeds = list(self.suite.get("seeds") or [])
+        return [(str(row), str(data), seed) for data in datasets for row in rows for seed in seeds]
+
+    @property
+    def missing(self) -> list[tuple[str, str, int]]:
+        """Those that have neither finished nor failed."""
+        there = {(run.row, run.dataset, run.seed) for run in self.runs}
+        return [one for one in self.planned if one not in there]
 
 
 def read_results(folder: str | Path) -> Results:
@@ -119,7 +133,7 @@ def read_results(folder: str | Path) -> Results:
     about = _read_json(head)
     _check_format(head, about)
     suite = _read_suite(folder / "suite.yaml")
-    runs = [read_run(path.parent) for path in sorted(folder.glob("runs/*/run.json"))]
+    runs = [run for path in sorted(folder.glob("runs/*/run.json")) for run in _read_records(path.parent)]
     if not runs:
         raise NestRecError(f"{folder}: no runs in it yet; `nestrec benchmark` with the suite's file makes them")
     rows, datasets = list(suite.get("models") or {}), list(suite.get("datasets") or {})
@@ -129,18 +143,27 @@ def read_results(folder: str | Path) -> Results:
 
 
 def read_run(folder: str | Path) -> Record:
-    """Read the ``run.json`` of one run.
+    """Read the ``run.json`` of one run; of rows that share it, as the first calls it.
 
     Raises
     ------
     NestRecError
         When it is missing, of another format, or a field is missing or of the wrong type.
     """
+    return _read_records(folder)[0]
+
+
+def _read_records(folder: str | Path) -> list[Record]:
+    """One run, once for each row that shares it."""
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise NestRecError(f"{path}: missing; expected the folder of a run, such as results/<suite>/runs/<key>")
     found = _read_json(path)
     _check_format(path, found)
+    return [_record(path, {**found, **label}) for label in labels_of(found)]
+
+
+def _record(path: Path, found: dict[str, Any]) -> Record:
     known = {one.name for one in fields(Record)}
     given = {key: value for key, value in found.items() if key in known and value is not None}
     for name in _NEEDED:
@@ -153,7 +176,7 @@ def read_run(folder: str | Path) -> Record:
             raise NestRecError(f"{path}: field {name!r} is {value!r} ({type(value).__name__}); expected {named}")
     if given["status"] not in ("finished", "failed"):
         raise NestRecError(f"{path}: {unknown('status', given['status'], ('finished', 'failed'))}")
-    return Record(folder=Path(folder), **given)
+    return Record(folder=path.parent, **given)
 
 
 def _place(name: str, names: list[str]) -> tuple[int, str]:
@@ -189,9 +212,11 @@ def _read_suite(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_data(folder: Path) -> Data:
+def _read_data(folder: Path) -> DatasetCard:
     card, items = folder / "card.json", folder / "items.parquet"
-    return Data(folder, _read_json(card) if card.is_file() else {}, _read_items(items) if items.is_file() else None)
+    return DatasetCard(
+        folder, _read_json(card) if card.is_file() else {}, _read_items(items) if items.is_file() else None
+    )
 
 
 def _read_items(path: Path) -> pd.DataFrame:

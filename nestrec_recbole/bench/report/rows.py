@@ -17,12 +17,12 @@ USUAL = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f")
 
 
 @dataclass
-class Row:
+class RowResult:
     """One model on one dataset, over all its seeds.
 
     Attributes
     ----------
-    against : Row or None
+    against : RowResult or None
         The best baseline of the dataset (the best row where there is none), which this row is compared with.
     comparison : Comparison or None
         None where the row was not tested; ``untested`` says why.
@@ -32,7 +32,7 @@ class Row:
 
     name: str
     runs: list[Record]
-    against: Row | None = None
+    against: RowResult | None = None
     comparison: Comparison | None = None
     untested: str = ""
     p: float | None = None
@@ -77,6 +77,15 @@ class Row:
         values = self.values(metric)
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
+    @property
+    def tuning(self) -> str:
+        """What tuning the row got, in words: ``20 trials, 214 epochs``, or why it got none."""
+        got = self.runs[0].tuning
+        if not got.get("trials"):
+            return f"not tuned: {got['why']}" if got.get("why") else "not tuned"
+        epochs = f", {got['epochs']} epochs" if got.get("epochs") else ""
+        return f"{got['trials']} trial{'s' * (got['trials'] != 1)}{epochs}"
+
     def seconds(self, name: str) -> float | None:
         """Mean over seeds of ``train``, ``per_epoch``, ``evaluate`` or ``prepare``."""
         return _mean([run.seconds[name] for run in self.finished if run.seconds.get(name) is not None])
@@ -98,11 +107,11 @@ class Group:
 
     data: str
     label: str
-    rows: list[Row]
+    rows: list[RowResult]
     published: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def finished(self) -> list[Row]:
+    def finished(self) -> list[RowResult]:
         """Rows with results, best first."""
         return [row for row in self.rows if row.finished]
 
@@ -113,7 +122,7 @@ def group_rows(results: Results) -> list[Group]:
     groups = []
     for data, of_data in groupby(results.runs, key=lambda run: run.data):
         runs = list(of_data)
-        rows = [Row(name, list(of_row)) for name, of_row in groupby(runs, key=lambda run: run.row)]
+        rows = [RowResult(name, list(of_row)) for name, of_row in groupby(runs, key=lambda run: run.row)]
         rows.sort(key=lambda row: -_or(row.mean(tested), -np.inf))
         groups.append(Group(data, _label(results, data), rows, _published(results, runs[0].dataset)))
     for group in groups:
@@ -143,7 +152,7 @@ def spoken(metric: str) -> str:
     return f"{upper.get(name, name[:1].upper() + name[1:])}{'@' if rest else ''}{cutoff}{protocol}"
 
 
-def _compare_rows(rows: list[Row], metric: str) -> None:
+def _compare_rows(rows: list[RowResult], metric: str) -> None:
     reference = next((row for row in rows if row.baseline), rows[0]) if rows else None
     for row in rows:
         if reference is None or row is reference:

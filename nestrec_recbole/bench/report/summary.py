@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestrec_recbole.bench.report.rows import Group, Row, spoken
+from nestrec_recbole.bench.report.results import Results
+from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 from nestrec_recbole.evaluate.significance import LEVEL
 
 
@@ -28,6 +29,17 @@ def findings(groups: list[Group], metric: str) -> list[Finding]:
     return [Finding(group.label, list(_sentences(group, metric))) for group in groups]
 
 
+def not_done(results: Results) -> str:
+    """The runs of the suite that have neither finished nor failed, in a sentence; empty where all have."""
+    if not results.missing:
+        return ""
+    seeds: dict[str, list[str]] = {}
+    for row, data, seed in results.missing:
+        seeds.setdefault(f"{row} on {data}", []).append(str(seed))
+    named = ", ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for name, of in seeds.items())
+    return f"{len(results.missing)} of {len(results.planned)} runs have not been done: {named}."
+
+
 def _sentences(group: Group, metric: str) -> list[str]:
     ranked = [row for row in group.finished if row.mean(metric) is not None]
     said = []
@@ -46,7 +58,7 @@ def _sentences(group: Group, metric: str) -> list[str]:
     return [*said, *_failures(group)]
 
 
-def _best(ranked: list[Row], metric: str) -> str:
+def _best(ranked: list[RowResult], metric: str) -> str:
     first, second = ranked[:2]
     reference = first.against or second
     best = f"{first.name}{', a baseline,' if first.baseline else ''} has the highest {spoken(metric)}, "
@@ -55,11 +67,10 @@ def _best(ranked: list[Row], metric: str) -> str:
         best += f", the best baseline ({_value(reference, metric)}). "
     else:
         best += f", the next ({_value(reference, metric)}). "
-    judged = first if first.comparison else second
-    return best + _judgement(judged)
+    return best + _judgement(first if first.against else second)  # the first itself may be what others are tested on
 
 
-def _judgement(row: Row) -> str:
+def _judgement(row: RowResult) -> str:
     found = row.comparison
     if found is None or row.p is None:
         return f"Whether that holds was not tested: {row.untested or 'it is one of a kind'}."
@@ -73,7 +84,7 @@ def _judgement(row: Row) -> str:
     )
 
 
-def _verdicts(ranked: list[Row]) -> list[str]:
+def _verdicts(ranked: list[RowResult]) -> list[str]:
     reference = next((row.against for row in ranked if row.against), None)
     said = []
     for verdict, words in {
@@ -89,7 +100,7 @@ def _verdicts(ranked: list[Row]) -> list[str]:
     return said
 
 
-def _seeds(row: Row, metric: str) -> str:
+def _seeds(row: RowResult, metric: str) -> str:
     spread = row.spread(metric)
     if spread is None:
         return f"{row.name} has one seed only: how much the result varies between seeds is unknown."
@@ -110,10 +121,10 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _value(row: Row, metric: str) -> str:
+def _value(row: RowResult, metric: str) -> str:
     return f"{row.mean(metric):.4f}"
 
 
-def _above(row: Row, other: Row, metric: str) -> str:
+def _above(row: RowResult, other: RowResult, metric: str) -> str:
     ours, theirs = row.mean(metric) or 0.0, other.mean(metric) or 0.0
     return f"{ours / theirs - 1:.1%} above" if theirs else f"{ours - theirs:.4f} above"

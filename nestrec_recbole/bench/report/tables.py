@@ -8,14 +8,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from nestrec_recbole.bench.report.rows import Group, Row, spoken
+from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 
 _MARKS = {"better": "†", "worse": "‡"}
 
 
 def as_csv(groups: list[Group], metrics: list[str]) -> str:
-    """One line a row, with the test's outcome and costs."""
-    lines = [_csv_cells(group, row, metrics) for group in groups for row in group.rows]
+    """One line a row, with the tuning it got and the test's outcome."""
+    return _csv([_csv_cells(group, row, metrics) for group in groups for row in group.rows])
+
+
+def costs_as_csv(groups: list[Group]) -> str:
+    """One line a row: seconds (means over seeds) and memory (the largest)."""
+    return _csv([_costs(group, row) for group in groups for row in group.rows])
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -23,8 +31,8 @@ def as_csv(groups: list[Group], metrics: list[str]) -> str:
     return out.getvalue()
 
 
-def as_markdown(groups: list[Group], metrics: list[str]) -> str:
-    """A Markdown table with a line on what the marks mean."""
+def as_markdown(groups: list[Group], metrics: list[str], missing: str = "") -> str:
+    """A Markdown table with a line on what the marks mean, and one on what is missing."""
     head = ["dataset", "model", *map(spoken, metrics), "seeds"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for group in groups:
@@ -32,11 +40,12 @@ def as_markdown(groups: list[Group], metrics: list[str]) -> str:
             cells = _cells(group, row, metrics, bold=lambda text: f"**{text}**")
             names = [_in_markdown(group.label), _in_markdown(row.name)]
             lines.append(f"| {' | '.join([*names, *cells, _seeds(row)])} |")
-    return "\n".join([*lines, "", _note(groups, metrics)]) + "\n"
+    notes = [_note(groups, metrics), *(["", _in_markdown(missing)] if missing else [])]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
-def as_latex(groups: list[Group], metrics: list[str]) -> str:
-    """A ``tabular`` for the package booktabs."""
+def as_latex(groups: list[Group], metrics: list[str], missing: str = "") -> str:
+    """A ``tabular`` for the package booktabs, with the same lines below."""
     head = ["", *map(spoken, metrics), "seeds"]
     lines = ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\toprule"]
     lines.append(" & ".join(map(_in_latex, head)) + " \\\\")
@@ -47,7 +56,8 @@ def as_latex(groups: list[Group], metrics: list[str]) -> str:
             cells = [cell.replace("†", "$^\\dagger$").replace("‡", "$^\\ddagger$") for cell in cells]
             lines.append(" & ".join([_in_latex(row.name), *cells, _in_latex(_seeds(row))]) + " \\\\")
     note = _in_latex(_note(groups, metrics)).replace("†", "$^\\dagger$").replace("‡", "$^\\ddagger$")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "", note]) + "\n"
+    notes = [note, *(["", _in_latex(missing)] if missing else [])]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "", *notes]) + "\n"
 
 
 def best_of(group: Group, metric: str) -> float | None:
@@ -57,7 +67,7 @@ def best_of(group: Group, metric: str) -> float | None:
     return (min if is_bias else max)(values, default=None)
 
 
-def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
+def _cells(group: Group, row: RowResult, metrics: list[str], bold: Callable[[str], str]) -> list[str]:
     cells = []
     for place, metric in enumerate(metrics):
         mean = row.mean(metric)
@@ -68,7 +78,7 @@ def _cells(group: Group, row: Row, metrics: list[str], bold: Callable[[str], str
     return cells
 
 
-def _csv_cells(group: Group, row: Row, metrics: list[str]) -> dict[str, Any]:
+def _csv_cells(group: Group, row: RowResult, metrics: list[str]) -> dict[str, Any]:
     found = row.comparison
     cells: dict[str, Any] = {"dataset": group.label, "row": row.name, "model": row.runs[0].model}
     cells |= {"baseline": row.baseline, "seeds": " ".join(map(str, row.seeds)), "failed": len(row.failed)}
@@ -79,12 +89,16 @@ def _csv_cells(group: Group, row: Row, metrics: list[str]) -> dict[str, Any]:
     for name in ("n_users", "difference", "low", "high", "p", "effect", "better", "worse"):
         cells[name] = getattr(found, name) if found else None
     cells["p_holm"] = row.p
-    for name in ("train", "per_epoch", "evaluate"):
-        cells[f"seconds_{name}"] = row.seconds(name)
-    return {**cells, "peak_memory_mib": row.peak_memory_mib, "parameters": row.parameters}
+    tuning = {f"tuning_{name}": row.runs[0].tuning.get(name) for name in ("trials", "epochs")}
+    return {**cells, **tuning, "parameters": row.parameters}
 
 
-def _seeds(row: Row) -> str:
+def _costs(group: Group, row: RowResult) -> dict[str, Any]:
+    seconds = {f"seconds_{name}": row.seconds(name) for name in ("prepare", "train", "per_epoch", "evaluate")}
+    return {"dataset": group.label, "row": row.name, **seconds, "peak_memory_mib": row.peak_memory_mib}
+
+
+def _seeds(row: RowResult) -> str:
     failed = f", {len(row.failed)} failed" if row.failed else ""
     return f"{len(row.seeds)}{failed}"
 
