@@ -8,11 +8,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from nestrec_recbole.compat import literal
+from nestrec_recbole.process_state import without_arguments
 
 _SAID = (
     "objective_function tells Ray Tune the validation metrics of the best epoch so far, after every epoch; RecBole's "
@@ -45,12 +47,8 @@ def objective_function(
     from nestrec_recbole.train.prepare import prepare
 
     report = _report_of_trial()
-    argv = sys.argv
-    sys.argv = argv[:1] if report else argv  # a worker's arguments are Ray's
-    try:
+    with without_arguments() if report else nullcontext():  # a worker's arguments are Ray's
         config = Config(config_dict=config_dict, config_file_list=config_file_list)
-    finally:
-        sys.argv = argv
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)

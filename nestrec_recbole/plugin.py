@@ -30,6 +30,7 @@ from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.beyond import METRICS
 from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.processes import Processes, choose_gpu, join_torchrun
 from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
@@ -323,11 +324,8 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     if about["model"] not in _registered:
         config = configure_again(about["model"], about["dataset"], kept, saved["data_path"])
         return {"config": config, "state_dict": weights, "other_parameter": None}
-    argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
-    try:
+    with without_arguments():  # what was given on that run's command line is in the checkpoint
         config = Config(model=about["model"], dataset=about["dataset"])
-    finally:
-        sys.argv = argv
     config.final_config_dict.update(kept)
     settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
