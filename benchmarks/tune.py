@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from readme import put_table, read_results, write_results
 
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.search import search
 from nestrec_recbole.tune.space import Space, parse_space
@@ -47,16 +48,8 @@ def asha(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for scheduler in ("none", "asha"):
             given = {**SETTINGS, "stopping_step": options.epochs}  # the full search is full
-            result = search(
-                "FastSASRec",
-                "ml-100k",
-                given,
-                SPACE,
-                trials=options.trials,
-                epochs=options.epochs,
-                scheduler=scheduler,
-                folder=Path(folder) / scheduler,
-            )
+            plan = Plan(options.trials, options.epochs, scheduler)
+            result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=Path(folder) / scheduler)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
     full, short = found["none"], found["asha"]
     return found | {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
@@ -74,11 +67,8 @@ def together(options: argparse.Namespace) -> dict[str, float]:
                 "ml-100k",
                 SETTINGS,
                 space,
-                trials=options.trials,
-                epochs=options.short_epochs,
-                scheduler="none",
+                Plan(options.trials, options.short_epochs, "none", at_once=at_once),
                 folder=Path(folder) / "search",
-                at_once=at_once,
                 say=lambda line, ends=ends: ends.append(perf_counter()),  # type: ignore[misc]
             )
         rates[str(at_once)] = 60 * (len(ends) - at_once) / (ends[-1] - ends[at_once - 1])
@@ -118,17 +108,14 @@ def _epochs_with_ray(settings: dict[str, Any], space: Space, folder: str) -> lis
         def on_trial_result(self, **info: Any) -> None:
             ends.append(perf_counter())
 
-    from nestrec_recbole.tune import plan
+    from nestrec_recbole.tune import running
 
-    before, plan.Progress = plan.Progress, Watch  # type: ignore[misc]
+    before, running.Progress = running.Progress, Watch  # type: ignore[misc]
     try:
-        given = {k: v for k, v in settings.items() if k != "epochs"}
-        epochs = settings["epochs"]
-        search(
-            "FastSASRec", "beauty", given, space, trials=1, epochs=epochs, scheduler="none", folder=folder, say=_ignore
-        )
+        plan = Plan(1, settings["epochs"], "none")
+        search("FastSASRec", "beauty", settings, space, plan, folder=folder, say=_ignore)
     finally:
-        plan.Progress = before  # type: ignore[misc]
+        running.Progress = before  # type: ignore[misc]
     return [after - before for before, after in pairwise(ends)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -29,8 +30,10 @@ from nestrec_recbole import compat_tuning
 from nestrec_recbole.cli import main
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.tune import cluster, trial
+from nestrec_recbole.tune import search as search_module
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.results import importances, write_results
-from nestrec_recbole.tune.search import Found, search
+from nestrec_recbole.tune.search import SearchResult, search
 from nestrec_recbole.tune.space import parse_space
 from nestrec_recbole.tune.trial import Task, Trial, run_trial
 
@@ -150,11 +153,11 @@ def test_a_trial_that_is_cut_off_goes_on(circle: dict[str, Any], tmp_path: Path)
     task, told = make_task(circle, tmp_path / "cut"), []
     with pytest.raises(Cut):
         run_trial(task, point, None, cut_at(1))
-    assert len(Trial.read(task.place(point)).scores) == 2
+    assert len(Trial.read(task.folder_of(point)).scores) == 2
     gone_on = run_trial(task, point, None, lambda epoch, best: told.append((epoch, best)))
     assert gone_on.scores == whole.scores and gone_on.valid == whole.valid and gone_on.status == "finished"
     assert told == [(epoch, max(score for _, score in whole.scores[: epoch + 1])) for epoch in range(EPOCHS)]
-    assert Trial.read(task.place(point)) == gone_on
+    assert Trial.read(task.folder_of(point)) == gone_on
 
 
 def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
@@ -165,11 +168,34 @@ def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, mo
     assert again.scores == first.scores and told == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("left", ["", "\0\0\0", '{"settings": {"learning_ra'], ids=["empty", "zeros", "cut"])
+@pytest.mark.parametrize("keeps_checkpoint", [True, False])
+def test_files_that_a_power_cut_has_spoilt(
+    left: str, keeps_checkpoint: bool, circle: dict[str, Any], tmp_path: Path
+) -> None:
+    point = {"learning_rate": 0, "hidden_dropout_prob": 0.15}
+    whole = run_trial(make_task(circle, tmp_path / "whole"), point, None, ignore)
+    task = make_task(circle, tmp_path / "cut")
+    with pytest.raises(Cut):
+        run_trial(task, point, None, cut_at(1))
+    (task.folder_of(point) / "trial.json").write_text(left)
+    if not keeps_checkpoint:
+        (task.folder_of(point) / "weights-last.safetensors").write_text(left)
+    assert Trial.read(task.folder_of(point)) is None
+    assert run_trial(task, point, None, ignore).scores == whole.scores
+
+
+def test_a_trial_of_other_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trial.json").write_text('{"name": "thesis"}')
+    with pytest.raises(NestRecError, match="not written by this program"):
+        Trial.read(tmp_path)
+
+
 def test_settings_that_cannot_be_trained_fail_and_say_why(circle: dict[str, Any], tmp_path: Path) -> None:
     task = make_task({**circle, "n_heads": 3}, tmp_path / "t")
     point = {"learning_rate": 0, "hidden_dropout_prob": 0.0}
     assert run_trial(task, point, None, ignore).status == "failed"
-    assert Trial.read(task.place(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
+    assert Trial.read(task.folder_of(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
 
 
 def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, Any], tmp_path: Path) -> None:
@@ -177,7 +203,7 @@ def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, An
     good = {"learning_rate": 0, "hidden_dropout_prob": 0.0, "member": 0}
     with pytest.raises(Cut):
         run_trial(task, good, None, cut_at(1))
-    checkpoint = task.place(good) / "weights-last.safetensors"
+    checkpoint = task.folder_of(good) / "weights-last.safetensors"
     seen: list[Any] = []
     build = trial.build
     trial.build = lambda *given: seen.append(build(*given)) or seen[-1]  # type: ignore[assignment]
@@ -188,8 +214,8 @@ def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, An
     ((trainer, _, _),) = seen
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0001}
     assert [epoch for epoch, _ in taken.scores] == [0, 1, 2, 3]
-    assert taken.scores[:2] == Trial.read(task.place(good)).scores  # what it copied comes with its past
-    assert Path(trainer.saved_model_file).parent == task.place({"member": 1})
+    assert taken.scores[:2] == Trial.read(task.folder_of(good)).scores  # what it copied comes with its past
+    assert Path(trainer.saved_model_file).parent == task.folder_of({"member": 1})
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------
@@ -234,15 +260,24 @@ def test_bad_input(
     assert said in line
 
 
-def test_a_folder_belongs_to_one_search(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+def test_a_folder_belongs_to_one_search(
+    circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "search"
     refused = ["--address", "nowhere"]  # the folder is looked at before
+    claimed: list[tuple[Path, dict[str, Any]]] = []
+    check = search_module._check_folder
+    monkeypatch.setattr(
+        search_module, "_check_folder", lambda *given: (check(*given), claimed.append((given[0], given[1])))
+    )
 
     def says(*more: str, **other: Any) -> str:
         assert tune({**circle, **other}, folder, *refused, *more) == 2
         return capsys.readouterr().err
 
     assert "expected host:port" in says()
+    assert not folder.exists()  # a start that failed leaves it free
+    search_module._claim(*claimed[0])
     assert "holds a search already; --resume goes on with it" in says()
     assert "expected host:port" in says("--resume")
     assert "its seed differs (2020 there, 7 now)" in says("--resume", "--seed", "7")
@@ -257,7 +292,7 @@ def test_a_folder_belongs_to_one_search(circle: dict[str, Any], tmp_path: Path, 
 
 def test_no_space_is_known(circle: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match=r"no space is known for 'NARM'; give one .*SASRec"):
-        search("NARM", "circle", {**circle, "train_neg_sample_args": None}, trials=1, folder=tmp_path / "s")
+        search("NARM", "circle", {**circle, "train_neg_sample_args": None}, None, Plan(1), folder=tmp_path / "s")
 
 
 def test_without_ray(circle: dict[str, Any], tmp_path: Path) -> None:
@@ -285,7 +320,7 @@ sys.exit(main(["tune", "--model", "FastSASRec", "--dataset", "circle"]))"""
 # -- what is written ------------------------------------------------------------------------------------------------
 
 
-def made_up(n_trials: int = 30) -> Found:
+def made_up(n_trials: int = 30) -> SearchResult:
     """A search whose score depends on the learning rate, a little on whether there is a size, and not on dropout."""
     described = {
         "learning_rate": {"loguniform": [1e-4, 1e-1]},
@@ -303,7 +338,7 @@ def made_up(n_trials: int = 30) -> Found:
     trials.append(Trial(flat, point, [], "failed", "no, <b>really</b>"))
     best = max(trials[:-1], key=lambda one: one.best(True))
     settings = {"epochs": 3, "metrics": ["NDCG"], **space.settings(best.point)}
-    return Found("FastSASRec", "x", "NDCG@10", settings, best.best(True), True, trials, space)
+    return SearchResult("FastSASRec", "x", "NDCG@10", settings, best.best(True), True, trials, space)
 
 
 def test_results(tmp_path: Path) -> None:
@@ -417,7 +452,7 @@ def test_from_end_to_end(circle: dict[str, Any], tmp_path: Path, capsys: Any) ->
     scores = {}
     for point in task.space.draw(5, 2020):
         alone = run_trial(task, point, None, ignore)
-        with_ray = Trial.read(folder / "trials" / task.place(point).name)
+        with_ray = Trial.read(folder / "trials" / task.folder_of(point).name)
         assert with_ray.scores == alone.scores and with_ray.status == "finished"
         scores[json.dumps(alone.settings)] = alone.best(True)
     assert len(scores) == 5
@@ -438,10 +473,22 @@ def test_from_end_to_end(circle: dict[str, Any], tmp_path: Path, capsys: Any) ->
 
 
 @pytest.mark.usefixtures("ray_of_two")
-def test_more_than_there_is(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
-    assert tune(circle, tmp_path / "search", "--gpus", "1") == 2
-    said = capsys.readouterr().err
-    assert "a trial asks for 1 CPUs and 1 GPUs on one machine; there are 2 CPUs and 0 GPUs" in said
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--gpus", "1"], "a trial asks for 1 CPUs and 1 GPUs on one machine; there are 2 CPUs and 0 GPUs"),
+        (["--search", "optuna"], "--search optuna needs a package: pip install optuna"),
+        (["--scheduler", "pbt"], "the space has none"),
+    ],
+)
+def test_what_cannot_start_leaves_its_folder_free(
+    more: list[str], said: str, circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "optuna" else find(name, *of))
+    assert tune(circle, tmp_path / "search", *more, space={"learning_rate": SPACE["learning_rate"]}) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.slow
@@ -484,3 +531,17 @@ def test_a_killed_search_goes_on(scheduler: str, circle: dict[str, Any], tmp_pat
     if scheduler == "asha":
         assert [[row[k] for k in kept] for row in rows[0]] == [[row[k] for k in kept] for row in rows[1]]
     assert len(rows[0]) == len(rows[1]) == 6
+
+
+@pytest.mark.slow
+def test_ctrl_c(circle: dict[str, Any], tmp_path: Path) -> None:
+    options = ["--model=FastSASRec", "--dataset=circle", "--no-final", "--folder=search", "--trials=50", "--epochs=50"]
+    options += [f"--{name}={value}" for name, value in circle.items()]
+    command = [sys.executable, "-m", "nestrec_recbole.cli", "tune", *options]
+    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 120
+    while time.time() < deadline and not list(tmp_path.glob("search/trials/*/trial.json")):
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to all of its processes
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (130, "nestrec: interrupted; --resume goes on\n")

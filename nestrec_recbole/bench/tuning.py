@@ -11,6 +11,7 @@ from typing import Any
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.tune.budget import Plan
 
 
 def has_space(model: str) -> bool:
@@ -30,7 +31,9 @@ def tune_row(
     made_of: Any,
     folder: Path,
     say: Callable[[str], None],
-    **how: Any,
+    address: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> dict[str, Any]:
     """Search settings within a budget, or find what an equal search has found before.
 
@@ -42,8 +45,10 @@ def tune_row(
         What else the outcome depends on: data and code. Another search gets another folder.
     folder : Path
         Of the searches of a results folder.
-    **how
-        ``cpus``, ``address``.
+    address : str, optional
+        Of a Ray cluster.
+    cpus, gpus : float
+        Of a trial.
 
     Returns
     -------
@@ -56,7 +61,10 @@ def tune_row(
     if not file.is_file():
         from nestrec_recbole.tune.search import search  # Ray, which only this needs
 
-        found = search(model, dataset, settings, folder=place / "search", resume=True, say=say, **budget, **how)
+        plan = Plan(**budget, cpus=cpus, gpus=gpus)
+        found = search(
+            model, dataset, settings, None, plan, folder=place / "search", resume=True, address=address, say=say
+        )
         best = {key: value for key, value in found.settings.items() if settings.get(key) != value and key != "epochs"}
         about = {"trials": len(found.trials), "epochs": budget.get("epochs"), "best": best, "score": found.score}
         with written_whole(file) as draft:
