@@ -44,7 +44,7 @@ def objective_function(
     from recbole.config import Config
     from recbole.utils import init_logger
 
-    from nestrec_recbole.train.prepare import prepare
+    from nestrec_recbole.train.prepare import prepare_as_recbole
 
     report = _report_of_trial()
     with without_arguments() if report else nullcontext():  # a worker's arguments are Ray's
@@ -53,11 +53,12 @@ def objective_function(
     for handler in root.handlers[:]:
         root.removeHandler(handler)
     init_logger(config)
-    trainer, (train_data, valid_data, test_data) = prepare(config)
+    trainer, (train_data, valid_data, test_data) = prepare_as_recbole(config)
     told: dict[str, Any] = {}
-    if report and "callback_fn" in inspect.signature(trainer.fit).parameters:
+    if report:
         _warn_once()
-        told["callback_fn"] = lambda epoch, score: report(dict(trainer.best_valid_result))
+        if "callback_fn" in inspect.signature(trainer.fit).parameters:  # not of decision trees, which have no epochs
+            told["callback_fn"] = lambda epoch, score: report(dict(trainer.best_valid_result))
     score, valid = trainer.fit(train_data, valid_data, verbose=False, saved=saved, **told)
     result = {
         "model": config["model"],
