@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from recbole.trainer import HyperTuning
 from nestrec_recbole import compat_tuning
 from nestrec_recbole.cli import main
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.train.prepare import read_data
 from nestrec_recbole.tune import cluster, trial
 from nestrec_recbole.tune import search as search_module
 from nestrec_recbole.tune.budget import Plan
@@ -117,7 +119,7 @@ def test_data_without_test_rows(eval_args: dict[str, Any], circle: dict[str, Any
         for name, column in theirs[:].interaction.items():
             np.testing.assert_array_equal(mine[:][name].numpy(), column.numpy())
     assert len(ours[2]) == 0 and len(rest) == len(train) + len(valid)
-    for column in (rest.items, rest.times, *(c.numpy() for c in rest.columns.values())):
+    for column in (rest.items, rest.times, *rest.columns.values()):
         assert not column[test.ends].any()
     assert whole.items[test.ends].all()  # the data it came from is as it was
 
@@ -134,6 +136,40 @@ def test_trials_do_not_depend_on_test_data(model: str, circle: dict[str, Any], t
     one, two = trials
     assert one.scores == two.scores and one.valid == two.valid and len(one.scores) == EPOCHS
     assert one.scores[-1][1] != one.scores[0][1]  # it trains
+
+
+def test_trials_share_data_and_features_to_read(tmp_path: Path) -> None:
+    """As Ray's object store gives them: arrays outside of the pickle, mapped by every process."""
+    cluster.require_ray()
+    from ray import cloudpickle
+
+    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()))
+    settings = {"data_path": str(tmp_path / "data"), "epochs": 1, "topk": [3], "valid_metric": "NDCG@3"}
+    settings["item_fields"] = {"title": {"modality": "text"}, "year": {"modality": "number"}}
+    space = parse_space({"learning_rate": {"choice": [0.02]}})
+    task = Task("GatedFusionRec", "circle", settings, space, str(tmp_path / "trials"))
+    config = trial.make_config("GatedFusionRec", "circle", settings, str(tmp_path))
+    alone, data = read_data(config), trial.shared_data(task, config)
+    outside: list[pickle.PickleBuffer] = []
+    text = cloudpickle.dumps(data, protocol=5, buffer_callback=outside.append)
+    there = cloudpickle.loads(text, buffers=[one.raw().toreadonly() for one in outside]).under(config)
+    fields = list(zip(data.item_fields(), there.item_fields(), alone.item_fields(), strict=True))
+    assert [field.name for field, _, _ in fields] == ["title", "year"]
+    shared = [(data.items, there.items), (data.times, there.times)]
+    shared += [(column, there.columns[name]) for name, column in data.columns.items()]
+    shared += [(one.values, other.values) for one, other, _ in fields]
+    shared += [(one.mask, other.mask) for one, other, _ in fields]
+    assert len(data.columns) == 1
+    for mine, theirs in shared:
+        assert np.shares_memory(mine, theirs) and not theirs.flags.writeable
+    for _, theirs, before in fields:
+        assert (theirs.name, theirs.modality, theirs.views) == (before.name, before.modality, before.views)
+        np.testing.assert_array_equal(theirs.values, before.values)
+        np.testing.assert_array_equal(theirs.mask, before.mask)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The given NumPy array is not writable")
+        one, other = (run_trial(task, {"learning_rate": 0}, d, ignore).scores for d in (there, None))
+    assert one == other
 
 
 def test_the_trainer_is_given_no_test_rows(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:

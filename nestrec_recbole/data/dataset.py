@@ -37,6 +37,8 @@ class SequenceDataset(AtomicDataset):
         Item ids, user after user, in time order.
     owners : numpy.ndarray of shape (n_interactions,), int32
         The user of each.
+    columns : dict of str to numpy.ndarray of shape (n_interactions, ...)
+        The other columns of the file; with ``items``, ``times`` and the rest they are what processes can share.
     users : numpy.ndarray of shape (n_rows,), int32
     starts, ends : numpy.ndarray of shape (n_rows,), int32
         The row index of this split, ascending.
@@ -56,6 +58,7 @@ class SequenceDataset(AtomicDataset):
     items: np.ndarray
     owners: np.ndarray
     times: np.ndarray | None
+    columns: dict[str, np.ndarray]
     users: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
@@ -63,13 +66,14 @@ class SequenceDataset(AtomicDataset):
     feature_paths: dict[str, Path]
     domains: Domains | None = None
     _table: Any
+    _aligned: dict[Path, ItemField]  # by feature store
     _settled: list[np.ndarray] | None = None  # the rows of each split, where the config no longer says
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
         self._split_feat: Interaction | None = None
         self._exact_times: np.ndarray | None = None
-        self.feature_paths = {}
+        self.feature_paths, self._aligned = {}, {}
         super().__init__(config)
 
     # -- indexing -----------------------------------------------------------------------------------------------
@@ -118,7 +122,8 @@ class SequenceDataset(AtomicDataset):
             if field not in table:
                 raise NestRecError(unknown("column in unused_col.inter", field, table.columns))
         extra = table.drop(columns={self.uid_field, self.iid_field, *unused})
-        self.columns = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
+        written = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
+        self.columns = {name: column.numpy() for name, column in written.items()}
         index_type = np.int32 if len(users) < 2**31 else np.int64
         first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
         counts = np.diff(np.r_[first, len(users)])
@@ -161,7 +166,7 @@ class SequenceDataset(AtomicDataset):
                 self.uid_field: torch.from_numpy(self.users.astype(np.int64)),
                 self.iid_field: torch.from_numpy(self.items[self.ends].astype(np.int64)),
             }
-            fields |= {name: column[torch.from_numpy(self.ends).long()] for name, column in self.columns.items()}
+            fields |= {name: torch.from_numpy(column[self.ends]) for name, column in self.columns.items()}
             self._split_feat = Interaction(fields)
         return self._split_feat
 
@@ -208,8 +213,8 @@ class SequenceDataset(AtomicDataset):
             ),
         }
         for name, column in self.columns.items():
-            fields[name] = column[torch.from_numpy(ends)]
-            lists = gather(column.numpy(), starts, ends, width)
+            fields[name] = torch.from_numpy(column[ends])
+            lists = gather(column, starts, ends, width)
             fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(lists)
         return Interaction(fields | self.exact_times(starts, ends, width))
 
@@ -279,7 +284,7 @@ class SequenceDataset(AtomicDataset):
         unseen = ~_covered(rest.starts, rest.ends, len(self.items))
         rest.items = _blanked(self.items, unseen)
         rest.times = None if self.times is None else _blanked(self.times, unseen)
-        rest.columns = {name: torch.from_numpy(_blanked(c.numpy(), unseen)) for name, c in self.columns.items()}
+        rest.columns = {name: _blanked(column, unseen) for name, column in self.columns.items()}
         return rest
 
     def under(self, config: Any) -> SequenceDataset:
@@ -310,7 +315,7 @@ class SequenceDataset(AtomicDataset):
         place = (np.cumsum(kept) - kept).astype(part.ends.dtype)  # how many are kept before it
         part.items, part.owners = self.items[kept], self.owners[kept]
         part.times = None if self.times is None else self.times[kept]
-        part.columns = {name: column[torch.from_numpy(kept)] for name, column in self.columns.items()}
+        part.columns = {name: column[kept] for name, column in self.columns.items()}
         starts, ends = place[part.starts], place[part.ends]
         trained = kept[part.ends] & (starts < ends)
         part.users, part.starts, part.ends = part.users[trained], starts[trained], ends[trained]
@@ -372,8 +377,14 @@ class SequenceDataset(AtomicDataset):
         NestRecError
             When a feature is not there, damaged, or belongs to another dataset.
         """
-        tokens = self.field2id_token[self.iid_field]
-        return [FeatureStore.open(path).align(tokens) for path in self.feature_paths.values()]
+        return [self._aligned.get(path) or self._align(path) for path in self.feature_paths.values()]
+
+    def keep_item_fields(self) -> None:
+        """Align the item fields now, for all that are made from this dataset: else each call makes arrays anew."""
+        self._aligned = {path: self._align(path) for path in self.feature_paths.values()}
+
+    def _align(self, path: Path) -> ItemField:
+        return FeatureStore.open(path).align(self.field2id_token[self.iid_field])
 
 
 def gather(column: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:

@@ -126,7 +126,7 @@ class WindowLoader:
             "target_list": torch.from_numpy(targets),
         }
         for name, column in data.columns.items():
-            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column.numpy(), starts, last, width))
+            fields[name + self.config["LIST_SUFFIX"]] = torch.from_numpy(gather(column, starts, last, width))
         return fields | data.exact_times(starts, last, width)
 
 

@@ -252,10 +252,15 @@ def make_config(model: str, dataset: str, settings: dict[str, Any], checkpoint_d
 
 
 def shared_data(task: Task, config: Any) -> Any:
-    """The data that all trials can share, without its test rows; None where the space decides what is read."""
+    """The data that all trials can share, without its test rows; None where the space decides what is read.
+
+    Interactions and item fields are numpy arrays, which Ray gives to all processes of a machine as one copy to read.
+    """
     if {one.name.partition(".")[0] for one in task.space.dimensions} & set(_READ_WITH_DATA):
         return None
-    return read_data(config).without_test()
+    data = read_data(config).without_test()
+    data.keep_item_fields()
+    return data
 
 
 def objective(point: Point, task: Task, data: Any) -> None:
