@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,15 +30,18 @@ from recbole.quick_start import objective_function, run_recbole
 from recbole.trainer import HyperTuning
 
 from nestrec_recbole import compat_tuning
+from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.cli import main
+from nestrec_recbole.cli import tune as cli_tune
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.train.prepare import read_data
 from nestrec_recbole.tune import cluster, trial
 from nestrec_recbole.tune import search as search_module
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.results import importances, write_results
 from nestrec_recbole.tune.search import SearchResult, search
-from nestrec_recbole.tune.space import parse_space
+from nestrec_recbole.tune.space import parse_space, read_space
 from nestrec_recbole.tune.trial import Task, Trial, run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -395,6 +399,26 @@ def test_results(tmp_path: Path) -> None:
     assert 'src="http' not in page  # it needs nothing from elsewhere
 
 
+def test_the_winner_is_trained_once_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    trained: list[dict[str, Any]] = []
+
+    def train(model: str, dataset: str, settings: dict[str, Any], weights: Path) -> Any:
+        trained.append(settings)
+        return SimpleNamespace(metrics={"ndcg@10": settings["seed"] / 10}), None, None
+
+    monkeypatch.setattr(bench_run, "train", train)
+    found = made_up()
+    final = cli_tune._final(found, tmp_path, [1, 2, 3])
+    assert [one["seed"] for one in trained] == [1, 2, 3] == [one["seed"] for one in final]
+    assert all(found.settings.items() <= one.items() for one in trained)
+    assert "test, mean: ndcg@10 0.2000" in capsys.readouterr().out
+    assert cli_tune._final(found, tmp_path, [1, 2, 3]) == final and len(trained) == 3  # final.json has them
+    cli_tune._final(found, tmp_path, [3, 4])
+    assert [one["seed"] for one in trained[3:]] == [4]
+    cli_tune._final(replace(found, settings={**found.settings, "epochs": 4}), tmp_path, [1])  # another winner
+    assert len(trained) == 5
+
+
 def test_importance_finds_what_mattered() -> None:
     mattered = importances(made_up())
     assert next(iter(mattered)) == "learning_rate" and mattered["learning_rate"] > 0.5
@@ -593,7 +617,18 @@ def test_what_cannot_start_leaves_its_folder_free(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_of_two")
-@pytest.mark.parametrize("how", [["--scheduler", "pbt"], ["--scheduler", "median"], ["--search", "optuna"], []])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--scheduler", "pbt"],
+        ["--scheduler", "median"],
+        ["--search", "optuna"],
+        ["--search", "hyperopt"],
+        ["--cpus", "0.5"],
+        [],
+    ],
+    ids=" ".join,
+)
 def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> None:
     assert tune(circle, tmp_path / "search", "--trials", "6", "--no-final", *how) == 0
     with open(tmp_path / "search" / "trials.csv", newline="") as file:
@@ -601,6 +636,33 @@ def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> N
     assert len(rows) == 6 and not any(row["error"] for row in rows)
     assert max(float(row["score"]) for row in rows) > 0.4
     assert all(float(row["hidden_dropout_prob"]) <= 0.2 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_two")
+def test_a_population_that_is_over_is_not_trained_again(circle: dict[str, Any], tmp_path: Path) -> None:
+    folder, how = tmp_path / "search", ["--trials", "4", "--scheduler", "pbt", "--no-final"]
+    assert tune(circle, folder, *how) == 0
+    written = {path: path.read_text() for path in [folder / "best.yaml", *folder.glob("trials/*/trial.json")]}
+    assert len(written) == 5
+    assert tune(circle, folder, *how, "--resume") == 0
+    assert {path: path.read_text() for path in written} == written
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_two")
+def test_a_model_of_recboles_with_its_own_space(circle: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    given = [f"--{name}={circle[name]}" for name in ("data_path", "topk", "valid_metric")]
+    options = ["--model", "SASRec", "--dataset", "circle", "--trials", "3", "--epochs", "2", "--folder", str(folder)]
+    assert main(["tune", *options, "--no-final", *given]) == 0
+    with open(folder / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 and not any(row["error"] for row in rows)
+    searched = [one.name for one in read_space(tuning_space("SASRec")).dimensions]
+    assert {name for row in rows for name in searched if row[name]} == set(searched)
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["epochs"] == 2 and best.keys() >= {"learning_rate", "valid_metric"}
 
 
 @pytest.mark.slow
