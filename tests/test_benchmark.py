@@ -347,8 +347,8 @@ def test_rows_with_a_space_are_tuned_with_one_budget(
 ) -> None:
     calls: list[Any] = []
 
-    def search(model: str, dataset: str, settings: dict[str, Any], **how: Any) -> Any:
-        calls.append((model, dataset, settings, how))
+    def search(model: str, dataset: str, settings: dict[str, Any], space: Any, plan: Any, **how: Any) -> Any:
+        calls.append((settings, space, plan))
         return SimpleNamespace(settings={**settings, "hidden_size": 16}, score=0.5, trials=[1, 2, 3])
 
     module: Any = ModuleType("nestrec_recbole.tune.search")
@@ -358,8 +358,9 @@ def test_rows_with_a_space_are_tuned_with_one_budget(
     monkeypatch.setattr(plan, "has_space", lambda model: model == "FastSASRec")
     (place / "suite.yaml").write_text(SUITE + "tune: {trials: 3, epochs: 4}\n")
     main(["benchmark", "suite.yaml"])
-    assert [(how["trials"], how["epochs"]) for *_, how in calls] == [(3, 4)] * 2  # a row once, whatever its seeds
-    assert all(settings["seed"] == 1 for _, _, settings, _ in calls)
+    # A row once, whatever its seeds.
+    assert [(space, one.trials, one.epochs) for _, space, one in calls] == [(None, 3, 4)] * 2
+    assert all(settings["seed"] == 1 for settings, _, _ in calls)
     runs = outcomes(place / "results/small")
     for run in runs.values():
         assert run["tuning"] == {"trials": 3, "epochs": 4, "best": {"hidden_size": 16}, "score": 0.5}

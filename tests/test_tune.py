@@ -278,6 +278,7 @@ def tune(circle: dict[str, Any], folder: Path, *more: str, space: dict[str, Any]
         (["--trials", "0"], None, "trials is 0; expected a whole number from 1"),
         (["--at-once", "0"], None, "at_once is 0"),
         (["--cpus", "0"], None, "expected CPUs above 0"),
+        (["--budget", "0"], None, "the budget is 0 hours; expected a number above 0"),
         (["--scheduler", "ahsa"], None, "unknown scheduler 'ahsa'; did you mean 'asha'?"),
         (["--search", "optun"], None, "unknown searcher 'optun'; did you mean 'optuna'?"),
         (["--scheduler", "pbt", "--search", "optuna"], None, "pbt chooses its own points"),

@@ -276,7 +276,7 @@ def objective(point: Point, task: Task, data: Any) -> None:
 
     def report(epoch: int, best: float) -> None:
         metrics = {"epoch": epoch + 1, "score": best}
-        if not task.population:
+        if not task.population or not last.is_file():  # a member of a search that was over is told again, not copied
             session.report(metrics)
             return
         copy = folder / "copy" / last.name
