@@ -43,6 +43,7 @@ SPACE = parse_space(  # what changes how good a model is, and not how long it ta
 )
 SETTINGS = {"learning_rate": 0.002, "show_progress": False, "state": "ERROR"}
 ONE_POINT = {"learning_rate": {"choice": [0.002]}}
+TIMED_TRIALS = 9  # of the part together
 
 
 def asha(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def together(options: argparse.Namespace) -> dict[str, float]:
                 "ml-100k",
                 SETTINGS,
                 space,
-                Plan(options.trials, options.short_epochs, "none", at_once=at_once),
+                Plan(TIMED_TRIALS, options.short_epochs, "none", at_once=at_once),
                 folder=Path(folder) / "search",
                 say=lambda line, ends=ends: ends.append(perf_counter()),  # type: ignore[misc]
             )
@@ -235,10 +236,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--trials", type=int, default=27)
-    parser.add_argument("--epochs", type=int, default=27, help="of the part asha")
-    parser.add_argument("--short-epochs", type=int, default=6, help="of the others")
-    parser.add_argument("--turns", type=int, default=3, help="of the part overhead")
+    parser.add_argument("--trials", type=int, default=27, help="of the part asha")
+    parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
+    parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
+    parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")
     options = parser.parse_args()
     sys.argv = sys.argv[:1]
