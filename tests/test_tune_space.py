@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.trainer import HyperTuning
@@ -49,6 +49,7 @@ def test_settings_without_a_meaning_are_left_out(loss: int, negatives: int, cali
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 5), st.floats(0.01, 1), st.floats(-20, 20))
+@example(low=1.0, width=0.9837733549069788, part=1.0, position=0.0)  # high - low is less than the step
 def test_steps_stay_within_bounds(low: float, width: float, part: float, position: float) -> None:
     step = width * part
     value = parse_space({"x": {"quniform": [low, low + width, step]}}).settings({"x": position})["x"]

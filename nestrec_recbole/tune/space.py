@@ -234,7 +234,8 @@ def _check_numbers(kind: str, values: list[Any], place: str) -> None:
         needed = "low, high and step" if kind == "quniform" else "low and high"
         raise NestRecError(f"{place}: {kind} is {values!r}; expected the numbers {needed}")
     low, high = values[:2]
-    if low >= high or (kind == "loguniform" and low <= 0) or (kind == "quniform" and not 0 < values[2] <= high - low):
+    widest = (high - low) * (1 + 1e-9)  # of a step: 0.3 - 0.1 is less than 0.2
+    if low >= high or (kind == "loguniform" and low <= 0) or (kind == "quniform" and not 0 < values[2] <= widest):
         bounds = {"loguniform": "0 < low < high", "quniform": "low < high and a step that fits between"}
         raise NestRecError(f"{place}: {kind} is {values!r}; expected {bounds.get(kind, 'low < high')}")
 
