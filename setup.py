@@ -71,7 +71,7 @@ setup(
     ],
     extras_require={
         "llm": ["peft"],
-        "tune": ["optuna>=4"],  # ray[tune] is among what RecBole needs
+        "tune": ["hyperopt>=0.2.7", "optuna>=4"],  # ray[tune] is among what RecBole needs
         "vision": ["open_clip_torch", "pillow", "scikit-image", "torchvision"],
         "dev": ["hypothesis", "mypy", "pytest>=8", "ruff", "types-PyYAML", "uv", "wheel"],
     },

@@ -8,11 +8,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from nestrec_recbole.compat import literal
+from nestrec_recbole.process_state import without_arguments
 
 _SAID = (
     "objective_function tells Ray Tune the validation metrics of the best epoch so far, after every epoch; RecBole's "
@@ -42,24 +44,21 @@ def objective_function(
     from recbole.config import Config
     from recbole.utils import init_logger
 
-    from nestrec_recbole.train.prepare import prepare
+    from nestrec_recbole.train.prepare import prepare_as_recbole
 
     report = _report_of_trial()
-    argv = sys.argv
-    sys.argv = argv[:1] if report else argv  # a worker's arguments are Ray's
-    try:
+    with without_arguments() if report else nullcontext():  # a worker's arguments are Ray's
         config = Config(config_dict=config_dict, config_file_list=config_file_list)
-    finally:
-        sys.argv = argv
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)
     init_logger(config)
-    trainer, (train_data, valid_data, test_data) = prepare(config)
+    trainer, (train_data, valid_data, test_data) = prepare_as_recbole(config)
     told: dict[str, Any] = {}
-    if report and "callback_fn" in inspect.signature(trainer.fit).parameters:
+    if report:
         _warn_once()
-        told["callback_fn"] = lambda epoch, score: report(dict(trainer.best_valid_result))
+        if "callback_fn" in inspect.signature(trainer.fit).parameters:  # not of decision trees, which have no epochs
+            told["callback_fn"] = lambda epoch, score: report(dict(trainer.best_valid_result))
     score, valid = trainer.fit(train_data, valid_data, verbose=False, saved=saved, **told)
     result = {
         "model": config["model"],

@@ -26,6 +26,7 @@ from nestrec_recbole.encode.dataset import EncodedDataset, looks_at_items
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.beyond import METRICS
 from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.processes import choose_gpu, join_torchrun
 from nestrec_recbole.properties_files import is_ours, load_properties, pipeline_stages, tuning_space
 from nestrec_recbole.train.baselines import configure_again, load_baseline
@@ -228,11 +229,8 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     if not is_ours(about["model"]):
         config = configure_again(about["model"], about["dataset"], kept, saved["data_path"])
         return {"config": config, "state_dict": weights, "other_parameter": None}
-    argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
-    try:
+    with without_arguments():  # what was given on that run's command line is in the checkpoint
         config = Config(model=about["model"], dataset=about["dataset"])
-    finally:
-        sys.argv = argv
     config.final_config_dict.update(kept)
     settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]

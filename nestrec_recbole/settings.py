@@ -11,6 +11,7 @@ import yaml
 from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
+from nestrec_recbole import setting_roles as roles
 from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
@@ -19,14 +20,24 @@ from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
 from nestrec_recbole.models.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
 from nestrec_recbole.train.optimisation import OPTIMIZERS
 
-# Keys that RecBole reads but lists in none of its files.
-_OF_RECBOLE = {
-    *general_arguments,
-    *training_arguments,
-    *evaluation_arguments,
-    *dataset_arguments,
-    *("model", "dataset", "config_files", "config_file_list", "encoding", "eval_type", "nproc", "world_size", "ip"),
-    *("port", "offset", "local_rank", "MODEL_TYPE", "MODEL_INPUT_TYPE", "device", "single_spec"),
+# Keys that RecBole reads, those that it lists and the others.
+_OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments} | {
+    "model",
+    "dataset",
+    "config_files",
+    "config_file_list",
+    "encoding",
+    "eval_type",
+    "nproc",
+    "world_size",
+    "ip",
+    "port",
+    "offset",
+    "local_rank",
+    "MODEL_TYPE",
+    "MODEL_INPUT_TYPE",
+    "device",
+    "single_spec",
 }
 # RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
 _ANY_TYPE = ("item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
@@ -64,28 +75,22 @@ _POSITIVE = (
     "user_cross_attention_frequency",
 )
 # Settings that say where and how to run, and change nothing of what comes out.
-_ELSEWHERE = (
-    *("data_path", "feature_path", "checkpoint_dir", "init_from", "config_files", "checkpoint_last"),
-    *("checkpoint_steps", "show_progress", "state", "log_wandb", "wandb_project", "worker", "device", "gpu_id"),
-    *("use_gpu", "local_rank", "world_size", "nproc", "ip", "port", "offset", "single_spec", "plot_curves"),
-    "eval_batch_size",
-)
+_ELSEWHERE = (*roles.DATA_PLACE, *roles.FEATURE_PLACE, *roles.WHERE_IT_RUNS)
 
 # What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
 SHARED = (
-    *("data_path", "feature_path", "item_fields", "normalize_all", "shuffle_ties", "tie_seed", "hidden_items"),
-    *(
-        "load_col",
-        "eval_args",
-        "metrics",
-        "topk",
-        "valid_metric",
-        "candidates",
-        "candidate_seed",
-        "hidden_users",
-        "hidden_seed",
-    ),
-    *("domain_field", "target_domain", "domains", "protocol", "plot_curves"),
+    *roles.DATA_PLACE,
+    *roles.FEATURE_PLACE,
+    *roles.ITEM_FIELDS,
+    *roles.NUMBERS,
+    *roles.COLUMNS,
+    *roles.DOMAIN_FIELD,
+    *roles.KEPT_DOMAINS,
+    *roles.HELD_OUT,
+    *roles.HISTORIES,
+    *roles.RANKED,
+    *roles.METRICS,
+    *roles.CURVES,
 )
 _NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")
 

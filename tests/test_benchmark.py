@@ -60,8 +60,8 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What every search was called with; each finds the first of all choices."""
     calls: list[Any] = []
 
-    def search(model: str, dataset: str, settings: dict[str, Any], space: Space, **how: Any) -> Any:
-        calls.append(SimpleNamespace(model=model, dataset=dataset, settings=settings, space=space, how=how))
+    def search(model: str, dataset: str, settings: dict[str, Any], space: Space, plan: Any, **how: Any) -> Any:
+        calls.append(SimpleNamespace(model=model, dataset=dataset, settings=settings, space=space, plan=plan))
         best = {one.name: one.values[0] for one in space.dimensions if one.kind == "choice"}
         return SimpleNamespace(settings={**settings, **best}, score=0.5, trials=[1, 2, 3], epochs=7)
 
@@ -427,7 +427,7 @@ def test_rows_with_a_space_are_tuned_with_one_budget(place: Path, counted: list[
     text = SUITE.replace("{model: FastSASRec, ", "{model: FastSASRec, space: mine.yaml, ")
     (place / "suite.yaml").write_text(text.replace("hidden_size: 8, ", "") + "tune: {trials: 3, epochs: 4}\n")
     main(["benchmark", "suite.yaml"])
-    assert [(one.how["trials"], one.how["epochs"]) for one in calls] == [(3, 4)] * 2  # a row once, whatever its seeds
+    assert [(one.plan.trials, one.plan.epochs) for one in calls] == [(3, 4)] * 2  # a row once, whatever its seeds
     assert all(one.settings["seed"] == 1 for one in calls)
     runs = outcomes(place / "results/small")
     for run in runs.values():
@@ -476,7 +476,7 @@ def test_what_makes_a_row_that_row_is_not_searched(place: Path, counted: list[st
         searched_for = {dimension.name: dimension.values for dimension in one.space.dimensions}
         assert searched_for["hidden_size"] == (size,) and searched_for["n_layers"] == (2,)
         assert len(searched_for["n_heads"]) > 1
-        assert (one.how["hours"], one.how["trials"]) == (0.5, 1000)
+        assert (one.plan.hours, one.plan.trials) == (0.5, 1000)
     runs = outcomes(place / "results/small")
     assert [runs[row, 1]["settings"]["hidden_size"] for row in ("narrow", "wide")] == [16, 32]
 

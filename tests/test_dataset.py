@@ -192,7 +192,7 @@ def test_epochs_differ_and_can_be_replayed(tmp_path: Any, make_config: Any) -> N
 def test_a_row_takes_at_most_40_bytes(make_config: Any) -> None:
     whole = create_dataset(config := make_config("FastSASRec", "ml-100k"))
     train, _, _ = whole.build()
-    columns = sum(column.numel() * column.element_size() for column in train.columns.values())
+    columns = sum(column.nbytes for column in train.columns.values())
     shared = train.items.nbytes + train.times.nbytes + columns
     index = train.users.nbytes + train.starts.nbytes + train.ends.nbytes
     assert (shared + index) / len(train) <= 40

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,14 +27,21 @@ import yaml
 from conftest import write_dataset
 from recbole.data import create_dataset
 from recbole.quick_start import objective_function, run_recbole
+from recbole.trainer import HyperTuning
 
 from nestrec_recbole import compat_tuning
+from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.cli import main
+from nestrec_recbole.cli import tune as cli_tune
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.train.prepare import read_data
 from nestrec_recbole.tune import cluster, trial
+from nestrec_recbole.tune import search as search_module
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.results import importances, write_results
-from nestrec_recbole.tune.search import Found, search
-from nestrec_recbole.tune.space import parse_space
+from nestrec_recbole.tune.search import SearchResult, search
+from nestrec_recbole.tune.space import parse_space, read_space
 from nestrec_recbole.tune.trial import Task, Trial, run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +123,7 @@ def test_data_without_test_rows(eval_args: dict[str, Any], circle: dict[str, Any
         for name, column in theirs[:].interaction.items():
             np.testing.assert_array_equal(mine[:][name].numpy(), column.numpy())
     assert len(ours[2]) == 0 and len(rest) == len(train) + len(valid)
-    for column in (rest.items, rest.times, *(c.numpy() for c in rest.columns.values())):
+    for column in (rest.items, rest.times, *rest.columns.values()):
         assert not column[test.ends].any()
     assert whole.items[test.ends].all()  # the data it came from is as it was
 
@@ -130,6 +140,40 @@ def test_trials_do_not_depend_on_test_data(model: str, circle: dict[str, Any], t
     one, two = trials
     assert one.scores == two.scores and one.valid == two.valid and len(one.scores) == EPOCHS
     assert one.scores[-1][1] != one.scores[0][1]  # it trains
+
+
+def test_trials_share_data_and_features_to_read(tmp_path: Path) -> None:
+    """As Ray's object store gives them: arrays outside of the pickle, mapped by every process."""
+    cluster.require_ray()
+    from ray import cloudpickle
+
+    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()))
+    settings = {"data_path": str(tmp_path / "data"), "epochs": 1, "topk": [3], "valid_metric": "NDCG@3"}
+    settings["item_fields"] = {"title": {"modality": "text"}, "year": {"modality": "number"}}
+    space = parse_space({"learning_rate": {"choice": [0.02]}})
+    task = Task("GatedFusionRec", "circle", settings, space, str(tmp_path / "trials"))
+    config = trial.make_config("GatedFusionRec", "circle", settings, str(tmp_path))
+    alone, data = read_data(config), trial.shared_data(task, config)
+    outside: list[pickle.PickleBuffer] = []
+    text = cloudpickle.dumps(data, protocol=5, buffer_callback=outside.append)
+    there = cloudpickle.loads(text, buffers=[one.raw().toreadonly() for one in outside]).under(config)
+    fields = list(zip(data.item_fields(), there.item_fields(), alone.item_fields(), strict=True))
+    assert [field.name for field, _, _ in fields] == ["title", "year"]
+    shared = [(data.items, there.items), (data.times, there.times)]
+    shared += [(column, there.columns[name]) for name, column in data.columns.items()]
+    shared += [(one.values, other.values) for one, other, _ in fields]
+    shared += [(one.mask, other.mask) for one, other, _ in fields]
+    assert len(data.columns) == 1
+    for mine, theirs in shared:
+        assert np.shares_memory(mine, theirs) and not theirs.flags.writeable
+    for _, theirs, before in fields:
+        assert (theirs.name, theirs.modality, theirs.views) == (before.name, before.modality, before.views)
+        np.testing.assert_array_equal(theirs.values, before.values)
+        np.testing.assert_array_equal(theirs.mask, before.mask)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The given NumPy array is not writable")
+        one, other = (run_trial(task, {"learning_rate": 0}, d, ignore).scores for d in (there, None))
+    assert one == other
 
 
 def test_the_trainer_is_given_no_test_rows(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
@@ -150,11 +194,11 @@ def test_a_trial_that_is_cut_off_goes_on(circle: dict[str, Any], tmp_path: Path)
     task, told = make_task(circle, tmp_path / "cut"), []
     with pytest.raises(Cut):
         run_trial(task, point, None, cut_at(1))
-    assert len(Trial.read(task.place(point)).scores) == 2
+    assert len(Trial.read(task.folder_of(point)).scores) == 2
     gone_on = run_trial(task, point, None, lambda epoch, best: told.append((epoch, best)))
     assert gone_on.scores == whole.scores and gone_on.valid == whole.valid and gone_on.status == "finished"
     assert told == [(epoch, max(score for _, score in whole.scores[: epoch + 1])) for epoch in range(EPOCHS)]
-    assert Trial.read(task.place(point)) == gone_on
+    assert Trial.read(task.folder_of(point)) == gone_on
 
 
 def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
@@ -165,11 +209,34 @@ def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, mo
     assert again.scores == first.scores and told == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("left", ["", "\0\0\0", '{"settings": {"learning_ra'], ids=["empty", "zeros", "cut"])
+@pytest.mark.parametrize("keeps_checkpoint", [True, False])
+def test_files_that_a_power_cut_has_spoilt(
+    left: str, keeps_checkpoint: bool, circle: dict[str, Any], tmp_path: Path
+) -> None:
+    point = {"learning_rate": 0, "hidden_dropout_prob": 0.15}
+    whole = run_trial(make_task(circle, tmp_path / "whole"), point, None, ignore)
+    task = make_task(circle, tmp_path / "cut")
+    with pytest.raises(Cut):
+        run_trial(task, point, None, cut_at(1))
+    (task.folder_of(point) / "trial.json").write_text(left)
+    if not keeps_checkpoint:
+        (task.folder_of(point) / "weights-last.safetensors").write_text(left)
+    assert Trial.read(task.folder_of(point)) is None
+    assert run_trial(task, point, None, ignore).scores == whole.scores
+
+
+def test_a_trial_of_other_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trial.json").write_text('{"name": "thesis"}')
+    with pytest.raises(NestRecError, match="not written by this program"):
+        Trial.read(tmp_path)
+
+
 def test_settings_that_cannot_be_trained_fail_and_say_why(circle: dict[str, Any], tmp_path: Path) -> None:
     task = make_task({**circle, "n_heads": 3}, tmp_path / "t")
     point = {"learning_rate": 0, "hidden_dropout_prob": 0.0}
     assert run_trial(task, point, None, ignore).status == "failed"
-    assert Trial.read(task.place(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
+    assert Trial.read(task.folder_of(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
 
 
 def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, Any], tmp_path: Path) -> None:
@@ -177,7 +244,7 @@ def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, An
     good = {"learning_rate": 0, "hidden_dropout_prob": 0.0, "member": 0}
     with pytest.raises(Cut):
         run_trial(task, good, None, cut_at(1))
-    checkpoint = task.place(good) / "weights-last.safetensors"
+    checkpoint = task.folder_of(good) / "weights-last.safetensors"
     seen: list[Any] = []
     build = trial.build
     trial.build = lambda *given: seen.append(build(*given)) or seen[-1]  # type: ignore[assignment]
@@ -188,8 +255,8 @@ def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, An
     ((trainer, _, _),) = seen
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0001}
     assert [epoch for epoch, _ in taken.scores] == [0, 1, 2, 3]
-    assert taken.scores[:2] == Trial.read(task.place(good)).scores  # what it copied comes with its past
-    assert Path(trainer.saved_model_file).parent == task.place({"member": 1})
+    assert taken.scores[:2] == Trial.read(task.folder_of(good)).scores  # what it copied comes with its past
+    assert Path(trainer.saved_model_file).parent == task.folder_of({"member": 1})
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------
@@ -211,6 +278,7 @@ def tune(circle: dict[str, Any], folder: Path, *more: str, space: dict[str, Any]
         (["--trials", "0"], None, "trials is 0; expected a whole number from 1"),
         (["--at-once", "0"], None, "at_once is 0"),
         (["--cpus", "0"], None, "expected CPUs above 0"),
+        (["--budget", "0"], None, "the budget is 0 hours; expected a number above 0"),
         (["--scheduler", "ahsa"], None, "unknown scheduler 'ahsa'; did you mean 'asha'?"),
         (["--search", "optun"], None, "unknown searcher 'optun'; did you mean 'optuna'?"),
         (["--scheduler", "pbt", "--search", "optuna"], None, "pbt chooses its own points"),
@@ -234,15 +302,24 @@ def test_bad_input(
     assert said in line
 
 
-def test_a_folder_belongs_to_one_search(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+def test_a_folder_belongs_to_one_search(
+    circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "search"
     refused = ["--address", "nowhere"]  # the folder is looked at before
+    claimed: list[tuple[Path, dict[str, Any]]] = []
+    check = search_module._check_folder
+    monkeypatch.setattr(
+        search_module, "_check_folder", lambda *given: (check(*given), claimed.append((given[0], given[1])))
+    )
 
     def says(*more: str, **other: Any) -> str:
         assert tune({**circle, **other}, folder, *refused, *more) == 2
         return capsys.readouterr().err
 
     assert "expected host:port" in says()
+    assert not folder.exists()  # a start that failed leaves it free
+    search_module._claim(*claimed[0])
     assert "holds a search already; --resume goes on with it" in says()
     assert "expected host:port" in says("--resume")
     assert "its seed differs (2020 there, 7 now)" in says("--resume", "--seed", "7")
@@ -257,7 +334,7 @@ def test_a_folder_belongs_to_one_search(circle: dict[str, Any], tmp_path: Path, 
 
 def test_no_space_is_known(circle: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match=r"no space is known for 'NARM'; give one .*SASRec"):
-        search("NARM", "circle", {**circle, "train_neg_sample_args": None}, trials=1, folder=tmp_path / "s")
+        search("NARM", "circle", {**circle, "train_neg_sample_args": None}, None, Plan(1), folder=tmp_path / "s")
 
 
 def test_without_ray(circle: dict[str, Any], tmp_path: Path) -> None:
@@ -285,7 +362,7 @@ sys.exit(main(["tune", "--model", "FastSASRec", "--dataset", "circle"]))"""
 # -- what is written ------------------------------------------------------------------------------------------------
 
 
-def made_up(n_trials: int = 30) -> Found:
+def made_up(n_trials: int = 30) -> SearchResult:
     """A search whose score depends on the learning rate, a little on whether there is a size, and not on dropout."""
     described = {
         "learning_rate": {"loguniform": [1e-4, 1e-1]},
@@ -303,7 +380,7 @@ def made_up(n_trials: int = 30) -> Found:
     trials.append(Trial(flat, point, [], "failed", "no, <b>really</b>"))
     best = max(trials[:-1], key=lambda one: one.best(True))
     settings = {"epochs": 3, "metrics": ["NDCG"], **space.settings(best.point)}
-    return Found("FastSASRec", "x", "NDCG@10", settings, best.best(True), True, trials, space)
+    return SearchResult("FastSASRec", "x", "NDCG@10", settings, best.best(True), True, trials, space)
 
 
 def test_results(tmp_path: Path) -> None:
@@ -323,6 +400,26 @@ def test_results(tmp_path: Path) -> None:
     assert 'src="http' not in page  # it needs nothing from elsewhere
 
 
+def test_the_winner_is_trained_once_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    trained: list[dict[str, Any]] = []
+
+    def train(model: str, dataset: str, settings: dict[str, Any], weights: Path) -> Any:
+        trained.append(settings)
+        return SimpleNamespace(metrics={"ndcg@10": settings["seed"] / 10}), None, None
+
+    monkeypatch.setattr(bench_run, "train", train)
+    found = made_up()
+    final = cli_tune._final(found, tmp_path, [1, 2, 3])
+    assert [one["seed"] for one in trained] == [1, 2, 3] == [one["seed"] for one in final]
+    assert all(found.settings.items() <= one.items() for one in trained)
+    assert "test, mean: ndcg@10 0.2000" in capsys.readouterr().out
+    assert cli_tune._final(found, tmp_path, [1, 2, 3]) == final and len(trained) == 3  # final.json has them
+    cli_tune._final(found, tmp_path, [3, 4])
+    assert [one["seed"] for one in trained[3:]] == [4]
+    cli_tune._final(replace(found, settings={**found.settings, "epochs": 4}), tmp_path, [1])  # another winner
+    assert len(trained) == 5
+
+
 def test_importance_finds_what_mattered() -> None:
     mattered = importances(made_up())
     assert next(iter(mattered)) == "learning_rate" and mattered["learning_rate"] > 0.5
@@ -339,19 +436,31 @@ def test_lower_may_be_better() -> None:
 # -- RecBole's own way ----------------------------------------------------------------------------------------------
 
 
-def test_objective_function_reports_validation_scores(circle: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, float]] = []
+@pytest.fixture
+def fake_trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A Ray Tune trial without Ray: ``told`` is what it was told, ``id`` its id."""
+    trial = SimpleNamespace(told=[], id="trial")
     fake = ModuleType("ray.tune")
-    fake.report = told.append  # type: ignore[attr-defined]
-    context = SimpleNamespace(get_trial_id=lambda: "trial")
-    fake.get_context = lambda: context  # type: ignore[attr-defined]
+    fake.report = trial.told.append  # type: ignore[attr-defined]
+    fake.get_context = lambda: SimpleNamespace(get_trial_id=lambda: trial.id)  # type: ignore[attr-defined]
     ray = ModuleType("ray")
     ray.tune = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.tune", fake)
     monkeypatch.setattr(sys, "argv", ["worker", "--node-ip-address=127.0.0.1"])  # which are no settings
-    given = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 3, "learning_rate": 0.02}
     compat_tuning._warn_once.cache_clear()
+    return trial
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "SASRec", "BPR"])
+def test_objective_function_reports_validation_scores(
+    model: str, circle: dict[str, Any], fake_trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = fake_trial.told
+    given = {**circle, "model": model, "dataset": "circle", "epochs": 3, "learning_rate": 0.02, "state": "ERROR"}
+    given["load_col"] = {"inter": ["user_id", "item_id", "timestamp"]}
+    given["user_inter_num_interval"] = "[0,12]"  # RecBole finds no negatives for who has seen everything
+    given |= {"train_neg_sample_args": None} if model == "SASRec" else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         result = objective_function(dict(given))
@@ -361,11 +470,28 @@ def test_objective_function_reports_validation_scores(circle: dict[str, Any], mo
     assert len(told) == 6 and told[2] == valid != test
     assert all(one.keys() == valid.keys() for one in told)
     assert {name: result[name] for name in valid} == valid  # the last report is of validation data too
-    context.get_trial_id = lambda: None  # type: ignore[assignment]
+    fake_trial.id = None
     monkeypatch.setattr(sys, "argv", ["mine.py"])
     plain = objective_function(dict(given))
     assert plain.keys() == {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
     assert len(told) == 6 and plain["test_result"] == test
+
+
+def test_objective_function_leaves_a_model_its_own_metrics(tmp_path: Path, fake_trial: Any) -> None:
+    rows = [f"u{user}\ti{item}\t{(user + item) % 2}" for user in range(20) for item in range(10)]
+    (tmp_path / "data" / "clicks").mkdir(parents=True)
+    header = "user_id:token\titem_id:token\tlabel:float"
+    (tmp_path / "data" / "clicks" / "clicks.inter").write_text("\n".join([header, *rows]) + "\n")
+    split = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "mode": "labeled"}
+    result = objective_function(
+        {
+            **{"model": "FM", "dataset": "clicks", "data_path": str(tmp_path / "data"), "epochs": 2, "state": "ERROR"},
+            **{"load_col": {"inter": ["user_id", "item_id", "label"]}, "eval_args": split, "valid_metric": "AUC"},
+            **{"metrics": ["AUC", "LogLoss"], "train_neg_sample_args": None},
+        }
+    )
+    assert result["best_valid_result"].keys() == {"auc", "logloss"} and len(fake_trial.told) == 2
+    assert result["best_valid_score"] == result["auc"] == result["best_valid_result"]["auc"]
 
 
 def test_hyper_tuning_finds_the_numpy_it_was_written_for() -> None:
@@ -373,6 +499,20 @@ def test_hyper_tuning_finds_the_numpy_it_was_written_for() -> None:
 
     assert hyper_tuning.np.random.RandomState(3).integers(5) in range(5)  # as hyperopt asks for them
     assert hyper_tuning.np.str is str and hyper_tuning.np.prod([2, 3]) == 6
+
+
+def test_hyper_tuning(circle: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("hyperopt")
+    fixed = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 2, "state": "ERROR"}
+    (tmp_path / "fixed.yaml").write_text(yaml.safe_dump(fixed))
+    space = {"choice": {"learning_rate": [0.0001, 0.02], "n_layers": [1]}}
+    tuning = HyperTuning(
+        objective_function, params_dict=space, fixed_config_file_list=[str(tmp_path / "fixed.yaml")], algo="exhaustive"
+    )
+    tuning.run()
+    scores = {name: result["best_valid_score"] for name, result in tuning.params2result.items()}
+    assert len(scores) == 2 and tuning.best_params == {"learning_rate": 0.02, "n_layers": 1}
+    assert tuning.best_score == max(scores.values()) > min(scores.values())
 
 
 # -- with Ray -------------------------------------------------------------------------------------------------------
@@ -387,6 +527,26 @@ def ray_of_two() -> Iterator[None]:
     ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_of_two")
+def test_objective_function_under_ray(circle: dict[str, Any], tmp_path: Path) -> None:
+    from ray import tune as ray_tune
+
+    session = compat_tuning.ray_session()
+    given = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 3, "state": "ERROR"}
+    results = ray_tune.Tuner(
+        objective_function,
+        param_space={**given, "learning_rate": ray_tune.grid_search([0.0001, 0.02])},
+        run_config=session.RunConfig(name="theirs", storage_path=str(tmp_path / "theirs"), verbose=0),
+    ).fit()
+    assert len(results) == 2 and not results.errors
+    for result in results:
+        last, valid = result.metrics, result.metrics["best_valid_result"]
+        assert last["training_iteration"] == 4  # each epoch, and what the function returns
+        assert {name: last[name] for name in valid} == valid != last["test_result"]
+    best = results.get_best_result("ndcg@3", "max")
+    assert best.config["learning_rate"] == 0.02 and best.metrics["ndcg@3"] == best.metrics["best_valid_score"]
 
 
 def kill_a_trial(folder: Path, killed: list[int]) -> None:
@@ -417,7 +577,7 @@ def test_from_end_to_end(circle: dict[str, Any], tmp_path: Path, capsys: Any) ->
     scores = {}
     for point in task.space.draw(5, 2020):
         alone = run_trial(task, point, None, ignore)
-        with_ray = Trial.read(folder / "trials" / task.place(point).name)
+        with_ray = Trial.read(folder / "trials" / task.folder_of(point).name)
         assert with_ray.scores == alone.scores and with_ray.status == "finished"
         scores[json.dumps(alone.settings)] = alone.best(True)
     assert len(scores) == 5
@@ -438,15 +598,38 @@ def test_from_end_to_end(circle: dict[str, Any], tmp_path: Path, capsys: Any) ->
 
 
 @pytest.mark.usefixtures("ray_of_two")
-def test_more_than_there_is(circle: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
-    assert tune(circle, tmp_path / "search", "--gpus", "1") == 2
-    said = capsys.readouterr().err
-    assert "a trial asks for 1 CPUs and 1 GPUs on one machine; there are 2 CPUs and 0 GPUs" in said
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--gpus", "1"], "a trial asks for 1 CPUs and 1 GPUs on one machine; there are 2 CPUs and 0 GPUs"),
+        (["--search", "optuna"], "--search optuna needs a package: pip install optuna"),
+        (["--scheduler", "pbt"], "the space has none"),
+    ],
+)
+def test_what_cannot_start_leaves_its_folder_free(
+    more: list[str], said: str, circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "optuna" else find(name, *of))
+    assert tune(circle, tmp_path / "search", *more, space={"learning_rate": SPACE["learning_rate"]}) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_of_two")
-@pytest.mark.parametrize("how", [["--scheduler", "pbt"], ["--scheduler", "median"], ["--search", "optuna"], []])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--scheduler", "pbt"],
+        ["--scheduler", "median"],
+        ["--search", "optuna"],
+        ["--search", "hyperopt"],
+        ["--cpus", "0.5"],
+        [],
+    ],
+    ids=" ".join,
+)
 def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> None:
     assert tune(circle, tmp_path / "search", "--trials", "6", "--no-final", *how) == 0
     with open(tmp_path / "search" / "trials.csv", newline="") as file:
@@ -454,6 +637,33 @@ def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> N
     assert len(rows) == 6 and not any(row["error"] for row in rows)
     assert max(float(row["score"]) for row in rows) > 0.4
     assert all(float(row["hidden_dropout_prob"]) <= 0.2 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_two")
+def test_a_population_that_is_over_is_not_trained_again(circle: dict[str, Any], tmp_path: Path) -> None:
+    folder, how = tmp_path / "search", ["--trials", "4", "--scheduler", "pbt", "--no-final"]
+    assert tune(circle, folder, *how) == 0
+    written = {path: path.read_text() for path in [folder / "best.yaml", *folder.glob("trials/*/trial.json")]}
+    assert len(written) == 5
+    assert tune(circle, folder, *how, "--resume") == 0
+    assert {path: path.read_text() for path in written} == written
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_of_two")
+def test_a_model_of_recboles_with_its_own_space(circle: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    given = [f"--{name}={circle[name]}" for name in ("data_path", "topk", "valid_metric")]
+    options = ["--model", "SASRec", "--dataset", "circle", "--trials", "3", "--epochs", "2", "--folder", str(folder)]
+    assert main(["tune", *options, "--no-final", *given]) == 0
+    with open(folder / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 and not any(row["error"] for row in rows)
+    searched = [one.name for one in read_space(tuning_space("SASRec")).dimensions]
+    assert {name for row in rows for name in searched if row[name]} == set(searched)
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["epochs"] == 2 and best.keys() >= {"learning_rate", "valid_metric"}
 
 
 @pytest.mark.slow
@@ -484,3 +694,17 @@ def test_a_killed_search_goes_on(scheduler: str, circle: dict[str, Any], tmp_pat
     if scheduler == "asha":
         assert [[row[k] for k in kept] for row in rows[0]] == [[row[k] for k in kept] for row in rows[1]]
     assert len(rows[0]) == len(rows[1]) == 6
+
+
+@pytest.mark.slow
+def test_ctrl_c(circle: dict[str, Any], tmp_path: Path) -> None:
+    options = ["--model=FastSASRec", "--dataset=circle", "--no-final", "--folder=search", "--trials=50", "--epochs=50"]
+    options += [f"--{name}={value}" for name, value in circle.items()]
+    command = [sys.executable, "-m", "nestrec_recbole.cli", "tune", *options]
+    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 120
+    while time.time() < deadline and not list(tmp_path.glob("search/trials/*/trial.json")):
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does, to all of its processes
+    _, said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (130, "nestrec: interrupted; --resume goes on\n")

@@ -15,7 +15,7 @@ from nestrec_recbole.bench.referred import drop_protocol, read_referred
 from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
 from nestrec_recbole.bench.run import LIST_METRICS
 from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite, build_suite, find_suite, read_yaml
-from nestrec_recbole.bench.tuning import check_budget, space_of
+from nestrec_recbole.bench.tuning import plan_of, space_of
 from nestrec_recbole.data.reading import no_such_dataset
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 from nestrec_recbole.files import sha256_of
@@ -331,7 +331,7 @@ def _tuning(suite: Suite, configs: Configs) -> Iterator[str]:
                 yield f"models.{row.name}.space: the suite has no `tune`, so nothing is searched; add it, or drop this"
         return
     try:
-        check_budget(suite.tune)
+        plan_of(suite.tune)
     except NestRecError as error:
         yield f"tune: {error}"
     for row, data in itertools.product(suite.rows, suite.datasets):

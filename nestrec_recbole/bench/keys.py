@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nestrec_recbole import setting_roles as roles
 from nestrec_recbole.files import sha256_of
 from nestrec_recbole.settings import decisive
 from nestrec_recbole.version import __version__
@@ -16,11 +17,13 @@ from nestrec_recbole.version import __version__
 # Settings that say what the data is, how it is split and what is ranked: equal for all rows of a dataset, else the
 # figures of two rows are not about the same thing.
 PROTOCOL = (
-    *("data_path", "field_separator", "seq_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "encoding"),
-    *("benchmark_filename", "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item"),
-    *("user_inter_num_interval", "item_inter_num_interval", "normalize_all", "shuffle_ties", "tie_seed"),
-    *("eval_args", "repeatable", "topk", "candidates", "candidate_seed", "hidden_items", "hidden_users", "hidden_seed"),
-    *("domain_field", "target_domain"),  # not `domains` nor `protocol`: the targets are the same
+    *roles.DATA_PLACE,
+    *roles.FILES,
+    *roles.NUMBERS,
+    *roles.HELD_OUT,
+    *roles.REPEATS,
+    *roles.RANKED,
+    *roles.DOMAIN_FIELD,  # not which domains are kept, nor what histories hold: the targets are the same
 )
 _FILES = ("inter", "item", "user", "kg", "link", "net")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from recbole.utils import get_model
 
 from nestrec_recbole import plugin
 from nestrec_recbole.bench.keys import PROTOCOL
+from nestrec_recbole.process_state import keeping_visible_gpus
 from nestrec_recbole.settings import SHARED
 from nestrec_recbole.train.prepare import configure
 
@@ -22,13 +22,8 @@ _SHARED = [key for key in dict.fromkeys((*PROTOCOL, *SHARED)) if key != "load_co
 
 def resolve(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     """Build the config of a run, with RecBole's own defaults for the settings that are a model's of RecBole."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
+    with keeping_visible_gpus():
         return configure(model, dataset, under_protocol(model, dataset, settings))
-    finally:  # RecBole has put `gpu_id` there, which would be that of every run
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        if before is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def under_protocol(model: str, dataset: str, settings: Mapping[str, Any]) -> dict[str, Any]:

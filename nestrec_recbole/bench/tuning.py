@@ -12,6 +12,7 @@ from typing import Any
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.space import Dimension, Space, read_space
 
 _MANY = 1000  # trials, where only hours are stated
@@ -61,25 +62,15 @@ def _fixed(one: Dimension, own: Mapping[str, Any]) -> Dimension:
     return replace(one, kind="choice", values=(stated[name],))
 
 
-def budget_of(tune: Mapping[str, Any]) -> dict[str, Any]:
-    """The suite's ``tune`` as a search takes it."""
-    return {"trials": _MANY, **tune}
-
-
-def check_budget(tune: Mapping[str, Any]) -> None:
-    """Refuse a budget that no search would take.
+def plan_of(tune: Mapping[str, Any], cpus: float = 1.0, gpus: float = 0.0) -> Plan:
+    """The suite's ``tune`` as a search takes it.
 
     Raises
     ------
     NestRecError
-        Saying which part of it.
+        When no search would take it.
     """
-    from nestrec_recbole.tune.search import _check_plan
-
-    budget = {"epochs": None, "scheduler": "asha", "searcher": "random", **budget_of(tune)}
-    _check_plan(budget["trials"], budget["epochs"], budget["scheduler"], budget["searcher"], 1.0, 0.0, None)
-    if budget.get("hours") is not None and budget["hours"] <= 0:
-        raise NestRecError(f"hours is {budget['hours']}; expected a number above 0")
+    return Plan(**{"trials": _MANY, **tune}, cpus=cpus, gpus=gpus)
 
 
 def tune_row(
@@ -91,7 +82,9 @@ def tune_row(
     made_of: Any,
     folder: Path,
     say: Callable[[str], None],
-    **how: Any,
+    address: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
 ) -> dict[str, Any]:
     """Search settings within a budget, or find what an equal search has found before.
 
@@ -103,8 +96,10 @@ def tune_row(
         What else the outcome depends on: data and code. Another search gets another folder.
     folder : Path
         Of the searches of a results folder. Each leaves ``trials.csv``, ``tuning.html`` and ``best.yaml`` in its own.
-    **how
-        ``cpus``, ``address``.
+    address : str, optional
+        Of a Ray cluster.
+    cpus, gpus : float
+        Of a trial.
 
     Returns
     -------
@@ -120,8 +115,9 @@ def tune_row(
         from nestrec_recbole.tune.results import write_results  # these need Ray, which the rest does not
         from nestrec_recbole.tune.search import search
 
+        plan = plan_of(budget, cpus, gpus)
         found = search(
-            model, dataset, settings, space, folder=place / "search", resume=True, say=say, **budget_of(budget), **how
+            model, dataset, settings, space, plan, folder=place / "search", resume=True, address=address, say=say
         )
         best = {key: value for key, value in found.settings.items() if settings.get(key) != value and key != "epochs"}
         about = {"trials": len(found.trials), "epochs": found.epochs, "best": best, "score": found.score}

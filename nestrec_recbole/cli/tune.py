@@ -35,33 +35,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: Any) -> int:
     """Run the verb."""
-    from nestrec_recbole.cli.run import read_settings
-    from nestrec_recbole.compat import literal
+    try:
+        _tune(options)
+    except KeyboardInterrupt:
+        print("nestrec: interrupted; --resume goes on", file=sys.stderr)
+        return 130  # as shells have it
+    return 0
+
+
+def _tune(options: Any) -> None:
+    from nestrec_recbole.tune.budget import Plan
     from nestrec_recbole.tune.results import write_results
     from nestrec_recbole.tune.search import search
 
-    settings: dict[str, Any] = {}
-    for path in options.config:
-        settings |= read_settings(path)
-    given, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of the process
-    settings |= {key: literal(value) for key, value in (word.removeprefix("--").split("=", 1) for word in given)}
     folder = Path(options.folder or Path("runs/tune") / f"{options.dataset}-{options.model}")
-    found = search(
-        options.model,
-        options.dataset,
-        settings,
-        options.space,
+    plan = Plan(
         trials=options.trials,
         epochs=options.epochs,
         scheduler=options.scheduler,
         searcher=options.search,
         seed=options.seed,
-        folder=folder,
-        resume=options.resume,
         cpus=options.cpus,
         gpus=options.gpus,
         at_once=options.at_once,
         hours=options.budget,
+    )
+    found = search(
+        options.model,
+        options.dataset,
+        _given(options.config),
+        options.space,
+        plan,
+        folder=folder,
+        resume=options.resume,
         address=options.address,
         say=lambda line: print(line, flush=True),
     )
@@ -69,7 +75,18 @@ def call(options: Any) -> int:
     print(f"best validation {found.metric}: {found.score}, with {folder}/best.yaml; all trials in {folder}/tuning.html")
     if not options.no_final:
         write_results(found, folder, _final(found, folder, options.seeds))
-    return 0
+
+
+def _given(files: list[str]) -> dict[str, Any]:
+    """The settings of every trial: those of files, and those of the command line over them."""
+    from nestrec_recbole.cli.run import read_settings
+    from nestrec_recbole.compat import literal
+
+    settings: dict[str, Any] = {}
+    for path in files:
+        settings |= read_settings(path)
+    words, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of the process
+    return settings | {key: literal(value) for key, value in (word.removeprefix("--").split("=", 1) for word in words)}
 
 
 def _final(found: Any, folder: Path, seeds: list[int]) -> list[dict[str, Any]]:
@@ -89,9 +106,7 @@ def _final(found: Any, folder: Path, seeds: list[int]) -> list[dict[str, Any]]:
         done.append({"seed": seed, "settings": found.settings, "metrics": run.metrics})
         with written_whole(path) as draft:
             draft.write_text(json.dumps(done, indent=1, default=str) + "\n")
-        print(
-            f"test, seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in run.metrics.items())}", flush=True
-        )
+        print(f"test, seed {seed}: {_as_line(run.metrics)}", flush=True)
     chosen = [one for one in done if one["seed"] in seeds]
     means = {name: sum(one["metrics"][name] for one in chosen) / len(chosen) for name in chosen[0]["metrics"]}
     print(f"test, mean: {_as_line(means)}")

@@ -36,7 +36,7 @@ class SequenceDataset(AtomicDataset):
     ----------
     rows : RowIndex
         The rows of this split; ``items``, ``owners``, ``times``, ``users``, ``starts`` and ``ends`` are its arrays.
-    columns : dict of str to Tensor (n_interactions, ...)
+    columns : dict of str to numpy.ndarray of shape (n_interactions, ...)
         The other columns of the ``.inter`` file, but for those in ``unused_col``.
     rankable : numpy.ndarray of shape (n_items,), bool, or None
         Items that evaluation may recommend; None: all.
@@ -58,13 +58,14 @@ class SequenceDataset(AtomicDataset):
     feature_paths: dict[str, Path]
     domains: Domains | None = None
     _table: Any
+    _aligned: dict[Path, ItemField]  # by feature store
     _settled: list[np.ndarray] | None = None  # the rows of each split, where the config no longer says
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
         self._split_feat: Interaction | None = None
         self._exact_times: np.ndarray | None = None
-        self.feature_paths = {}
+        self.feature_paths, self._aligned = {}, {}
         super().__init__(config)
 
     # -- indexing -----------------------------------------------------------------------------------------------
@@ -364,8 +365,14 @@ class SequenceDataset(AtomicDataset):
         NestRecError
             When a feature is not there, damaged, or belongs to another dataset.
         """
-        tokens = self.field2id_token[self.iid_field]
-        return [FeatureStore.open(path).align(tokens) for path in self.feature_paths.values()]
+        return [self._aligned.get(path) or self._align(path) for path in self.feature_paths.values()]
+
+    def keep_item_fields(self) -> None:
+        """Align the item fields now, for all that are made from this dataset: else each call makes arrays anew."""
+        self._aligned = {path: self._align(path) for path in self.feature_paths.values()}
+
+    def _align(self, path: Path) -> ItemField:
+        return FeatureStore.open(path).align(self.field2id_token[self.iid_field])
 
 
 def _as_integers(times: np.ndarray) -> np.ndarray:

@@ -37,7 +37,9 @@ def flat_dataset(split: SequenceDataset) -> Dataset:
         order = users_by_time(users, split.times[places])
         places, users, items = places[order], users[order], items[order]
     ids = {split.uid_field: torch.from_numpy(users), split.iid_field: torch.from_numpy(items)}
-    flat.inter_feat = Interaction(ids | {name: column[places] for name, column in split.columns.items()})
+    flat.inter_feat = Interaction(
+        ids | {name: torch.from_numpy(column[places]) for name, column in split.columns.items()}
+    )
     return flat
 
 

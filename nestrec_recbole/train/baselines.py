@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from nestrec_recbole.encode.items import ensure_item_features
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
+from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.settings import check_known, check_metrics
 from nestrec_recbole.train.checkpoint import free_name, load_weights, model_tensors, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
@@ -141,11 +141,8 @@ def configure_again(model: str, dataset: str, saved: Mapping[str, Any], data_pat
     settings["data_path"] = str(Path(data_path).parent)
     if settings["train_neg_sample_args"]["distribution"] == "none":
         settings["train_neg_sample_args"] = None  # as Config wants it, and not as it resolves it
-    argv, sys.argv = sys.argv, sys.argv[:1]  # what was given on that run's command line is in the checkpoint
-    try:
+    with without_arguments():  # what was given on that run's command line is in the checkpoint
         return Config(model=model, dataset=dataset, config_dict=settings)
-    finally:
-        sys.argv = argv
 
 
 def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
@@ -170,11 +167,8 @@ def share_settings(config: Any) -> None:
     ours = {key: value for key, value in config.shared_settings.items() if key not in given}
     if set(config["load_col"] or ()) != {"inter"}:  # RecBole knows that this model reads other files too
         ours.pop("load_col", None)
-    argv, sys.argv = sys.argv, sys.argv[:1]  # what is there has been read
-    try:
+    with without_arguments():  # what is there has been read
         resolved = Config(model=config["model"], dataset=config["dataset"], config_dict={**given, **ours})
-    finally:
-        sys.argv = argv
     for key in (*ours, *_DERIVED):
         config[key] = resolved[key]
 

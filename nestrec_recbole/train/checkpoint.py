@@ -15,6 +15,7 @@ from torch import Tensor
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.setting_roles import HELD_OUT, HISTORIES
 from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"
@@ -67,18 +68,7 @@ def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
 
 
 # Settings that say what training may see.
-_HELD_OUT_BY = (
-    *(
-        "hidden_items",
-        "hidden_users",
-        "hidden_seed",
-        "shuffle_ties",
-        "tie_seed",
-        "eval_args",
-        "target_domain",
-        "protocol",
-    ),
-)
+_HELD_OUT_BY = (*HELD_OUT, *HISTORIES)
 
 
 def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:

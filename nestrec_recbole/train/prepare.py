@@ -68,8 +68,13 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
     """
     if not is_ours(config["model"]):
         return prepare_baseline(config, dataset)
+    return prepare_as_recbole(config, dataset)
+
+
+def prepare_as_recbole(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]]:
+    """:func:`prepare` by RecBole's own steps: a model of RecBole's keeps its split, sampling, metrics and trainer."""
     init_seed(config["seed"], config["reproducibility"])
-    loaders = data_preparation(config, read_data(config) if dataset is None else dataset)
+    loaders = data_preparation(config, create_dataset(config) if dataset is None else dataset)
     init_seed(config["seed"], config["reproducibility"])  # the weights do not depend on how the data was drawn
     model = get_model(config["model"])(config, loaders[0].dataset).to(config["device"])
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders

@@ -12,19 +12,19 @@ import numpy as np
 import yaml
 
 from nestrec_recbole.files import written_whole
-from nestrec_recbole.tune.search import Found
+from nestrec_recbole.tune.search import SearchResult
 from nestrec_recbole.tune.space import Dimension
 from nestrec_recbole.tune.trial import Trial
 
 FEW = 8  # below so many trials nothing is said about importance
 
 
-def write_results(found: Found, folder: str | Path, final: list[dict[str, Any]] | None = None) -> None:
+def write_results(found: SearchResult, folder: str | Path, final: list[dict[str, Any]] | None = None) -> None:
     """Write ``best.yaml``, ``trials.csv`` and ``tuning.html`` into a folder.
 
     Parameters
     ----------
-    found : Found
+    found : SearchResult
     folder : path
     final : list of dict, optional
         ``seed`` and ``metrics`` of each training of the winner that was evaluated on test data.
@@ -41,7 +41,7 @@ def write_results(found: Found, folder: str | Path, final: list[dict[str, Any]] 
         draft.write_text(page(found, final or []), encoding="utf-8")
 
 
-def best_yaml(found: Found) -> str:
+def best_yaml(found: SearchResult) -> str:
     """The best settings, as ``run_recbole(config_file_list=[...])`` and ``--config`` take them."""
     about = f"{found.model} on {found.dataset}: validation {found.metric} {found.score}"
     return f"# {about}, best of {len(found.trials)} trials.\n" + yaml.safe_dump(
@@ -49,7 +49,7 @@ def best_yaml(found: Found) -> str:
     )
 
 
-def table(found: Found) -> list[dict[str, Any]]:
+def table(found: SearchResult) -> list[dict[str, Any]]:
     """A row per trial: how it went, its validation metrics, and its settings."""
     metrics = list(dict.fromkeys(name for trial in found.trials for name in trial.valid))
     rows = []
@@ -68,7 +68,7 @@ def _status(trial: Trial) -> str:
     return "stopped" if trial.status == "running" else trial.status  # the search is over
 
 
-def importances(found: Found) -> dict[str, float]:
+def importances(found: SearchResult) -> dict[str, float]:
     """How much each setting mattered: by how much R² of a random forest falls when its column is shuffled.
 
     The forest (300 trees, at least two trials a leaf) foretells a trial's best validation score from its settings, of
@@ -105,7 +105,7 @@ def _number(one: Dimension, trial: Trial) -> float:
     return math.log10(value) if one.kind == "loguniform" else float(value)
 
 
-def page(found: Found, final: list[dict[str, Any]]) -> str:
+def page(found: SearchResult, final: list[dict[str, Any]]) -> str:
     """One HTML page that needs nothing beside it."""
     from plotly.graph_objects import Figure
 
@@ -149,7 +149,7 @@ def _final_table(final: list[dict[str, Any]]) -> str:
     return f"<h2>The winner on test data</h2><table><tr><th>seed</th>{head}</tr>{rows}</table>"
 
 
-def _parallel(found: Found) -> Any:
+def _parallel(found: SearchResult) -> Any:
     """Parallel coordinates: an axis per setting, the last one the score, which also colours the lines."""
     from plotly.graph_objects import Figure, Parcoords
 

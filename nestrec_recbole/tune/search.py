@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole import settings as config_settings
-from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
+from nestrec_recbole.settings import check_metrics
 from nestrec_recbole.train.prepare import configure, is_ours
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.space import Space, read_space
-from nestrec_recbole.tune.trial import Task, Trial, own_arguments, shared_data
+from nestrec_recbole.tune.trial import Task, Trial, shared_data
 
-SCHEDULERS = ("asha", "median", "pbt", "none")
-SEARCHERS = ("random", "optuna", "hyperopt")
-FORMAT = 1
+FORMAT = 1  # of search.json
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes
@@ -59,52 +58,31 @@ class Found:
 def search(
     model: str,
     dataset: str,
-    settings: Mapping[str, Any] | None = None,
-    space: Space | str | Path | None = None,
+    settings: Mapping[str, Any] | None,
+    space: Space | str | Path | None,
+    plan: Plan,
     *,
-    trials: int,
-    epochs: int | None = None,
-    scheduler: str = "asha",
-    searcher: str = "random",
-    seed: int = 2020,
     folder: str | Path,
     resume: bool = False,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    at_once: int | None = None,
-    hours: float | None = None,
     address: str | None = None,
     say: Callable[[str], None] = print,
-) -> Found:
+) -> SearchResult:
     """Search for the settings with the best validation score; test data is not among what trials are given.
 
     Parameters
     ----------
     model, dataset : str
         As for ``run_recbole``.
-    settings : mapping, optional
+    settings : mapping or None
         Of every trial.
-    space : Space or path, optional
-        What is searched; by default ``properties/tune/<model>.yaml``.
-    trials, epochs : int
-        The budget: how many trials, and how long each trains at most (by default as the config says).
-    scheduler : str
-        ``asha`` stops trials that fall behind, ``median`` those below the median, ``none`` none; under ``pbt`` those
-        behind copy the best ones and change on the way.
-    searcher : str
-        ``random``, ``optuna`` or ``hyperopt``.
-    seed : int
-        Of the points that are tried; that of training is a setting.
+    space : Space, path or None
+        What is searched; None: ``properties/tune/<model>.yaml``.
+    plan : Plan
+        The budget, and how it is spent.
     folder : path
         Of the search: ``search.json`` and a folder per trial. On a cluster, all machines must see it.
     resume : bool
         Go on with the search that lies there, if one does.
-    cpus, gpus : float
-        Of a trial; parts of one are possible. What is there is shared out.
-    at_once : int, optional
-        Trials at the same time, at most.
-    hours : float, optional
-        No trial goes on after so long.
     address : str, optional
         Of a Ray cluster; by default one is started on this machine.
     say : callable
@@ -117,99 +95,91 @@ def search(
         asks for more than there is, or no trial could be trained.
     """
     require_ray()
-    _check_plan(trials, epochs, scheduler, searcher, cpus, gpus, at_once)
-    given = {**(settings or {}), **({} if epochs is None else {"epochs": epochs})}
-    config = _config(model, dataset, given)
-    config_settings.check_metrics(config)
-    if scheduler == "pbt" and not is_ours(model):
+    folder = Path(folder).resolve()
+    config, task = _task(model, dataset, dict(settings or {}), space, plan, folder)
+    about = _about(task, plan, config)
+    _check_folder(folder, about, resume)
+    with running_ray(address, plan.cpus, plan.gpus):
+        from nestrec_recbole.tune.running import make_strategy, run_trials
+
+        strategy, data = make_strategy(task, plan), shared_data(task, config)
+        _claim(folder, about)  # after all that can refuse
+        folders = run_trials(task, plan, strategy, data, say)
+    if plan.hours is None:  # else there may be more time later
+        _drop_checkpoints(task)
+    return _best(task, config["valid_metric"], [trial for trial in map(Trial.read, folders) if trial])
+
+
+def _task(
+    model: str, dataset: str, settings: dict[str, Any], space: Space | str | Path | None, plan: Plan, folder: Path
+) -> tuple[Any, Task]:
+    """The config of a search, and what its trials have in common."""
+    given = settings if plan.epochs is None else {**settings, "epochs": plan.epochs}
+    with keeping_visible_gpus(), without_arguments():  # Ray looks for GPUs in the environment
+        config = configure(model, dataset, {**given, "state": "ERROR", "show_progress": False})
+    check_metrics(config)
+    if plan.population and not is_ours(model):
         raise NestRecError(f"--scheduler pbt copies checkpoints; of {model}, a model of RecBole's, none can go on")
     space = space if isinstance(space, Space) else read_space(space if space is not None else tuning_space(model))
-    space = space.checked(config.internal_config_dict)
-    place = Path(folder).resolve()
-    about: dict[str, Any] = {"model": model, "dataset": dataset, "settings": {**given, "epochs": config["epochs"]}}
-    about |= {"metric": config["valid_metric"], "scheduler": scheduler, "searcher": searcher, "seed": seed}
-    about |= {"space": [asdict(one) for one in space.dimensions], "data": _data(config)}
-    _open_folder(place, about, resume)
-    task = Task(
+    return config, Task(
         model,
         dataset,
         {**given, "epochs": config["epochs"]},
-        space,
-        str(place / "trials"),
+        space.checked(config.internal_config_dict),
+        str(folder / "trials"),
         bool(config["valid_metric_bigger"]),
-        population=scheduler == "pbt",
-        threads=max(1, int(cpus)),
+        population=plan.population,
+        threads=max(1, int(plan.cpus)),
     )
-    with running_ray(address, cpus, gpus):
-        from nestrec_recbole.tune.plan import Plan, run_trials
-
-        plan = Plan(trials, config["epochs"], scheduler, searcher, seed, cpus, gpus, at_once, hours)
-        places = run_trials(task, plan, shared_data(task, config), say)
-    ran = [trial for trial in map(Trial.read, places) if trial]
-    for checkpoint in (
-        Path(task.folder).rglob("*.safetensors") if hours is None else ()
-    ):  # else there may be more time later
-        checkpoint.unlink()
-    return _best(task, config["valid_metric"], ran)
 
 
-def _check_plan(
-    trials: int, epochs: int | None, scheduler: str, searcher: str, cpus: float, gpus: float, at_once: int | None
-) -> None:
-    if scheduler not in SCHEDULERS:
-        raise NestRecError(unknown("scheduler", scheduler, SCHEDULERS))
-    if searcher not in SEARCHERS:
-        raise NestRecError(unknown("searcher", searcher, SEARCHERS))
-    for name, value in {"trials": trials, "epochs": epochs, "at_once": at_once}.items():
-        if value is not None and value < 1:
-            raise NestRecError(f"{name} is {value}; expected a whole number from 1")
-    if cpus <= 0 or gpus < 0:
-        raise NestRecError(f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs; expected CPUs above 0, GPUs from 0")
-    if scheduler == "pbt" and searcher != "random":
-        raise NestRecError(f"--scheduler pbt chooses its own points; leave --search {searcher} out")
-
-
-def _config(model: str, dataset: str, settings: dict[str, Any]) -> Any:
-    """The config of the search; RecBole takes the choice of GPUs into the environment, where Ray looks for them."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    quiet = {"state": "ERROR", "show_progress": False}
-    try:
-        with own_arguments():
-            return configure(model, dataset, {**settings, **quiet})
-    finally:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        if before is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def _data(config: Any) -> dict[str, str]:
-    """What the interactions are, by their hashes."""
+def _about(task: Task, plan: Plan, config: Any) -> dict[str, Any]:
+    """What makes a search this one and no other, as ``search.json`` has it."""
     files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}*.inter"))
-    return {path.name: sha256_of(path) for path in files}
+    about = {
+        "format": FORMAT,
+        "model": task.model,
+        "dataset": task.dataset,
+        "settings": task.settings,
+        "metric": config["valid_metric"],
+        "scheduler": plan.scheduler,
+        "searcher": plan.searcher,
+        "seed": plan.seed,
+        "space": [asdict(one) for one in task.space.dimensions],
+        "data": {path.name: sha256_of(path) for path in files},
+    }
+    return json.loads(json.dumps(about, default=str))
 
 
-def _open_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
-    """Claim a folder for a search, or find that it is this one's."""
+def _check_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
+    """Refuse a folder of anything else than this search; an empty one is free."""
     path = folder / "search.json"
-    about = json.loads(json.dumps({"format": FORMAT, **about}, default=str))
-    if path.is_file():
-        if not resume:
-            raise NestRecError(
-                f"{folder} holds a search already; --resume goes on with it, --folder names another place"
-            )
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-            differs = [key for key in about if there.get(key) != about[key]]
-        except (ValueError, AttributeError):
-            raise NestRecError(f"{path}: not written by this program; name another --folder") from None
-        if differs:
-            how = _difference(there.get(differs[0]), about[differs[0]])
-            raise NestRecError(f"{folder} holds another search: its {differs[0]} differs ({how})")
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise NestRecError(f"{folder} is not empty and holds no search; name another --folder")
         return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise NestRecError(f"{folder} is not empty and holds no search; name another --folder")
-    with written_whole(path) as draft:
+    if not resume:
+        raise NestRecError(f"{folder} holds a search already; --resume goes on with it, --folder names another place")
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differs = [key for key in about if there.get(key) != about[key]]
+    except (ValueError, AttributeError):
+        raise NestRecError(f"{path}: not written by this program; name another --folder") from None
+    if differs:
+        how = _difference(there.get(differs[0]), about[differs[0]])
+        raise NestRecError(f"{folder} holds another search: its {differs[0]} differs ({how})")
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Say in a folder whose search it holds."""
+    with written_whole(folder / "search.json") as draft:
         draft.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _drop_checkpoints(task: Task) -> None:
+    """Remove what only resuming needs."""
+    for checkpoint in Path(task.folder).rglob("*.safetensors"):
+        checkpoint.unlink()
 
 
 def _difference(there: Any, now: Any) -> str:
@@ -221,11 +191,12 @@ def _difference(there: Any, now: Any) -> str:
     return f"{there!r} there, {now!r} now"
 
 
-def _best(task: Task, metric: str, trials: list[Trial]) -> Found:
+def _best(task: Task, metric: str, trials: list[Trial]) -> SearchResult:
     scored = [trial for trial in trials if trial.scores]
     if not scored:
         why = next((trial.error for trial in trials if trial.error), "none came to the end of its first epoch")
         raise NestRecError(f"no trial could be trained: {why}")
     best = (max if task.bigger else min)(scored, key=lambda trial: trial.best(task.bigger))
     settings = task.merged(best.point)
-    return Found(task.model, task.dataset, metric, settings, best.best(task.bigger), task.bigger, trials, task.space)
+    score = best.best(task.bigger)
+    return SearchResult(task.model, task.dataset, metric, settings, score, task.bigger, trials, task.space)

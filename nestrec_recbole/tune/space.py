@@ -18,16 +18,17 @@ import numpy as np
 import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments
 
+from nestrec_recbole import setting_roles as roles
 from nestrec_recbole import settings
 from nestrec_recbole.errors import NestRecError, unknown
 
 Point = dict[str, Any]
 KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "quniform": 3}  # how many numbers each takes
+# What a search may change of them: how items are described, and how much of a history is seen.
+_SEARCHED = {*roles.ITEM_FIELDS, *roles.HISTORY_LENGTH}
 # What decides which rows are predicted and how that is measured: scores under two values of these do not compare.
-_FIXED = {*dataset_arguments, *evaluation_arguments, *general_arguments, "model", "dataset", "valid_neg_sample_args"}
-_FIXED |= {"shuffle_ties", "init_from", "feature_path", "checkpoint_last", "candidates", "hidden_items", "hidden_users"}
-_FIXED |= {"hidden_seed", "tie_seed", "domain_field", "target_domain", "domains", "protocol"}
-_FIXED -= {"MAX_ITEM_LIST_LENGTH"}
+_FIXED = {*roles.ALL, *dataset_arguments, *evaluation_arguments, *general_arguments} - _SEARCHED
+_FIXED |= {"model", "dataset", "valid_neg_sample_args"}
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,8 @@ def _check_numbers(kind: str, values: list[Any], place: str) -> None:
         needed = "low, high and step" if kind == "quniform" else "low and high"
         raise NestRecError(f"{place}: {kind} is {values!r}; expected the numbers {needed}")
     low, high = values[:2]
-    if low >= high or (kind == "loguniform" and low <= 0) or (kind == "quniform" and not 0 < values[2] <= high - low):
+    widest = (high - low) * (1 + 1e-9)  # of a step: 0.3 - 0.1 is less than 0.2
+    if low >= high or (kind == "loguniform" and low <= 0) or (kind == "quniform" and not 0 < values[2] <= widest):
         bounds = {"loguniform": "0 < low < high", "quniform": "low < high and a step that fits between"}
         raise NestRecError(f"{place}: {kind} is {values!r}; expected {bounds.get(kind, 'low < high')}")
 

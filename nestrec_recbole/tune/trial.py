@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +22,8 @@ from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.memory import give_back, keep_little
+from nestrec_recbole.process_state import without_arguments
+from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.optimisation import take_rates
 from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
@@ -64,12 +64,17 @@ class Task:
     population: bool = False
     threads: int = 1
 
-    def place(self, point: Point) -> Path:
+    def folder_of(self, point: Point) -> Path:
         """The folder of a point: its name comes from the settings alone, or is the number in a population."""
         if self.population:
             return Path(self.folder) / f"{MEMBER}-{point[MEMBER]}"
         text = json.dumps(self.space.flat(point), sort_keys=True, default=str)
         return Path(self.folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def epochs(self) -> int:
+        """Of a trial, at most."""
+        return int(self.settings["epochs"])
 
     def merged(self, point: Point) -> dict[str, Any]:
         """Every setting that is not a default, at a point."""
@@ -93,6 +98,10 @@ class Trial:
         Epoch, from 0, and validation score.
     status : str
         ``running`` (or stopped by the scheduler), ``finished`` or ``failed``.
+    error : str or None
+        Why it failed, in one line.
+    seconds : float
+        Wall-clock time of its training, in all processes that it took.
     valid : dict
         Every validation metric at the best epoch.
     """
@@ -114,19 +123,27 @@ class Trial:
         best = self.best(bigger)
         return next(epoch for epoch, score in reversed(self.scores) if score == best)  # the last of equals was kept
 
-    def write(self, place: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Write ``trial.json``, whole or not at all."""
-        with written_whole(place / "trial.json") as draft:
+        with written_whole(folder / "trial.json") as draft:
             draft.write_text(json.dumps(asdict(self), default=str) + "\n")
 
     @classmethod
-    def read(cls, place: Path) -> Trial | None:
-        """Read ``trial.json`` of a folder, if it is there."""
-        path = place / "trial.json"
-        if not path.is_file():
+    def read(cls, folder: Path) -> Trial | None:
+        """Read ``trial.json`` of a folder; None where there is none, or the machine went down while it was written.
+
+        Raises
+        ------
+        NestRecError
+            When the file is whole and says something else.
+        """
+        path = folder / "trial.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return None
         try:
-            trial = cls(**json.loads(path.read_text(encoding="utf-8")))
+            trial = cls(**found)
             trial.scores = [(int(epoch), float(score)) for epoch, score in trial.scores]
         except (ValueError, TypeError) as error:
             raise NestRecError(
@@ -154,8 +171,8 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
     Trial
         ``failed`` where these settings do not work; what is no fault of theirs is raised.
     """
-    place = task.place(point)
-    trial = Trial.read(place)
+    folder = task.folder_of(point)
+    trial = Trial.read(folder)
     if trial is None or (task.population and (start is not None or trial.status == "running")):
         trial = Trial(task.space.flat(point), point)
     if not task.population or trial.status != "running":
@@ -164,18 +181,18 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
         if trial.status != "running":
             return trial
     try:
-        _train(task, trial, place, data, report, start)
+        _train(task, trial, folder, data, report, start)
         trial.status = "finished"
     except NestRecError as error:
         trial.status, trial.error = "failed", str(error)
-    trial.write(place)
+    trial.write(folder)
     return trial
 
 
-def _train(task: Task, trial: Trial, place: Path, data: Any, report: Report, start: Path | None) -> None:
+def _train(task: Task, trial: Trial, folder: Path, data: Any, report: Report, start: Path | None) -> None:
     began = perf_counter() - trial.seconds
     trainer, train_data, valid_data = build(task, trial.point, data)
-    trainer.saved_model_file = str(place / "weights.safetensors")
+    trainer.saved_model_file = str(folder / "weights.safetensors")
     last = Path(last_checkpoint(trainer.saved_model_file))
 
     def note(epoch: int, score: float) -> None:
@@ -183,15 +200,17 @@ def _train(task: Task, trial: Trial, place: Path, data: Any, report: Report, sta
         best = trial.best(task.bigger)
         if score == best:
             trial.valid = dict(trainer.best_valid_result or {})
-        trial.status = "finished" if epoch + 1 >= task.settings["epochs"] else "running"
+        trial.status = "finished" if epoch + 1 >= task.epochs else "running"
         trial.seconds = perf_counter() - began
-        trial.write(place)
+        trial.write(folder)
         give_back()
         report(epoch, best)
 
-    if start is not None or last.is_file():
+    if start is None and _is_whole(last):
+        start = last
+    if start is not None:
         own = trainer.saved_model_file
-        trainer.resume_checkpoint(start or last)
+        trainer.resume_checkpoint(start)
         trainer.saved_model_file = own
         if task.population:  # whose settings are no longer those of the checkpoint
             take_rates(trainer)
@@ -205,12 +224,21 @@ def _train(task: Task, trial: Trial, place: Path, data: Any, report: Report, sta
     trainer.fit(train_data, valid_data, verbose=False, show_progress=False, callback_fn=note)
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a trial can go on from a checkpoint: it cannot where the machine went down while it was written."""
+    try:
+        read_checkpoint(checkpoint)
+    except NestRecError:
+        return False
+    return True
+
+
 def build(task: Task, point: Point, data: Any) -> tuple[Any, Any, Any]:
     """The trainer of a point and its training and validation data; of test data there are no rows."""
     torch.set_num_threads(task.threads)
     keep_little()
-    with own_arguments():
-        config = make_config(task.model, task.dataset, task.merged(point), str(task.place(point)))
+    with without_arguments():
+        config = make_config(task.model, task.dataset, task.merged(point), str(task.folder_of(point)))
         dataset = read_data(config).without_test() if data is None else data.under(config)
         trainer, (train_data, valid_data, _) = prepare(config, dataset)
     return trainer, train_data, valid_data
@@ -224,20 +252,15 @@ def make_config(model: str, dataset: str, settings: dict[str, Any], checkpoint_d
 
 
 def shared_data(task: Task, config: Any) -> Any:
-    """The data that all trials can share, without its test rows; None where the space decides what is read."""
+    """The data that all trials can share, without its test rows; None where the space decides what is read.
+
+    Interactions and item fields are numpy arrays, which Ray gives to all processes of a machine as one copy to read.
+    """
     if {one.name.partition(".")[0] for one in task.space.dimensions} & set(_READ_WITH_DATA):
         return None
-    return read_data(config).without_test()
-
-
-@contextmanager
-def own_arguments() -> Iterator[None]:
-    """RecBole's Config takes any process's arguments for settings; within, there are none."""
-    argv, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = argv
+    data = read_data(config).without_test()
+    data.keep_item_fields()
+    return data
 
 
 def objective(point: Point, task: Task, data: Any) -> None:
@@ -248,15 +271,15 @@ def objective(point: Point, task: Task, data: Any) -> None:
     task.settings["gpu_id"] = ",".join(map(str, ray.get_gpu_ids()))  # RecBole would give each trial the first GPU
     if task.population:  # a point that was copied has the number of the member it came from
         point = {**point, MEMBER: int(session.get_context().get_trial_id().rpartition("_")[2])}
-    place = task.place(point)
-    last = Path(last_checkpoint(place / "weights.safetensors"))
+    folder = task.folder_of(point)
+    last = Path(last_checkpoint(folder / "weights.safetensors"))
 
     def report(epoch: int, best: float) -> None:
         metrics = {"epoch": epoch + 1, "score": best}
-        if not task.population:
+        if not task.population or not last.is_file():  # a member of a search that was over is told again, not copied
             session.report(metrics)
             return
-        copy = place / "copy" / last.name
+        copy = folder / "copy" / last.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
         os.link(last, copy)  # the checkpoint's own name is soon another file's
@@ -266,5 +289,5 @@ def objective(point: Point, task: Task, data: Any) -> None:
     if given is None:
         run_trial(task, point, data, report)
         return
-    with given.as_directory() as folder:
-        run_trial(task, point, data, report, Path(folder) / last.name)
+    with given.as_directory() as theirs:
+        run_trial(task, point, data, report, Path(theirs) / last.name)

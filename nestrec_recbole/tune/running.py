@@ -22,6 +22,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.progress import Progress
 from nestrec_recbole.tune.space import Dimension, Point, Space
 from nestrec_recbole.tune.trial import MEMBER, Task, Trial, objective
@@ -30,40 +31,35 @@ MAX_FAILURES = 2  # a trial whose process dies goes on in a new one so many time
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a search goes.
+class Strategy:
+    """What Ray Tune chooses points and stops trials by.
 
     Attributes
     ----------
+    searcher : object
+    scheduler : TrialScheduler
     trials : int
-    epochs : int
-        Of a trial, at most.
-    scheduler : str
-        ``asha`` (Li et al. 2020), ``median`` (Golovin et al. 2017), ``pbt`` (Jaderberg et al. 2017) or ``none``.
-    searcher : str
-        ``random``, ``optuna`` or ``hyperopt``.
-    seed : int
-        Of the points.
-    cpus, gpus : float
-        Of a trial.
-    at_once : int or None
-        Trials, at most; None: as many as there are CPUs and GPUs for.
-    hours : float or None
-        Until no trial goes on.
+        How many there will be: fewer than planned where the space has no more points.
     """
 
+    searcher: Any
+    scheduler: TrialScheduler
     trials: int
-    epochs: int
-    scheduler: str = "asha"
-    searcher: str = "random"
-    seed: int = 2020
-    cpus: float = 1.0
-    gpus: float = 0.0
-    at_once: int | None = None
-    hours: float | None = None
 
 
-def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) -> list[Path]:
+def make_strategy(task: Task, plan: Plan) -> Strategy:
+    """Make a plan's strategy; nothing is written yet.
+
+    Raises
+    ------
+    NestRecError
+        When the searcher's package is missing, or the space has nothing for the scheduler to change.
+    """
+    points = starting_points(task, plan) if plan.searcher == "random" else []
+    return Strategy(_searcher(plan, points), _scheduler(task, plan), len(points) or plan.trials)
+
+
+def run_trials(task: Task, plan: Plan, strategy: Strategy, data: Any, say: Callable[[str], None]) -> list[Path]:
     """Run the trials of a search, or what is left of them.
 
     Returns
@@ -71,47 +67,51 @@ def run_trials(task: Task, plan: Plan, data: Any, say: Callable[[str], None]) ->
     list of Path
         The folders of the trials, in the order in which they were chosen.
     """
-    points = starting_points(task, plan) if plan.searcher == "random" else []
-    trials = len(points) or plan.trials
     scratch = Path(task.folder) / "ray"  # its own notes; ours are in trial.json, which nothing in it can execute
     shutil.rmtree(scratch, ignore_errors=True)
+    results = _tuner(task, plan, strategy, data, say, scratch).fit()
+    folders = []
+    for number in range(len(results)):
+        result = results[number]
+        point = (result.config or {}) | ({MEMBER: number} if task.population else {})
+        folders.append(task.folder_of(point))
+        if result.error is not None:
+            _note_error(task, point, result.error)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return list(dict.fromkeys(folders))
+
+
+def _tuner(
+    task: Task, plan: Plan, strategy: Strategy, data: Any, say: Callable[[str], None], scratch: Path
+) -> tune.Tuner:
     trainable = tune.with_resources(
         tune.with_parameters(objective, task=task, data=data), {"CPU": plan.cpus, "GPU": plan.gpus}
     )
     session = ray_session()
-    tuner = tune.Tuner(
+    member = {MEMBER: tune.randint(0, strategy.trials)} if task.population else {}
+    return tune.Tuner(
         trainable,
-        param_space=domains(task.space) | ({MEMBER: tune.randint(0, trials)} if task.population else {}),
+        param_space=domains(task.space) | member,
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max" if task.bigger else "min",
-            search_alg=_searcher(plan, points),
-            scheduler=_scheduler(task, plan),
-            num_samples=trials,
+            search_alg=strategy.searcher,
+            scheduler=strategy.scheduler,
+            num_samples=strategy.trials,
             max_concurrent_trials=plan.at_once if plan.searcher != "random" else None,
             time_budget_s=plan.hours * 3600 if plan.hours else None,
             reuse_actors=True,
         ),
         run_config=session.RunConfig(
-            name="ray",
-            storage_path=str(Path(task.folder).resolve()),
+            name=scratch.name,
+            storage_path=str(scratch.parent.resolve()),
             failure_config=session.FailureConfig(max_failures=MAX_FAILURES),
             # More than one: a copy may be taken of a checkpoint while the next is being written.
             checkpoint_config=session.CheckpointConfig(num_to_keep=4),
-            callbacks=[Progress(task, trials, say)],
+            callbacks=[Progress(task, strategy.trials, say)],
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    places = []
-    for number in range(len(results)):
-        result = results[number]
-        point = (result.config or {}) | ({MEMBER: number} if task.population else {})
-        places.append(task.place(point))
-        if result.error is not None:
-            _note_error(task, point, result.error)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return list(dict.fromkeys(places))
 
 
 def starting_points(task: Task, plan: Plan) -> list[Point]:
@@ -120,7 +120,7 @@ def starting_points(task: Task, plan: Plan) -> list[Point]:
     if not task.population:
         return points
     members = [{**point, MEMBER: number} for number, point in enumerate(points)]
-    known = [Trial.read(task.place(point)) for point in members]
+    known = [Trial.read(task.folder_of(point)) for point in members]
     return [trial.point if trial else point for trial, point in zip(known, members, strict=True)]
 
 
@@ -153,9 +153,9 @@ def _searcher(plan: Plan, points: list[Point]) -> Any:
 
 
 def _scheduler(task: Task, plan: Plan) -> TrialScheduler:
-    grace = max(1, plan.epochs // 9)  # two rungs, a third of the trials going on at each
+    grace = max(1, task.epochs // 9)  # two rungs, a third of the trials going on at each
     if plan.scheduler == "asha":
-        return AsyncHyperBandScheduler("epoch", max_t=max(plan.epochs, 2), grace_period=grace, reduction_factor=3)
+        return AsyncHyperBandScheduler("epoch", max_t=max(task.epochs, 2), grace_period=grace, reduction_factor=3)
     if plan.scheduler == "median":
         return MedianStoppingRule("epoch", grace_period=grace, min_samples_required=3)
     if plan.scheduler == "none":
@@ -165,7 +165,7 @@ def _scheduler(task: Task, plan: Plan) -> TrialScheduler:
         raise NestRecError("--scheduler pbt changes numbers that are no whole ones on the way; the space has none")
     return PopulationBasedTraining(
         "epoch",
-        perturbation_interval=max(1, math.ceil(plan.epochs / 10)),
+        perturbation_interval=max(1, math.ceil(task.epochs / 10)),
         hyperparam_mutations={one.name: _domain(one) for one in changing},
         log_config=False,
     )
@@ -173,8 +173,8 @@ def _scheduler(task: Task, plan: Plan) -> TrialScheduler:
 
 def _note_error(task: Task, point: Point, error: Exception) -> None:
     """Say in ``trial.json`` what Ray says of a trial that it gave up."""
-    place = task.place(point)
-    trial = Trial.read(place) or Trial(task.space.flat(point), point)
+    folder = task.folder_of(point)
+    trial = Trial.read(folder) or Trial(task.space.flat(point), point)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     trial.status, trial.error = "failed", lines[-1] if lines else type(error).__name__
-    trial.write(place)
+    trial.write(folder)
