@@ -1,4 +1,4 @@
-"""The nested stack and what each storey of it is worth: ``python benchmarks/nested.py beauty --data FOLDER``.
+"""The nested stack and what each level of it is worth: ``python benchmarks/nested.py beauty --data FOLDER``.
 
 NestRec from scratch and through the stages of its pipeline, each ablation, and FastSASRec, under both protocols, each
 compared with NestRec by a paired permutation test over users (values averaged over seeds first); then items that

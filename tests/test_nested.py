@@ -1,4 +1,4 @@
-"""The nested stack with storeys left out, on items it never saw, and looking at no more items than a step needs."""
+"""The nested stack with levels left out, on items it never saw, and looking at no more items than a step needs."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_storey_can_be_left_out(name: str, kinds: Any) -> None:
+def test_every_level_can_be_left_out(name: str, kinds: Any) -> None:
     built = kinds("NestRec", **{"id_dropout_prob": 0.0, **ABLATIONS[name]})
     trainer, train, *_ = built
     net = trainer.model
@@ -187,7 +187,7 @@ def test_models_of_user_tokens_need_some(model: str, kinds: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["item_layers", "user_queries"])
-def test_storeys_have_no_negative_height(key: str, kinds: Any) -> None:
+def test_levels_have_no_negative_height(key: str, kinds: Any) -> None:
     with pytest.raises(NestRecError, match=f"{key}' is -1; expected a whole number from 0"):
         kinds("NestRec", **{key: -1})
 

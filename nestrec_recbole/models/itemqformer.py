@@ -1,4 +1,4 @@
-"""ItemQFormer: the first storey of the nested stack, and a recommender of its own."""
+"""ItemQFormer: the first level of the nested stack, and a recommender of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.data.content import warn_of_bare_items
@@ -30,7 +31,8 @@ class ItemQFormer(SequenceModel):
     optional id embedding is added and dropped at random in training, so that items without a history still rank by
     content; of an item that no training interaction has, the id adds nothing. ``item_layers: 0`` is the plain way, one
     token that is the mean of the projected fields.
-    As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay.
+    As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay. ``cosine``
+    and ``recency_scale`` are those of :class:`.FastSASRec`, of this model and of those above it.
 
     Source: the Item Q-Former of UniRec (arXiv:2601.19423), after BLIP-2's Q-Former (Li et al., 2023).
     """
@@ -63,10 +65,11 @@ class ItemQFormer(SequenceModel):
             self.id_embedding.reset()
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.recent_mean = RecencyMean()
+        self.cosine, self.recency = config["cosine"], build_recency(config)
         self._build_state(config)
 
     def _build_state(self, config: Any) -> None:
-        """The layers between item tokens and states; each storey above has its own."""
+        """The layers between item tokens and states; each level above has its own."""
         self.norm = nn.LayerNorm(self.width)
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
@@ -165,17 +168,28 @@ class ItemQFormer(SequenceModel):
         return tokens if ids is None else tokens + ids[rows][..., None, :]
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
-        """As the base's: the mean of an item's tokens."""
+        """As the base's: the mean of an item's tokens, of unit length with ``cosine``."""
         if self.kept is None:
-            return self.item_tokens(items).mean(dim=1)
+            return self._scaled(self.item_tokens(items).mean(dim=1))
         means, ids = rows_of(self.kept[1], items), self.item_ids(items)
-        return means if ids is None else means + ids
+        return self._scaled(means if ids is None else means + ids)
 
     def encode(self, batch: Any) -> Tensor:
         """As the base's: a linear map of the recency-weighted mean of the items so far."""
         rows = self.catalogue.row_of(batch[self.ITEM_SEQ])
         vectors = self.dropout(self.item_table(self.catalogue.items)[rows])  # (B, T, d)
-        return self.to_state(self.norm(self.recent_mean(vectors)))
+        return self.finished(self.to_state(self.norm(self.recent_mean(vectors))), batch)
+
+    def finished(self, states: Tensor, batch: Any) -> Tensor:
+        """What ``cosine`` and ``recency_scale`` make of states (B, T, d)."""
+        states = self._scaled(states)
+        if self.recency is None:
+            return states
+        rows = self.catalogue.row_of(batch[self.ITEM_SEQ])
+        return self.recency(states, self.item_table(self.catalogue.items)[rows])
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
 
 def _reader(config: Any, width: int) -> QFormer:

@@ -17,7 +17,7 @@ from nestrec_recbole.models.llm import build_llm, read_tokens, weights_from_path
 from nestrec_recbole.models.prompt import Prompt
 from nestrec_recbole.models.userqformer import UserQFormer
 
-OWN = ("to_llm.", "token_kind.", "to_state.", "objective.")  # neither Q-Former nor language model
+OWN = ("to_llm.", "token_kind.", "to_state.", "objective.", "recency.")  # neither Q-Former nor language model
 
 
 class NestRec(UserQFormer):
@@ -87,7 +87,7 @@ class NestRec(UserQFormer):
         layout = lay_out(batch[self.ITEM_SEQ], q + u, *self.prompt(), packing=self.packing)
         tokens = layout.fill(vectors, self.llm.get_input_embeddings()(layout.text))
         last_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
-        return self.to_state(self.dropout(last_token))
+        return self.finished(self.to_state(self.dropout(last_token)), batch)
 
     # -- what is saved, and where -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""UserPretraining: the User Q-Former learns to foretell the tokens of the next item."""
+"""UserPretraining: the User Q-Former learns to predict the tokens of the next item."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class UserPretraining(UserQFormer):
 
     def _build_output(self, config: Any) -> None:
         if self.user_qformer is None:
-            raise NestRecError("user_queries is 0: UserPretraining foretells by user tokens; set it to 1 or more")
+            raise NestRecError("user_queries is 0: UserPretraining predicts by user tokens; set it to 1 or more")
         if not config["init_from"]:
             raise NestRecError(
-                "UserPretraining foretells item tokens: set init_from to a checkpoint of ItemPretraining"
+                "UserPretraining predicts item tokens: set init_from to a checkpoint of ItemPretraining"
             )
         for part in (self.fields, self.item_qformer, self.to_token, self.id_embedding):
             if part is not None:

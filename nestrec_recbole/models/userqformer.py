@@ -1,4 +1,4 @@
-"""UserQFormer: the second storey of the nested stack, over item tokens."""
+"""UserQFormer: the second level of the nested stack, over item tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nestrec_recbole.models.itemqformer import ItemQFormer
 class UserQFormer(ItemQFormer):
     """At every step t, learned queries read the item tokens of steps 1..t into ``u`` user tokens.
 
-    The queries of step t start from what the storey below knows of it, the recency-weighted mean of items 1..t, and a
+    The queries of step t start from what the level below knows of it, the recency-weighted mean of items 1..t, and a
     user token is that mean plus what the queries read, scaled by 0.1 at first: training goes on from ItemQFormer. As a
     recommender, the state is the mean of the user tokens.
 
@@ -79,4 +79,4 @@ class UserQFormer(ItemQFormer):
     def encode(self, batch: Any) -> Tensor:
         """As the base's: a linear map of the mean of each step's user tokens."""
         _, users = self.history_tokens(batch)
-        return self.to_state(self.dropout(users.mean(dim=2)))
+        return self.finished(self.to_state(self.dropout(users.mean(dim=2))), batch)

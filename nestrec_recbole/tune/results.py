@@ -71,7 +71,7 @@ def _status(trial: Trial) -> str:
 def importances(found: SearchResult) -> dict[str, float]:
     """How much each setting mattered: by how much R² of a random forest falls when its column is shuffled.
 
-    The forest (300 trees, at least two trials a leaf) foretells a trial's best validation score from its settings, of
+    The forest (300 trees, at least two trials a leaf) predicts a trial's best validation score from its settings, of
     which choices are numbered in their order and what has no meaning in a trial is -1. It is measured on the trials
     that it was made from, thirty shuffles each (Breiman 2001). Trials that were stopped early count with what they
     reached.
