@@ -45,6 +45,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "cold: NestRec": {"model": "NestRec", **COLD},
 }
 COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "show_progress": False, "state": "ERROR"}
+# What validation data chose, the same for every model that has the setting.
+CHOSEN: dict[str, dict[str, Any]] = {
+    "beauty": {
+        "cosine": True,
+        "temperature": 0.05,
+        "recency_scale": 0.5,
+        "hidden_dropout_prob": 0.5,
+        "valid_metric": "NDCG@10_f",
+    }
+}
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10")
 COLD_COLUMNS = ("ndcg@10_cold", "ndcg@10_f_cold", "recall@10_f_cold", "ndcg@10_f_warm", "ndcg@10_f")
 
@@ -55,7 +65,8 @@ def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path)
     model, ranks = own.pop("model"), ranks_path(folder, name, seed)
     settings = {**COMMON, **given, **own, "seed": seed}
     if model == "Pop":
-        settings = {key: value for key, value in settings.items() if key not in ("learning_rate", "item_fields")}
+        of_networks = {"learning_rate", "item_fields", *CHOSEN["beauty"]} - {"valid_metric"}
+        settings = {key: value for key, value in settings.items() if key not in of_networks}
     if own.get("item_fields") == "no text":
         settings["item_fields"] = fields_without_text(dataset, given)
     if model == "pipeline":
@@ -135,9 +146,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/nested"), help="for ranks and stages (%(default)s)")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--settings", type=yaml.safe_load, default={}, help="for all runs, as {epochs: 5}")
+    parser.add_argument("--settings", type=yaml.safe_load, default={}, help="for all runs, as {epochs: 5}; over CHOSEN")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    options.settings = {**CHOSEN.get(options.dataset, {}), **options.settings}
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
     folder, name = options.folder.resolve() / options.dataset, f"nested-{options.dataset}"

@@ -26,9 +26,7 @@ class UserPretraining(UserQFormer):
         if self.user_qformer is None:
             raise NestRecError("user_queries is 0: UserPretraining predicts by user tokens; set it to 1 or more")
         if not config["init_from"]:
-            raise NestRecError(
-                "UserPretraining predicts item tokens: set init_from to a checkpoint of ItemPretraining"
-            )
+            raise NestRecError("UserPretraining predicts item tokens: set init_from to a checkpoint of ItemPretraining")
         for part in (self.fields, self.item_qformer, self.to_token, self.id_embedding):
             if part is not None:
                 part.requires_grad_(False)
