@@ -19,6 +19,7 @@ from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.fastsasrec import build_recency
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
 
