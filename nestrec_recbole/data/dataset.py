@@ -162,9 +162,9 @@ class SequenceDataset(AtomicDataset):
         return self.rows.ends
 
     @property
-    def columns(self) -> dict[str, torch.Tensor]:
+    def columns(self) -> dict[str, np.ndarray]:
         """The other columns of the interactions, by name: (n_interactions, ...)."""
-        return {name: torch.from_numpy(column) for name, column in self.rows.columns.items()}
+        return self.rows.columns
 
     @property
     def inter_feat(self) -> Any:

@@ -27,7 +27,7 @@ class DIENSequences(SequenceDataset):
         random = np.random.default_rng(self.config["seed"])
         shift = random.integers(1, self.item_num - 1, len(self.items))  # never a whole turn: never the item itself
         negatives = (self.items.astype(np.int64) - 1 + shift) % (self.item_num - 1) + 1
-        self.rows.columns[self.config["NEG_PREFIX"] + self.iid_field] = negatives
+        self.columns[self.config["NEG_PREFIX"] + self.iid_field] = negatives
 
 
 def sequences_for(config: Any) -> SequenceDataset:
