@@ -29,7 +29,7 @@ def add_model(model_class: type, file: Path | None) -> None:
     """Note the files of a model's defaults: those of the nearest base class that has been added, then its own."""
     bases = (base.__name__ for base in model_class.__mro__[1:])
     inherited = next((_of_models[name] for name in bases if name in _of_models), [])
-    _of_models[model_class.__name__] = [*inherited, *([file] if file else [])]
+    _of_models[model_class.__name__] = [*inherited, *([file.resolve()] if file else [])]
     keys_of_any_model.cache_clear()
 
 

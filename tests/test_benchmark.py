@@ -529,7 +529,7 @@ def test_rows_that_are_not_tuned_say_why(place: Path, counted: list[str], search
     [
         ("{trials: 0}", "tune: trials is 0; expected a whole number from 1"),
         ("{trials: 3, scheduler: ahsa}", "tune: unknown scheduler 'ahsa'; did you mean 'asha'?"),
-        ("{hours: -1}", "tune: hours is -1; expected a number above 0"),
+        ("{hours: -1}", "tune: the budget is -1 hours; expected a number above 0"),
         ("{epochs: 3}", "no tune.trials; expected one, or tune.hours"),
         ("{trials: many}", "tune.trials is 'many' (str); expected int"),
     ],

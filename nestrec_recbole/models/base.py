@@ -116,7 +116,8 @@ class SequenceModel(SequentialRecommender):
         positives = None
         if self.objective.masks_known:
             positives = torch.cat([interaction[self.ITEM_SEQ], self.next_items(interaction)], dim=1)[rows]
-        return self.objective(states, self.item_table(items), targets, positives, drawn, items)
+        table = self.item_table() if items is None else self.item_table(items)
+        return self.objective(states, table, targets, positives, drawn, items)
 
     def draw(self, interaction: Any) -> Drawn:
         """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
