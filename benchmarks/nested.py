@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from readme import HERE, read_results, write_results
+from readme import HERE, put_table, read_results, write_results
 
 from nestrec_recbole.bench.run import train
 from nestrec_recbole.encode.items import read_recipes
@@ -167,7 +167,10 @@ def main() -> None:
             done.sort(key=lambda d: (list(RUNS).index(d["run"]), d["seed"]))
             write_results(name, {"command": f"python benchmarks/nested.py {options.dataset}", "runs": done})
             print(one, seed, done and found["metrics"], flush=True)
-    print(tables(done, folder))
+    text = tables(done, folder)
+    print(text)
+    if options.dataset == "beauty":
+        put_table("nested table", text)
 
 
 if __name__ == "__main__":
