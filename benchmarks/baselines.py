@@ -18,7 +18,7 @@ from time import process_time
 from typing import Any
 
 import torch
-from readme import HERE, read_results, write_results
+from readme import HERE, put_table, read_results, write_results
 from speed import COLUMNS, LEAVE_ONE_OUT, bytes_per_row, peak_memory
 
 import nestrec_recbole  # noqa: F401  # the repairs come first
@@ -27,6 +27,7 @@ from nestrec_recbole.train.prepare import prepare as through_the_door
 
 MODELS = ("SASRec", "BERT4Rec", "GRU4Rec", "CORE")
 SECONDS = 15  # of training that are timed
+WHAT = ("prepare", "MiB", "bytes per row", "evaluate", "epoch")  # is compared
 
 
 def recboles_own(config: Any) -> tuple[Any, tuple[Any, Any, Any]]:
@@ -81,6 +82,20 @@ def in_own_process(*arguments: str) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
+def table(results: dict[str, Any]) -> str:
+    """Markdown, a line per model and dataset: RecBole's own way over ours."""
+    lines = [
+        "| | processor seconds to prepare | MiB | bytes per row | seconds to rank | seconds per epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in results.items():
+        if not isinstance(one, dict):
+            continue
+        ratios = (f"{one['ratio'][key]:.1f} x" for key in WHAT)
+        lines.append(f"| {name} | {' | '.join(ratios)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure each model on both sides, print the ratios, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,14 +109,15 @@ def main() -> None:
     if options.call:
         print(json.dumps(measure(*options.call)))
         return
-    results = read_results("baselines") if (HERE / "results" / "baselines.json").exists() else {}
+    known = read_results("baselines") if (HERE / "results" / "baselines.json").exists() else {}
+    results = {name: one for name, one in known.items() if isinstance(one, dict)}
     for model in options.models:
         sides = {side: in_own_process(side, model, options.dataset, options.data) for side in ("recbole", "ours")}
-        what = ("prepare", "MiB", "bytes per row", "evaluate", "epoch")
-        sides["ratio"] = {key: sides["recbole"][key] / max(sides["ours"][key], 1e-9) for key in what}
+        sides["ratio"] = {key: sides["recbole"][key] / max(sides["ours"][key], 1e-9) for key in WHAT}
         results[f"{model} on {options.dataset}"] = sides
         print(model, json.dumps(sides), flush=True)
     write_results("baselines", {**results, "command": "python benchmarks/baselines.py"})
+    put_table("baselines table", table(results))
 
 
 if __name__ == "__main__":
