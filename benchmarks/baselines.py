@@ -1,6 +1,6 @@
 """What RecBole's own models gain behind our door, both sides in one run: ``python benchmarks/baselines.py``.
 
-One thread; RecBole's classes and settings on both sides, the same batches and weights. Each side of each model has a
+One thread; RecBole's classes and settings on both sides, at the seed's first weights. Each side of each model has a
 process of its own: reading and preparing the data with its peak memory, training (timed on the first batches, scaled to
 the epoch), and ranking every test target. Seconds are of processor time, as others may share the machine. ``--data
 FOLDER --dataset beauty`` takes another dataset than ml-100k. Writes ``results/baselines.json``.
