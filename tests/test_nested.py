@@ -94,6 +94,34 @@ def test_ids_of_items_without_history_add_nothing(kinds: Any) -> None:
     assert (difference[hidden] == 0).all()
 
 
+@pytest.mark.parametrize("model", ["ItemQFormer", "UserQFormer", "NestRec"])
+@pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])
+def test_cosine_and_the_recent_mean(loss: str, model: str, kinds: Any) -> None:
+    """States and items are of unit length; a state is that without the mean, and half the mean of what was read."""
+    _, train, _, _ = kinds(model)
+    plain = kinds(model, temperature=0.05, cosine=True)[0].model.eval()
+    net = kinds(model, temperature=0.05, loss=loss, n_negatives=5, cosine=True, recency_scale=0.5)[0].model
+    left_out = net.load_state_dict(plain.state_dict(), strict=False)
+    assert set(left_out.missing_keys) == {"recency.scale", "recency.mean.decay"} and not left_out.unexpected_keys
+    batch = next(iter(train))
+    net.train().calculate_loss(batch).backward()
+    assert net.recency.scale.grad.abs().min() > 0 and net.recency.mean.decay.grad != 0
+    net.eval()
+    with torch.no_grad():
+        directions, table = plain.encode(batch), plain.item_table()
+        torch.testing.assert_close(directions, unit(directions))
+        torch.testing.assert_close(table, unit(plain.item_tokens().mean(dim=1)))
+        states, read = net.encode(batch), table[batch["item_id_list"]]
+        for step in range(read.shape[1]):
+            weights = 0.5 ** torch.arange(step, -1, -1)
+            mean = (weights[:, None] * read[:, : step + 1]).sum(dim=1)
+            torch.testing.assert_close(states[:, step], unit(directions[:, step] + 0.5 * unit(mean)))
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
 @pytest.mark.parametrize("model", ["ItemQFormer", "UserQFormer", "NestRec", "ItemPretraining"])
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce", "triplet"])
 def test_a_sampled_loss_needs_only_the_items_it_looks_at(

@@ -17,7 +17,7 @@ class UserPretraining(UserQFormer):
     """UserQFormer over frozen items, trained by the mean squared error to the next item's tokens, at every position.
 
     The tokens are those of ``init_from``, a checkpoint of ItemPretraining; items rank by how near their tokens are to
-    those foretold. For the contrastive pretext train UserQFormer itself, which tells the next item from all others.
+    those predicted. For the contrastive pretext train UserQFormer itself, which tells the next item from all others.
 
     Source: the User Q-Former's pretext task in UniRec (arXiv:2601.19423).
     """
@@ -33,20 +33,20 @@ class UserPretraining(UserQFormer):
         self.to_next = nn.Linear(self.width, self.n_item_tokens * self.width)
 
     def next_tokens(self, batch: Any) -> Tensor:
-        """The tokens foretold at every step, side by side: (B, T, q * width)."""
+        """The tokens predicted at every step, side by side: (B, T, q * width)."""
         _, users = self.history_tokens(batch)
         return self.to_next(self.dropout(users.mean(dim=2)))
 
     def draw(self, interaction: Any) -> None:
-        """Nothing: tokens are foretold, not told from others."""
+        """Nothing: tokens are predicted, not told from others."""
 
     def step_items(self, interaction: Any, drawn: Drawn) -> Tensor:
         """The items of the batch: the loss looks at no others."""
         return self.items_of(interaction)
 
     def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
-        foretold, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
-        return F.mse_loss(foretold, self.tokens_of(targets).flatten(1))
+        predicted, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
+        return F.mse_loss(predicted, self.tokens_of(targets).flatten(1))
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """Tokens side by side, doubled, and their squared length with a minus: (n_items, q * width + 1)."""
@@ -54,6 +54,6 @@ class UserPretraining(UserQFormer):
         return torch.cat([2 * tokens, -tokens.square().sum(dim=1, keepdim=True)], dim=1)
 
     def encode(self, batch: Any) -> Tensor:
-        """The tokens foretold, and a one: the product with an item is |foretold|^2 less the squared distance."""
-        foretold = self.next_tokens(batch)
-        return torch.cat([foretold, torch.ones_like(foretold[..., :1])], dim=-1)
+        """The tokens predicted, and a one: the product with an item is |predicted|^2 less the squared distance."""
+        predicted = self.next_tokens(batch)
+        return torch.cat([predicted, torch.ones_like(predicted[..., :1])], dim=-1)
