@@ -44,7 +44,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "cold: ItemQFormer": {"model": "ItemQFormer", **COLD},
     "cold: NestRec": {"model": "NestRec", **COLD},
 }
-COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "show_progress": False, "state": "ERROR"}
+COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "plot_curves": False}
+COMMON |= {"show_progress": False, "state": "ERROR"}
 # What validation data chose, the same for every model that has the setting.
 CHOSEN: dict[str, dict[str, Any]] = {
     "beauty": {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.seen import SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
 from nestrec_recbole.models.objective import Drawn, build_objective
 
@@ -50,10 +51,16 @@ class SequenceModel(SequentialRecommender):
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
-        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains)
+        seen_bias = SeenBias(*count_repeats(dataset)) if config["seen_bias"] else None
+        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains, seen_bias)
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
+
+    @property
+    def seen_bias(self) -> SeenBias | None:
+        """What the scores of a history's items get more than those of others; None: nothing."""
+        return self.objective.seen_bias
 
     def learning_rate_of(self, name: str) -> float | None:
         """Learning rate of the parameter of this name; None stands for ``learning_rate``."""
@@ -117,7 +124,15 @@ class SequenceModel(SequentialRecommender):
         if self.objective.masks_known:
             positives = torch.cat([interaction[self.ITEM_SEQ], self.next_items(interaction)], dim=1)[rows]
         table = self.item_table() if items is None else self.item_table(items)
-        return self.objective(states, table, targets, positives, drawn, items)
+        seen = self.seen(interaction[self.ITEM_SEQ], self.next_items(interaction) > 0)
+        return self.objective(states, table, targets, positives, drawn, items, seen=seen)
+
+    def seen(self, histories: Tensor, at: Tensor) -> Tensor | None:
+        """What the steps ``at`` (B, T), bool, of histories (B, T) have read: (P, T) items, each once, padded with 0.
+
+        None where there is no :meth:`seen_bias`.
+        """
+        return None if self.seen_bias is None else seen_so_far(histories)[at]
 
     def draw(self, interaction: Any) -> Drawn:
         """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
@@ -203,7 +218,11 @@ class SequenceModel(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for every history: (B, n_items); -inf for padding and what may not be recommended."""
-        return self.masked(self.user_states(interaction) @ self.remember("item_table", self.item_table).T)
+        scores = self.user_states(interaction) @ self.remember("item_table", self.item_table).T
+        bias = self.seen_bias
+        if bias is not None:
+            scores = bias(scores, interaction[self.ITEM_SEQ], self.objective.current_temperature())
+        return self.masked(scores)
 
     def masked(self, scores: Tensor) -> Tensor:
         """Set the scores (B, n_items) of the padding item and of items of other domains to -inf."""
@@ -217,7 +236,20 @@ class SequenceModel(SequentialRecommender):
         """Score of ``item_id`` for each history: (B,); -inf for what may not be recommended."""
         ids = interaction[self.ITEM_ID]
         scores = (self.user_states(interaction) * self.remember("item_table", self.item_table)[ids]).sum(dim=-1)
+        bias = self.seen_bias
+        if bias is not None:
+            is_seen = (interaction[self.ITEM_SEQ] == ids[:, None]).any(dim=1)
+            scores = scores + is_seen * bias.bias * self.objective.current_temperature()
         return scores if self.rankable is None else scores.masked_fill(~self.rankable[ids], -torch.inf)
+
+
+def count_repeats(dataset: Any) -> tuple[int, int]:
+    """Interactions of the training data with an item that their user took before, and all of them."""
+    if hasattr(dataset, "interactions"):
+        users, items = map(torch.from_numpy, dataset.interactions())
+    else:
+        users, items = dataset.inter_feat[dataset.uid_field], dataset.inter_feat[dataset.iid_field]
+    return len(items) - len((users.long() * dataset.item_num + items).unique()), len(items)
 
 
 def item_counts(dataset: Any) -> Tensor:

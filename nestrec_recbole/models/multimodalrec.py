@@ -247,6 +247,8 @@ def _check(config: Any) -> None:
         return
     if config["loss"] != "full_softmax":
         raise NestRecError(f"loss: {config['loss']} has no effect on pairs, which BCE trains; set history: True")
+    if config["seen_bias"]:
+        raise NestRecError("seen_bias has no effect on pairs; set it to False, or history: True")
     if config["negatives"] == "in_batch":
         raise NestRecError("negatives: in_batch has no effect on pairs; set uniform, popularity or inverse_popularity")
     if config["target_domain"] and config["domain_loss"] != "all":

@@ -126,20 +126,21 @@ class TriGRec(TriGRecUser):
     def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
         targets = self.next_items(interaction)
         if self.is_frozen:
-            loss = self._target_loss(self.encode(interaction), targets)
+            loss = self._target_loss(self.encode(interaction), targets, interaction[self.ITEM_SEQ])
             return loss + self.user_loss_weight * super()._loss(interaction, drawn) if self.user_loss_weight else loss
         items = interaction[self.ITEM_SEQ]
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
         in_target = self.in_domain(histories, specific, self.target)
-        loss = self._target_loss(self.read(histories, vectors, in_target, cross), targets)
+        loss = self._target_loss(self.read(histories, vectors, in_target, cross), targets, items)
         if not self.user_loss_weight:
             return loss
-        return loss + self.user_loss_weight * self.user_loss(histories, vectors, targets, specific, cross)
+        seen = self.seen(items, targets > 0)
+        return loss + self.user_loss_weight * self.user_loss(histories, vectors, targets, specific, cross, seen)
 
-    def _target_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+    def _target_loss(self, states: Tensor, targets: Tensor, items: Tensor) -> Tensor:
         """The objective where the next item is of the target domain; 0 where it never is."""
         counted = self.of_item[targets] == self.target
         if not counted.any():
             return states.sum() * 0
-        return self.objective(states[counted], self.item_table(), targets[counted])
+        return self.objective(states[counted], self.item_table(), targets[counted], seen=self.seen(items, counted))

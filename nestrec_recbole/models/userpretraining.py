@@ -32,6 +32,10 @@ class UserPretraining(UserQFormer):
                 part.requires_grad_(False)
         self.to_next = nn.Linear(self.width, self.n_item_tokens * self.width)
 
+    @property
+    def seen_bias(self) -> None:
+        """None: distances of tokens are no logits."""
+
     def next_tokens(self, batch: Any) -> Tensor:
         """The tokens predicted at every step, side by side: (B, T, q * width)."""
         _, users = self.history_tokens(batch)
