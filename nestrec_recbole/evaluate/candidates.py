@@ -107,10 +107,9 @@ def _redrawn(keys: np.ndarray, sizes: np.ndarray, n: int) -> np.ndarray:
     drawn = (uniform(mix(keys[:, None] + column)) * sizes[:, None]).astype(np.int64)
     rows, attempt = np.arange(len(keys)), 1
     while len(rows):
-        order = np.argsort(drawn[rows], axis=1, kind="stable")
-        ordered = np.take_along_axis(drawn[rows], order, axis=1)
-        row, place = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
-        rows, place = rows[row], order[row, place + 1]
+        ordered = np.sort(drawn[rows] * n + column.astype(np.int64), axis=1)  # with their columns: faster than argsort
+        row, place = np.nonzero(ordered[:, 1:] // n == ordered[:, :-1] // n)
+        rows, place = rows[row], ordered[row, place + 1] % n
         again = uniform(mix(keys[rows] + column[place] + np.uint64(attempt * n)))
         drawn[rows, place] = (again * sizes[rows]).astype(np.int64)
         rows, attempt = np.unique(rows), attempt + 1

@@ -229,8 +229,9 @@ class SequenceModel(SequentialRecommender):
         scores[:, 0] = -torch.inf
         if self.rankable is None:
             return scores
-        rankable = F.pad(self.rankable, (0, scores.shape[1] - len(self.rankable)))  # items that came after training
-        return scores.masked_fill_(~rankable, -torch.inf)
+        excluded = torch.zeros_like(self.rankable, dtype=scores.dtype).masked_fill_(~self.rankable, -torch.inf)
+        # Items that came after training are excluded too. To add takes a fraction of the time of filling in by a mask.
+        return scores.add_(F.pad(excluded, (0, scores.shape[1] - len(excluded)), value=-torch.inf))
 
     def predict(self, interaction: Any) -> Tensor:
         """Score of ``item_id`` for each history: (B,); -inf for what may not be recommended."""
