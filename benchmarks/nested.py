@@ -1,9 +1,10 @@
 """The nested stack and what each level of it is worth: ``python benchmarks/nested.py beauty --data FOLDER``.
 
 NestRec from scratch and through the stages of its pipeline, each ablation, and FastSASRec, under both protocols, each
-compared with NestRec by a paired permutation test over users (values averaged over seeds first); then items that
-training never saw. Validation chooses the epoch, the test data is evaluated once per run. A run that is in
-``results/nested-DATASET.json`` with the same settings is not run again; ranks lie in ``--folder``.
+compared with NestRec by a paired permutation test over users (values averaged first, over the seeds that both have;
+Holm's correction over the runs); then items that training never saw. Validation chooses the epoch, the test data is
+evaluated once per run. A run that is in ``results/nested-DATASET.json`` with the same settings is not run again; ranks
+lie in ``--folder``.
 """
 
 from __future__ import annotations
@@ -103,30 +104,34 @@ def ranks_path(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{re.sub('[^a-z]+', '-', name.lower())}-{seed}.parquet"
 
 
-def values_by_user(folder: Path, name: str, seeds: list[int]) -> np.ndarray:
-    """NDCG@10 under protocol F of every user, averaged over seeds."""
-    ranks = [pd.read_parquet(ranks_path(folder, name, seed)).sort_values(["user", "item"]) for seed in seeds]
-    return np.mean([row_values("ndcg", one["rank_unseen"].to_numpy(), 10) for one in ranks], axis=0)
+def values_by_user(folder: Path, name: str, seeds: list[int], ranks: str) -> np.ndarray:
+    """NDCG@10 of every user, averaged over seeds; by the column ``ranks`` of the ranks, under its protocol."""
+    found = [pd.read_parquet(ranks_path(folder, name, seed)).sort_values(["user", "item"]) for seed in seeds]
+    return np.mean([row_values("ndcg", one[ranks].to_numpy(), 10) for one in found], axis=0)
+
+
+def differences(seeds: dict[str, list[int]], names: list[str], folder: Path, ranks: str) -> dict[str, str]:
+    """How NDCG@10 of runs differs from that of the whole stack: mean, 95% interval and p, for each that has a seed."""
+    common = {n: sorted(set(seeds[n]) & set(seeds[WHOLE])) for n in names if n != WHOLE}
+    common = {name: both for name, both in common.items() if both}
+    found = {
+        name: compare(*(values_by_user(folder, one, both, ranks) for one in (name, WHOLE)))
+        for name, both in common.items()
+    }
+    p = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    return {n: f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {p[n]:.4f}" for n, one in found.items()}
 
 
 def tables(runs: list[dict[str, Any]], folder: Path) -> str:
     """Markdown: means over seeds, and how each run compares with the whole stack."""
     seeds = {name: sorted(one["seed"] for one in runs if one["run"] == name) for name in RUNS}
     whole, cold = ([n for n in RUNS if seeds[n] and n.startswith("cold") == is_cold] for is_cold in (False, True))
-    compared = [name for name in whole if name != WHOLE and seeds[name] == seeds[WHOLE]]
-    found = [compare(values_by_user(folder, n, seeds[n]), values_by_user(folder, WHOLE, seeds[n])) for n in compared]
-    p = dict(zip(compared, holm([one.p for one in found]), strict=True))
-    against = {
-        n: f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {p[n]:.4f}"
-        for n, one in zip(compared, found, strict=True)
-    }
-    lines = [
-        f"| run | valid | {' | '.join(COLUMNS)} | ndcg@10_f less that of NestRec |",
-        "|---" * (len(COLUMNS) + 3) + "|",
-    ]
-    lines += [f"| {row(name, runs, COLUMNS)} | {against.get(name, '')} |" for name in whole]
+    unmasked, masked = (differences(seeds, whole, folder, ranks) for ranks in ("rank", "rank_unseen"))
+    less = " | ".join(f"{column} less that of NestRec" for column in COLUMNS[:2])
+    lines = [f"| run | seeds | valid | {' | '.join(COLUMNS)} | {less} |", "|---" * (len(COLUMNS) + 5) + "|"]
+    lines += [f"| {row(n, runs, COLUMNS)} | {unmasked.get(n, '')} | {masked.get(n, '')} |" for n in whole]
     if cold:
-        lines += ["", f"| run | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 2) + "|"]
+        lines += ["", f"| run | seeds | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 3) + "|"]
         lines += [f"| {row(name, runs, COLD_COLUMNS)} |" for name in cold]
     return "\n".join(lines)
 
@@ -136,7 +141,7 @@ def row(name: str, runs: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     own = [one for one in runs if one["run"] == name]
     valid = np.mean([max(one["valid"], default=np.nan) for one in own])
     means = [np.mean([one["metrics"][column] for one in own]) for column in columns]
-    return " | ".join([name, f"{valid:.4f}", *(f"{mean:.4f}" for mean in means)])
+    return " | ".join([name, str(len(own)), f"{valid:.4f}", *(f"{mean:.4f}" for mean in means)])
 
 
 def main() -> None:
