@@ -45,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "cold: ItemQFormer": {"model": "ItemQFormer", **COLD},
     "cold: NestRec": {"model": "NestRec", **COLD},
 }
-COMMON = {"learning_rate": 0.002, "epochs": 60, "stopping_step": 5, "plot_curves": False}
+COMMON = {"learning_rate": 0.002, "epochs": 40, "stopping_step": 5, "plot_curves": False}
 COMMON |= {"show_progress": False, "state": "ERROR"}
 # What validation data chose, the same for every model that has the setting.
 CHOSEN: dict[str, dict[str, Any]] = {
@@ -54,6 +54,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
         "temperature": 0.05,
         "recency_scale": 0.5,
         "hidden_dropout_prob": 0.5,
+        "ema_decay": 0.99,
         "valid_metric": "NDCG@10_f",
     }
 }
