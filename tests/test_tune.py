@@ -636,6 +636,14 @@ def test_other_ways(how: list[str], circle: dict[str, Any], tmp_path: Path) -> N
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and not any(row["error"] for row in rows)
     assert max(float(row["score"]) for row in rows) > 0.4
+    if not how:  # ASHA: two of six go on after their first epoch, or three; what waited was not trained twice
+        epochs = [int(row["epochs"]) for row in rows]
+        assert max(epochs) == EPOCHS and min(epochs) == 1 and sum(epochs) < 0.7 * 6 * EPOCHS
+        task = make_task(circle, tmp_path / "alone")
+        for point in task.space.draw(6, 2020):
+            there = Trial.read(tmp_path / "search" / "trials" / task.folder_of(point).name)
+            if there.status == "finished":
+                assert there.scores == run_trial(task, point, None, ignore).scores
     assert all(float(row["hidden_dropout_prob"]) <= 0.2 for row in rows)
 
 
