@@ -19,7 +19,7 @@ require_ray()
 from nestrec_recbole.tune.asha import Asha, NewTrials  # noqa: E402
 from nestrec_recbole.tune.running import make_strategy  # noqa: E402
 
-EPOCHS, RUNGS = 18, (3, 6)
+EPOCHS, RUNGS = 18, (3, 6, 12)
 Curve = list[float]  # best score so far, an entry per epoch
 
 
@@ -110,14 +110,14 @@ def flat(*scores: float) -> list[Curve]:
 
 def paper(curves: list[Curve]) -> list[tuple[int, int]]:
     """Algorithm 2 of Li et al. for one worker, with the trial that has just come to a rung before others."""
-    came: list[list[int]] = [[], []]
-    passed: list[list[int]] = [[], []]
+    came: list[list[int]] = [[] for _ in RUNGS]
+    passed: list[list[int]] = [[] for _ in RUNGS]
     jobs, begun, last = [], 0, -1
 
     def job() -> tuple[int, int] | None:
         """The next trial, and the rung to which it goes."""
         nonlocal begun
-        for k in (1, 0):
+        for k in reversed(range(len(RUNGS))):
             order = sorted(came[k], key=lambda one: -curves[one][RUNGS[k] - 1])
             best = [one for one in order[: len(order) // 3] if one not in passed[k]]
             if best:
@@ -127,7 +127,7 @@ def paper(curves: list[Curve]) -> list[tuple[int, int]]:
         if begun < len(curves):
             begun += 1
             return begun - 1, 0
-        k = 1 if came[1] else 0
+        k = max(k for k in range(len(RUNGS)) if came[k])
         if passed[k]:
             return None
         passed[k].append(max(came[k], key=lambda one: curves[one][RUNGS[k] - 1]))
@@ -135,7 +135,7 @@ def paper(curves: list[Curve]) -> list[tuple[int, int]]:
 
     while (found := job()) is not None:
         last, k = found
-        if k < 2:
+        if k < len(RUNGS):
             came[k].append(last)
         jobs.append((last, (*RUNGS, EPOCHS)[k]))
     return jobs
@@ -162,7 +162,7 @@ def test_several_at_once(at_once: int) -> None:
         curves = made_up(27, seed)
         found = Fake(curves, at_once).run()
         assert found.most <= at_once
-        assert max(found.trained) == EPOCHS and set(found.trained) == {*RUNGS, EPOCHS}
+        assert max(found.trained) == EPOCHS and set(found.trained) <= {*RUNGS, EPOCHS}
         for number, place in enumerate(RUNGS):  # no one of the final best third is left behind
             came = [one for one in range(27) if found.trained[one] >= place]
             best = sorted(came, key=lambda one: -curves[one][place - 1])[: len(came) // 3]
@@ -174,7 +174,8 @@ def test_decisions_in_order() -> None:
     assert found.jobs == [
         *((0, 3), (1, 3), (2, 3), (0, 6)),  # the first does not go on before there are three, and then waits again
         *((3, 3), (4, 3), (5, 3), (1, 6)),  # with six, the second is among the best third
-        *((6, 3), (7, 3), (8, 3), (2, 6), (0, 18)),  # of three at the second rung, one goes on
+        *((6, 3), (7, 3), (8, 3), (2, 6), (0, 12)),  # of three at the second rung, one goes on
+        (0, 18),  # and nobody else will come
     ]
     assert found.trained == [18, 6, 6, 3, 3, 3, 3, 3, 3]
     assert Fake(flat(0.1, 0.2, 0.3), 1).run().jobs[:3] == [(0, 3), (1, 3), (2, 6)]  # the last does not wait
@@ -196,7 +197,7 @@ def test_who_cannot_get_there_is_stopped_and_does_not_wait() -> None:
     assert [one for one in statuses if one[1] != "CONTINUE"] == [
         *((0, "PAUSE"), (1, "PAUSE"), (2, "STOP")),  # of six, two can pass
         *((0, "PAUSE"), (3, "STOP"), (4, "STOP"), (5, "STOP"), (1, "PAUSE")),  # two have, and neither is one of three
-        (0, "STOP"),  # its 18 epochs are over
+        *((0, "PAUSE"), (0, "STOP")),  # nobody else will come: the best goes on, until its 18 epochs are over
     ]
 
 
@@ -242,7 +243,7 @@ def test_a_trial_that_is_given_up() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 100])
 def test_rungs(epochs: int) -> None:
     places = [rung.epoch for rung in Asha(epochs, 9).rungs]
-    assert places == {1: [], 2: [1], 3: [1], 4: [1, 2], 7: [2, 3], 100: [17, 34]}[epochs]
+    assert places == {1: [], 2: [1], 3: [1, 2], 4: [1, 2, 3], 7: [2, 3, 5], 100: [17, 34, 67]}[epochs]
 
 
 def test_epochs_that_are_not_evaluated() -> None:
@@ -254,7 +255,7 @@ def test_epochs_that_are_not_evaluated() -> None:
     told = [scheduler.on_trial_result(None, one, {"epoch": 4, "score": 0.1 * n}) for n, one in enumerate(trials)]
     assert told == ["PAUSE", "PAUSE", "CONTINUE"]
     assert scheduler.on_trial_result(None, trials[2], {"epoch": 8, "score": 0.3}) == "PAUSE"
-    assert [len(rung.scores) for rung in scheduler.rungs] == [3, 1]
+    assert [len(rung.scores) for rung in scheduler.rungs] == [3, 1, 0]
 
 
 def test_what_ray_saves_holds_no_scheduler() -> None:

@@ -55,9 +55,10 @@ class Rung:
 
 
 class Asha(FIFOScheduler):
-    """Lets the best third of the trials pass a rung at a sixth, and at a third, of their epochs.
+    """Lets the best third of the trials pass rungs at a sixth, a third and two thirds of their epochs.
 
-    Not at a ninth, as powers of three would have it: after two epochs of 18, models that soon stand still lead.
+    Not at a ninth and a third, as powers of three would have it: after two epochs of 18, models lead that soon stand
+    still; and those that came too early to a rung to be compared with many cost less where another one follows soon.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class Asha(FIFOScheduler):
 
     def __init__(self, epochs: int, trials: int, at_once: int | None = None) -> None:
         super().__init__()
-        places = {math.ceil(epochs / 6), math.ceil(epochs / 3)}
+        places = {math.ceil(epochs / 6), math.ceil(epochs / 3), math.ceil(2 * epochs / 3)}
         self.rungs = [Rung(epoch) for epoch in sorted(places) if epoch < epochs]
         self.epochs, self.at_once, self._sign = epochs, at_once, 1.0
         self._prospects = max(1, trials // ETA)

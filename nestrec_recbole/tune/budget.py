@@ -20,7 +20,7 @@ class Plan:
     epochs : int or None
         Of a trial, at most; None: as the settings say.
     scheduler : str
-        ``asha`` (Li et al. 2020) lets the best third of the trials go on after a sixth, and after a third, of their
+        ``asha`` (Li et al. 2020) lets the best third of the trials go on after a sixth, a third and two thirds of their
         epochs; others wait, in case that they come to be among the best third, and are stopped at the end. Where a
         searcher learns from trials that have ended, or the model is one of RecBole's and could not go on, they are
         stopped at once. ``median`` (Golovin et al. 2017) stops those below the median, ``none`` none; under ``pbt``
