@@ -15,7 +15,6 @@ from torch import Tensor
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.layers.full_softmax import full_softmax
-from nestrec_recbole.layers.losses import sampled_softmax
 from nestrec_recbole.layers.seen import SeenBias, distinct, seen_so_far
 
 N_ITEMS = 11
@@ -42,27 +41,21 @@ def biased_logits(states: Tensor, table: Tensor, seen: Tensor, bias: Tensor, tem
 
 
 @pytest.mark.parametrize("chunk", [None, 9, 40])
-def test_full_softmax_is_cross_entropy_of_biased_logits_in_value_and_gradients(
-    chunk: int | None, monkeypatch: Any
-) -> None:
+def test_value_and_bias_are_of_biased_logits_all_else_of_plain_ones(chunk: int | None, monkeypatch: Any) -> None:
     monkeypatch.setattr("nestrec_recbole.layers.full_softmax.MIN_ROWS", 2)
     states, table, targets, seen = made()
     bias = torch.tensor(-1.3, dtype=torch.float64)
-    ours, plain = ([x.clone().requires_grad_() for x in (states, table, bias)] for _ in range(2))
+    ours, biased = ([x.clone().requires_grad_() for x in (states, table, bias)] for _ in range(2))
+    others = [x.clone().requires_grad_() for x in (states, table)]
     loss = full_softmax(ours[0], ours[1], targets, temperature=0.7, seen=seen, seen_bias=ours[2], chunk_elements=chunk)
-    reference = F.cross_entropy(biased_logits(plain[0], plain[1], seen, plain[2], 0.7), targets)
-    loss.backward()
-    reference.backward()  # type: ignore[no-untyped-call]
+    reference = F.cross_entropy(biased_logits(biased[0], biased[1], seen, biased[2], 0.7), targets)
+    plain = full_softmax(others[0], others[1], targets, temperature=0.7, chunk_elements=chunk)
+    for one in (loss, reference, plain):
+        one.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss, reference)
-    for one, other in zip(ours, plain, strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_sampled_softmax_over_all_items_is_the_full_one() -> None:
-    states, table, targets, seen = made(1)
-    bias = torch.tensor(0.8, dtype=torch.float64)
-    loss = sampled_softmax(states, table, targets, torch.arange(1, N_ITEMS), seen=seen, seen_bias=bias)
-    torch.testing.assert_close(loss, full_softmax(states, table, targets, seen=seen, seen_bias=bias))
+    torch.testing.assert_close(ours[2].grad, biased[2].grad)
+    for one, other in zip(ours, others, strict=False):
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_seen_so_far_by_loops() -> None:
@@ -119,26 +112,41 @@ def test_training_and_ranking_give_a_seen_item_the_same_score(
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
-def test_a_computed_part_of_the_catalogue_gives_the_same_loss(tmp_path: Any, make_config: Any) -> None:
-    """Items are numbered anew where a step computes some only: seen ones too."""
+def test_hidden_items_are_in_no_history_of_the_loss(tmp_path: Any, make_config: Any) -> None:
+    """Items are numbered anew where training does not know of some: seen ones too."""
     write_dataset(tmp_path / "data", "circle", CIRCLE)
-    given = {"seen_bias": True, "loss": "sampled_softmax", "n_negatives": 4}
-    _, model, (train, _, _) = build(make_config, "NestRec", **given)
-    model.eval()  # no id is dropped
+    _, model, (train, _, _) = build(make_config, "FastSASRec", seen_bias=True, hidden_items=0.3)
+    model.eval()
     batch = next(iter(train))
-    drawn = model.draw(batch)
-    model.draw = lambda interaction: drawn
-    some = model.calculate_loss(batch)
-    model.step_items = lambda interaction, drawn: None
-    torch.testing.assert_close(model.calculate_loss(batch), some)
-    some.backward()
-    assert model.seen_bias.bias.grad != 0
+    states, targets, _ = model.at_targets(model.encode(batch), batch)
+    seen = model.seen(batch["item_id_list"], batch["target_list"] > 0)
+    logits = biased_logits(states, model.item_table(), seen, model.seen_bias.bias, 1.0)
+    hidden = torch.from_numpy(train.dataset.hidden_items)
+    assert hidden.any()
+    expected = F.cross_entropy(logits.masked_fill(hidden, -math.inf), targets)
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+
+
+def test_training_with_it_leaves_all_other_weights_as_they_are(tmp_path: Any, make_config: Any) -> None:
+    from recbole.utils import get_trainer
+
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    results, weights = [], []
+    for biased in (False, True):
+        given = {"seen_bias": biased, "epochs": 3, "valid_metric": "NDCG@10_f", "learning_rate": 0.01}
+        config, model, (train, valid, test) = build(make_config, "FastSASRec", **given)
+        trainer = get_trainer(config["MODEL_TYPE"], "FastSASRec")(config, model)
+        trainer.fit(train, valid, verbose=False)
+        results.append(trainer.evaluate(test))
+        weights.append({name: x for name, x in model.state_dict().items() if name != "objective.bias.bias"})
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+    assert results[0]["mrr@10_f"] == results[1]["mrr@10_f"] == results[1]["mrr@10"] > results[0]["mrr@10"]
 
 
 @pytest.mark.parametrize(
     ("model", "settings", "words"),
     [
-        ("FastSASRec", {"loss": "gbce"}, "seen_bias goes with loss: full_softmax or sampled_softmax, not gbce"),
+        ("FastSASRec", {"loss": "gbce"}, "seen_bias goes with loss: full_softmax, not gbce"),
         ("MultimodalRec", {}, "seen_bias has no effect on pairs"),
         ("TriGRecUser", {"objective": "masked"}, "set seen_bias: False"),
     ],

@@ -18,24 +18,17 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+Seen = tuple[Tensor, Tensor] | None  # items (P, m), and what each position's have of the softmax: (P,), to be added to
+
+
 class _LogitBlocks:
     """The logits (P, N) of states and table, visited a block (rows, columns) at a time in one piece of memory."""
 
-    def __init__(
-        self,
-        states: Tensor,
-        table: Tensor,
-        targets: Tensor,
-        seen: Tensor | None,
-        bias: Tensor | None,
-        pad_id: int | None,
-        elements: int,
-    ):
+    def __init__(self, states: Tensor, table: Tensor, targets: Tensor, pad_id: int | None, elements: int):
         n_positions, n_items = len(states), len(table)
         n_rows = min(n_positions, max(elements // n_items, MIN_ROWS))
         n_columns = min(n_items, max(elements // n_rows, 1))
         self.states, self.table, self.targets, self.pad_id = states, table, targets, pad_id
-        self.seen, self.bias = seen, bias
         self.rows = [slice(i, min(i + n_rows, n_positions)) for i in range(0, n_positions, n_rows)]
         self.columns = [slice(i, min(i + n_columns, n_items)) for i in range(0, n_items, n_columns)]
         self.dtype = at_least_float32(states)
@@ -49,9 +42,6 @@ class _LogitBlocks:
             torch.mm(states, table.T, out=block)
         else:
             block.copy_(states @ table.T)
-        if self.seen is not None and self.bias is not None:
-            local, inside = _locate(self.seen[rows], columns)
-            block.scatter_add_(1, local, self.bias.to(block.dtype) * inside)
         if self.pad_id is not None and columns.start <= self.pad_id < columns.stop:
             block[:, self.pad_id - columns.start] = -math.inf
         return block
@@ -71,26 +61,23 @@ class _LogitBlocks:
         return target_logits, top + total.log(), block.div_(total)
 
     def add_gradients(
-        self,
-        rows: slice,
-        lse: Tensor,
-        last: Tensor,
-        grad_states: Tensor | None,
-        grad_table: Tensor | None,
-        grad_bias: Tensor | None,
+        self, rows: slice, lse: Tensor, last: Tensor, grad_states: Tensor | None, grad_table: Tensor | None, seen: Seen
     ) -> None:
-        """Add these rows' part of the gradients; of the blocks, all but the last one are computed anew."""
+        """Add these rows' part of both gradients, and of what the seen items have of the softmax.
+
+        Of the blocks, all but the last one are computed anew.
+        """
         for columns in reversed(self.columns):
             block = last if columns is self.columns[-1] else self.logits(rows, columns).sub_(lse).exp_()
+            if seen is not None:
+                local, inside = _locate(seen[0][rows], columns)
+                seen[1][rows] += (block.gather(1, local) * inside).sum(1)
             local, inside = _locate(self.targets[rows, None], columns)
             block.scatter_add_(1, local, -inside.to(block.dtype))  # softmax - onehot: the gradient of the logits
             if grad_states is not None:
                 _add_product(grad_states[rows], block, self.table[columns])
             if grad_table is not None:
                 _add_product(grad_table[columns], block.T, self.states[rows])
-            if grad_bias is not None and self.seen is not None:
-                local, inside = _locate(self.seen[rows], columns)
-                grad_bias += (block.gather(1, local) * inside).sum()
 
 
 def _locate(items: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
@@ -112,40 +99,43 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """Sum of the positions' cross-entropies; the gradients are found on the way, while a block is at hand."""
+    """Sum of the positions' cross-entropies; the gradients are found on the way, while a block is at hand.
+
+    Also what the seen items have of each position's softmax, (P,); of that there is no gradient.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         states: Tensor,
         table: Tensor,
-        seen_bias: Tensor | None,
         targets: Tensor,
         seen: Tensor | None,
         pad_id: int | None,
         elements: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-        needs_states, needs_table, needs_bias = ctx.needs_input_grad[:3]
+        needs_states, needs_table = ctx.needs_input_grad[:2]
         with torch.autocast(device, enabled=False):
-            blocks = _LogitBlocks(states.to(dtype), table.to(dtype), targets, seen, seen_bias, pad_id, elements)
+            blocks = _LogitBlocks(states.to(dtype), table.to(dtype), targets, pad_id, elements)
             grad_states = torch.zeros_like(states, dtype=blocks.dtype) if needs_states else None
             grad_table = torch.zeros_like(table, dtype=blocks.dtype) if needs_table else None
-            grad_bias = blocks.memory.new_zeros(()) if needs_bias else None
-            loss = blocks.memory.new_zeros(())
+            loss, mass = blocks.memory.new_zeros(()), blocks.memory.new_zeros(len(targets))
             for rows in blocks.rows:
                 target_logits, lse, last = blocks.normalise(rows)
                 loss += (lse - target_logits).sum()
-                if needs_states or needs_table or needs_bias:
-                    blocks.add_gradients(rows, lse, last, grad_states, grad_table, grad_bias)
-        ctx.save_for_backward(grad_states, grad_table, grad_bias)
-        ctx.dtypes = states.dtype, table.dtype, torch.float32 if seen_bias is None else seen_bias.dtype
-        return loss
+                if needs_states or needs_table or seen is not None:
+                    of_seen = None if seen is None else (seen, mass)
+                    blocks.add_gradients(rows, lse, last, grad_states, grad_table, of_seen)
+        ctx.save_for_backward(grad_states, grad_table)
+        ctx.dtypes = states.dtype, table.dtype
+        ctx.mark_non_differentiable(mass)
+        return loss, mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grads = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return *(None if grad is None else (grad * grad_output).to(dtype) for grad, dtype in grads), *[None] * 4
 
@@ -187,7 +177,8 @@ def full_softmax(
     seen : Tensor (P, m), int64, optional
         Items of each position whose logits get ``seen_bias`` more, each once; padded with ``pad_id``.
     seen_bias : scalar Tensor, optional
-        In units of the logits after their division; receives a gradient if it asks for one.
+        In units of the logits after their division. The value is then that with the bias, and the bias gets its
+        gradient; states and table get the gradient without it.
     chunk_elements : int or None
         Most logits held at a time, at least min(P, 128); by default 2^22 on a CPU, 2^25 elsewhere.
 
@@ -198,7 +189,16 @@ def full_softmax(
     """
     if not torch.is_grad_enabled():
         states, table = states.detach(), table.detach()
-        seen_bias = None if seen_bias is None else seen_bias.detach()
     elements = chunk_elements or (CPU_BLOCK if states.device.type == "cpu" else GPU_BLOCK)
-    total = _FullSoftmax.apply(states / temperature, table, seen_bias, targets, seen, pad_id, elements)
+    total, mass = _FullSoftmax.apply(states / temperature, table, targets, seen, pad_id, elements)
+    if seen is not None and seen_bias is not None:
+        total = total + _bias_term(mass, (seen == targets[:, None]).any(1), seen_bias)
     return total / len(targets)
+
+
+def _bias_term(mass: Tensor, is_repeat: Tensor, bias: Tensor) -> Tensor:
+    """What the sum of the cross-entropies gains by a bias on items that have so much (P,) of the softmax.
+
+    Their exponentials are multiplied by that of the bias, which adds (e^bias - 1) x mass to a denominator of 1.
+    """
+    return torch.log1p(torch.expm1(bias) * mass.clamp(max=1 - 1e-6)).sum() - bias * is_repeat.sum()

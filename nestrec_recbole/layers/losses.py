@@ -19,8 +19,6 @@ def sampled_softmax(
     log_q: Tensor | None = None,
     forbidden: Tensor | None = None,
     temperature: float | Tensor = 1.0,
-    seen: Tensor | None = None,
-    seen_bias: Tensor | None = None,
 ) -> Tensor:
     r"""Mean cross-entropy of the target among negatives shared by all positions.
 
@@ -40,8 +38,6 @@ def sampled_softmax(
     forbidden : Tensor (P, m), int64, or None
         Known positives of each row that must not count as negatives, padded with 0.
     temperature : float or scalar Tensor
-    seen, seen_bias : Tensor (P, m), int64, and scalar Tensor, optional
-        Items of each row, padded with 0, whose logits get so much more.
 
     Returns
     -------
@@ -51,9 +47,6 @@ def sampled_softmax(
     states = states / temperature
     positive_logits = (states * table[targets]).sum(-1, keepdim=True)
     negative_logits = states @ table[negatives].T  # (P, K)
-    if seen is not None and seen_bias is not None:
-        positive_logits = positive_logits + seen_bias * (seen == targets[:, None]).any(1, keepdim=True)
-        negative_logits = negative_logits + seen_bias * is_among(negatives, seen)
     if log_q is not None:
         positive_logits = positive_logits - log_q[targets, None]
         negative_logits = negative_logits - log_q[negatives]

@@ -12,7 +12,8 @@ class SeenBias(nn.Module):
     """A number that the logits of a history's items get more than those of all others, learned.
 
     It starts where the training data puts it, at the log-odds of a target that its user took before: where nothing is
-    ever taken twice far below zero, so that a model need not learn to turn away from what it has just read.
+    ever taken twice, far below zero. Nothing else learns from it: a model is the same with it and without, and so are
+    its ranks where seen items are left out (F). Where they are ranked too (U), they come as late as they should.
 
     Source: RepeatNet (Ren et al., 2019) learns when to repeat and when to explore; here this is one number for all.
 

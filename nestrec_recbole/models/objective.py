@@ -16,7 +16,6 @@ from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives
 from nestrec_recbole.layers.seen import SeenBias
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
-BIASED = ("full_softmax", "sampled_softmax")
 DRAWING = ("sampled_softmax", "gbce", "triplet")
 NEGATIVES = ("uniform", "popularity", "inverse_popularity", "in_batch")
 DOMAIN_LOSSES = ("own", "all", "target")
@@ -111,7 +110,7 @@ class Objective(BaseObjective):
     Raises
     ------
     NestRecError
-        When there is a ``seen_bias`` and the loss is none that has logits of a history's items.
+        When there is a ``seen_bias``, and a loss that does not look at the items of a history.
     """
 
     counts: Tensor
@@ -126,10 +125,8 @@ class Objective(BaseObjective):
         seen_bias: SeenBias | None = None,
     ) -> None:
         super().__init__(hidden)
-        if seen_bias is not None and config["loss"] not in BIASED:
-            raise NestRecError(
-                f"seen_bias goes with loss: {' or '.join(BIASED)}, not {config['loss']}; set it to False"
-            )
+        if seen_bias is not None and config["loss"] != "full_softmax":
+            raise NestRecError(f"seen_bias goes with loss: full_softmax, not {config['loss']}; set it to False")
         self.bias = seen_bias
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
         self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
@@ -173,8 +170,8 @@ class Objective(BaseObjective):
         if items is not None:
             targets, positives, seen, drawn = _in_rows_of(items, targets, positives, seen, drawn)
         temperature = self.current_temperature()
-        biased = {} if self.seen_bias is None else {"seen": seen, "seen_bias": self.seen_bias.bias}
         if self.loss == "full_softmax":
+            biased = {} if self.bias is None else {"seen": seen, "seen_bias": self.bias.bias}
             return full_softmax(states, table, targets, temperature=temperature, **biased)
         if self.loss == "info_nce":
             how = {"forbidden": positives, "temperature": temperature, "symmetric": self.symmetric}
@@ -182,9 +179,9 @@ class Objective(BaseObjective):
         assert drawn is not None
         negatives, log_q = drawn
         if self.loss == "sampled_softmax":
-            more = biased | ({"log_q": log_q} if self.uses_log_q else {})
+            corrected = {"log_q": log_q} if self.uses_log_q else {}
             return sampled_softmax(
-                states, table, targets, negatives, forbidden=positives, temperature=temperature, **more
+                states, table, targets, negatives, forbidden=positives, temperature=temperature, **corrected
             )
         excluded = targets[:, None] if positives is None else torch.cat([targets[:, None], positives], dim=1)
         states = states / temperature
@@ -209,7 +206,7 @@ class Objective(BaseObjective):
 def _in_rows_of(
     items: Tensor, targets: Tensor, positives: Tensor | None, seen: Tensor | None, drawn: Drawn
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Drawn]:
-    """Number items by their place in ``items``; of positives and seen items those that are not there become 0."""
+    """Number items by their place in ``items``; positives and seen items that are not there become 0."""
 
     def numbered(others: Tensor | None) -> Tensor | None:
         if others is None:
