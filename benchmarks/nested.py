@@ -3,8 +3,8 @@
 NestRec from scratch and through the stages of its pipeline, each ablation, and FastSASRec, under both protocols, each
 compared with NestRec by a paired permutation test over users (values averaged first, over the seeds that both have;
 Holm's correction over the runs); then items that training never saw. Validation chooses the epoch, the test data is
-evaluated once per run. A run that is in ``results/nested-DATASET.json`` with the same settings is not run again; ranks
-lie in ``--folder``.
+evaluated once per run. A run that is in ``results/nested-DATASET.json`` with the same settings, and its ranks in
+``--folder``, is not run again; others that are there are dropped.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "cold: ItemQFormer": {"model": "ItemQFormer", **COLD},
     "cold: NestRec": {"model": "NestRec", **COLD},
 }
-COMMON = {"learning_rate": 0.002, "epochs": 40, "stopping_step": 5, "plot_curves": False}
-COMMON |= {"show_progress": False, "state": "ERROR"}
+COMMON = {"learning_rate": 0.002, "epochs": 40, "stopping_step": 5}
+QUIET = {"plot_curves": False, "show_progress": False, "state": "ERROR"}
 # What validation data chose, the same for every model that has the setting.
 CHOSEN: dict[str, dict[str, Any]] = {
     "beauty": {
@@ -66,7 +66,7 @@ def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path)
     """Train one of ``RUNS`` with a seed, evaluate its test data, and keep its ranks."""
     own = dict(RUNS[name])
     model, ranks = own.pop("model"), ranks_path(folder, name, seed)
-    settings = {**COMMON, **given, **own, "seed": seed}
+    settings = {**QUIET, **COMMON, **given, **own, "seed": seed}
     if model == "Pop":
         of_networks = {"learning_rate", "item_fields", *CHOSEN["beauty"]} - {"valid_metric"}
         settings = {key: value for key, value in settings.items() if key not in of_networks}
@@ -88,12 +88,12 @@ def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path)
             ranks.write_bytes(kept.with_suffix(".parquet").read_bytes())
         metrics, history = found.metrics, found.history
     valid = [record["valid_score"] for record in history if "valid_score" in record]
-    return {"run": name, "seed": seed, "settings": {**RUNS[name], **given}, "metrics": metrics, "valid": valid}
+    return {"run": name, "seed": seed, "metrics": metrics, "valid": valid}
 
 
 def fields_without_text(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
     """The dataset's item fields but those of text."""
-    config = configure("NestRec", dataset, {**COMMON, **given})
+    config = configure("NestRec", dataset, {**QUIET, **COMMON, **given})
     others = {name: {"modality": r.modality} for name, r in read_recipes(config).items() if r.modality != "text"}
     if not others:
         raise SystemExit(f"{dataset} has no item field but text: leave out --runs 'without text'")
@@ -156,24 +156,26 @@ def main() -> None:
     parser.add_argument("--settings", type=yaml.safe_load, default={}, help="for all runs, as {epochs: 5}; over CHOSEN")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    options.settings = {**CHOSEN.get(options.dataset, {}), **options.settings}
+    given = {**CHOSEN.get(options.dataset, {}), **options.settings}
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
     folder, name = options.folder.resolve() / options.dataset, f"nested-{options.dataset}"
     folder.mkdir(parents=True, exist_ok=True)
     place = {} if options.data is None else {"data_path": options.data, "feature_path": options.data}
-    done = read_results(name)["runs"] if (HERE / "results" / f"{name}.json").is_file() else []
+    known = read_results(name)["runs"] if (HERE / "results" / f"{name}.json").is_file() else []
+    settings = {one: {**COMMON, **given, **RUNS[one]} for one in RUNS}
+    done = [
+        d for d in known if d["settings"] == settings[d["run"]] and ranks_path(folder, d["run"], d["seed"]).is_file()
+    ]
     for seed in options.seeds:
         for one in options.runs:
-            settings = {**RUNS[one], **options.settings}
-            if any((d["run"], d["seed"], d["settings"]) == (one, seed, settings) for d in done):
+            if any((d["run"], d["seed"]) == (one, seed) for d in done):
                 continue
-            done = [d for d in done if (d["run"], d["seed"]) != (one, seed)]
-            found = run(one, seed, options.dataset, {**place, **options.settings}, folder)
-            done.append({**found, "settings": settings})
+            found = run(one, seed, options.dataset, {**place, **given}, folder)
+            done.append({**found, "settings": settings[one]})
             done.sort(key=lambda d: (list(RUNS).index(d["run"]), d["seed"]))
             write_results(name, {"command": f"python benchmarks/nested.py {options.dataset}", "runs": done})
-            print(one, seed, done and found["metrics"], flush=True)
+            print(one, seed, found["metrics"], flush=True)
     text = tables(done, folder)
     print(text)
     if options.dataset == "beauty":

@@ -16,7 +16,7 @@ from nestrec_recbole.tune.space import parse_space
 from nestrec_recbole.tune.trial import Task
 
 require_ray()
-from nestrec_recbole.tune.asha import Asha, NewTrials  # noqa: E402
+from nestrec_recbole.tune.asha import Asha, GivenPoints  # noqa: E402
 from nestrec_recbole.tune.running import make_strategy  # noqa: E402
 
 EPOCHS, RUNGS = 18, (3, 6, 12)
@@ -110,6 +110,8 @@ def flat(*scores: float) -> list[Curve]:
 
 def paper(curves: list[Curve]) -> list[tuple[int, int]]:
     """Algorithm 2 of Li et al. for one worker, with the trial that has just come to a rung before others."""
+    if len(curves) < 3:
+        return [(one, EPOCHS) for one in range(len(curves))]
     came: list[list[int]] = [[] for _ in RUNGS]
     passed: list[list[int]] = [[] for _ in RUNGS]
     jobs, begun, last = [], 0, -1
@@ -240,10 +242,26 @@ def test_a_trial_that_is_given_up() -> None:
     assert late.run().trained[0] == 5 and late.trials[0].status == "ERROR"  # the others had been stopped: it ends
 
 
+def test_a_trial_that_fails_after_it_led_takes_nobody_s_place() -> None:
+    found = Fake(flat(0.9, 0.5, 0.4, 0.3, 0.2, 0.1), 1)
+    on_result = found.scheduler.on_trial_result
+
+    def told(controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.number == 0 and result["epoch"] == 7:
+            result["failed"] = True
+        return on_result(controller, trial, result)
+
+    found.scheduler.on_trial_result = told
+    assert sorted(found.run().trained[1:]) == [3, 3, 3, 3, 18] and found.trained[:2] == [7, 18]
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 100])
 def test_rungs(epochs: int) -> None:
     places = [rung.epoch for rung in Asha(epochs, 9).rungs]
     assert places == {1: [], 2: [1], 3: [1, 2], 4: [1, 2, 3], 7: [2, 3, 5], 100: [17, 34, 67]}[epochs]
+    assert Asha(epochs, 2).rungs == []  # nobody to compare with
+    validated = [rung.epoch for rung in Asha(epochs, 9, eval_step=5).rungs]
+    assert validated == {7: [5], 100: [20, 35, 70]}.get(epochs, [])
 
 
 def test_epochs_that_are_not_evaluated() -> None:
@@ -259,7 +277,7 @@ def test_epochs_that_are_not_evaluated() -> None:
 
 
 def test_what_ray_saves_holds_no_scheduler() -> None:
-    assert "scheduler" not in NewTrials([{"x": 1}], Asha(EPOCHS, 1)).get_state()
+    assert "scheduler" not in GivenPoints([{"x": 1}], Asha(EPOCHS, 1)).get_state()
 
 
 @pytest.mark.parametrize(
@@ -270,5 +288,32 @@ def test_trials_wait_where_they_can_go_on(model: str, searcher: str, waits: bool
     """A model of RecBole's would train anew, and a searcher would learn of few trials before the end."""
     task = Task(model, "x", {"epochs": EPOCHS}, parse_space({"learning_rate": {"uniform": [0.1, 0.2]}}), "nowhere")
     made = make_strategy(task, Plan(5, EPOCHS, "asha", searcher, at_once=2))
-    assert isinstance(made.scheduler, Asha) == isinstance(made.searcher, NewTrials) == waits
+    assert isinstance(made.scheduler, Asha) == isinstance(made.searcher, GivenPoints) == waits
     assert made.trials == 5
+
+
+def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
+    from nestrec_recbole.tune.progress import Progress
+
+    task = Task(
+        "FastSASRec", "x", {"epochs": EPOCHS}, parse_space({"learning_rate": {"uniform": [0.1, 0.2]}}), "nowhere"
+    )
+    lines: list[str] = []
+    progress = Progress(task, 3, lines.append)
+    trials = [
+        SimpleNamespace(trial_id=str(n), status="PAUSED", config={"learning_rate": 0.1}, last_result=result)
+        for n, result in enumerate([{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}])
+    ]
+    trials[2].last_result["failed"] = True
+    for _ in range(2):
+        progress.on_step_end(0, trials[:2])
+    trials[0].last_result = {"epoch": 18, "score": 0.6}
+    for trial in trials:
+        progress.on_trial_complete(0, trials, trial)
+    told = [line.partition(":")[0].partition(", about")[0] for line in lines]
+    assert told == [
+        "[1/3] 0.5000 after 3 epochs, waits (best 0.5000)",
+        "[2/3] 0.4000 after 3 epochs, waits (best 0.5000)",
+        "[2/3] 0.6000 after 18 epochs (best 0.6000)",
+        "[3/3] failed",
+    ]

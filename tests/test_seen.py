@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.layers.full_softmax import full_softmax
-from nestrec_recbole.layers.seen import SeenBias, distinct, seen_so_far
+from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 
 N_ITEMS = 11
 
@@ -24,9 +24,9 @@ def made(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """States (P, d), a table (N, d), targets (P,) of which some were seen, and what each position has seen (P, T)."""
     torch.manual_seed(seed)
     states, table = torch.randn(9, 4, dtype=torch.float64), torch.randn(N_ITEMS, 4, dtype=torch.float64)
-    seen = distinct(torch.randint(0, N_ITEMS, (9, 6)))
+    seen = seen_so_far(torch.randint(0, N_ITEMS, (9, 6)))[:, -1]
     targets = torch.randint(1, N_ITEMS, (9,))
-    targets[:3] = seen[:3].amax(1).clamp(min=1)
+    targets[:3] = seen[:3].amax(1)
     return states, table, targets, seen
 
 
@@ -47,7 +47,7 @@ def test_value_and_bias_are_of_biased_logits_all_else_of_plain_ones(chunk: int |
     bias = torch.tensor(-1.3, dtype=torch.float64)
     ours, biased = ([x.clone().requires_grad_() for x in (states, table, bias)] for _ in range(2))
     others = [x.clone().requires_grad_() for x in (states, table)]
-    loss = full_softmax(ours[0], ours[1], targets, temperature=0.7, seen=seen, seen_bias=ours[2], chunk_elements=chunk)
+    loss = full_softmax(ours[0], ours[1], targets, temperature=0.7, seen=Seen(seen, ours[2]), chunk_elements=chunk)
     reference = F.cross_entropy(biased_logits(biased[0], biased[1], seen, biased[2], 0.7), targets)
     plain = full_softmax(others[0], others[1], targets, temperature=0.7, chunk_elements=chunk)
     for one in (loss, reference, plain):
@@ -67,12 +67,22 @@ def test_seen_so_far_by_loops() -> None:
             assert sorted(kept) == sorted({item for item in items[: step + 1] if item})
 
 
+def test_a_target_that_was_seen_keeps_its_bias_where_seen_items_are_left_out() -> None:
+    """A repeat is ranked among what was not seen, by the score it has: so F changes for it, and for nothing else."""
+    bias = SeenBias(0, 100)
+    scores = torch.tensor([[0.0, 0.5, 0.4, 0.3, 0.2]])
+    with torch.no_grad():
+        bias.bias.fill_(-1.0)
+        biased = bias(scores.clone(), torch.tensor([[1, 2]]))
+    assert biased[0].tolist() == pytest.approx([0.0, -0.5, -0.6, 0.3, 0.2])
+
+
 def test_scores_of_seen_items_get_the_bias_once() -> None:
     bias = SeenBias(0, 100)
     scores = bias(torch.zeros(2, 6), torch.tensor([[3, 3, 1], [2, 0, 0]]), 0.5)
     expected = torch.zeros(2, 6)
     expected[0, [1, 3]] = expected[1, 2] = 0.5 * bias.bias.item()
-    assert torch.equal(scores.detach(), expected)
+    assert torch.equal(scores.detach()[:, 1:], expected[:, 1:])  # the padding item's is nobody's
     assert bias.bias.item() == pytest.approx(math.log(0.5 / 100.5))
     assert SeenBias(50, 100).bias.item() == 0.0
 
@@ -120,7 +130,7 @@ def test_hidden_items_are_in_no_history_of_the_loss(tmp_path: Any, make_config: 
     batch = next(iter(train))
     states, targets, _ = model.at_targets(model.encode(batch), batch)
     seen = model.seen(batch["item_id_list"], batch["target_list"] > 0)
-    logits = biased_logits(states, model.item_table(), seen, model.seen_bias.bias, 1.0)
+    logits = biased_logits(states, model.item_table(), seen.items, seen.bias, 1.0)
     hidden = torch.from_numpy(train.dataset.hidden_items)
     assert hidden.any()
     expected = F.cross_entropy(logits.masked_fill(hidden, -math.inf), targets)
@@ -138,7 +148,7 @@ def test_training_with_it_leaves_all_other_weights_as_they_are(tmp_path: Any, ma
         trainer = get_trainer(config["MODEL_TYPE"], "FastSASRec")(config, model)
         trainer.fit(train, valid, verbose=False)
         results.append(trainer.evaluate(test))
-        weights.append({name: x for name, x in model.state_dict().items() if name != "objective.bias.bias"})
+        weights.append({name: x for name, x in model.state_dict().items() if name != "seen_bias.bias"})
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
     assert results[0]["mrr@10_f"] == results[1]["mrr@10_f"] == results[1]["mrr@10"] > results[0]["mrr@10"]
 
@@ -148,7 +158,8 @@ def test_training_with_it_leaves_all_other_weights_as_they_are(tmp_path: Any, ma
     [
         ("FastSASRec", {"loss": "gbce"}, "seen_bias goes with loss: full_softmax, not gbce"),
         ("MultimodalRec", {}, "seen_bias has no effect on pairs"),
-        ("TriGRecUser", {"objective": "masked"}, "set seen_bias: False"),
+        ("TriGRecUser", {}, "seen_bias has no effect on TriGRecUser"),
+        ("UserPretraining", {}, "seen_bias has no effect on UserPretraining"),
     ],
 )
 def test_where_it_means_nothing_it_is_refused(

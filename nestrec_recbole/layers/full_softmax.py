@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nestrec_recbole.layers.seen import Seen
+
 # Elements of a block of logits: on a CPU it stays in the cache, on a GPU it is large enough to fill the device.
 CPU_BLOCK, GPU_BLOCK = 2**22, 2**25
 # Blocks of fewer rows make thin, slow matrix products: below this the catalogue is split instead.
@@ -16,9 +18,6 @@ MIN_ROWS = 128
 def at_least_float32(x: Tensor) -> torch.dtype:
     """Return the dtype in which softmax and sums are taken."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-Seen = tuple[Tensor, Tensor] | None  # items (P, m), and what each position's have of the softmax: (P,), to be added to
 
 
 class _LogitBlocks:
@@ -61,17 +60,24 @@ class _LogitBlocks:
         return target_logits, top + total.log(), block.div_(total)
 
     def add_gradients(
-        self, rows: slice, lse: Tensor, last: Tensor, grad_states: Tensor | None, grad_table: Tensor | None, seen: Seen
+        self,
+        rows: slice,
+        lse: Tensor,
+        last: Tensor,
+        grad_states: Tensor | None,
+        grad_table: Tensor | None,
+        seen: Tensor | None,
+        mass: Tensor,
     ) -> None:
-        """Add these rows' part of both gradients, and of what the seen items have of the softmax.
+        """Add these rows' part of both gradients, and to ``mass`` (P,) what their seen items have of the softmax.
 
         Of the blocks, all but the last one are computed anew.
         """
         for columns in reversed(self.columns):
             block = last if columns is self.columns[-1] else self.logits(rows, columns).sub_(lse).exp_()
             if seen is not None:
-                local, inside = _locate(seen[0][rows], columns)
-                seen[1][rows] += (block.gather(1, local) * inside).sum(1)
+                local, inside = _locate(seen[rows].long(), columns)
+                mass[rows] += (block.gather(1, local) * inside).sum(1)
             local, inside = _locate(self.targets[rows, None], columns)
             block.scatter_add_(1, local, -inside.to(block.dtype))  # softmax - onehot: the gradient of the logits
             if grad_states is not None:
@@ -126,8 +132,7 @@ class _FullSoftmax(torch.autograd.Function):
                 target_logits, lse, last = blocks.normalise(rows)
                 loss += (lse - target_logits).sum()
                 if needs_states or needs_table or seen is not None:
-                    of_seen = None if seen is None else (seen, mass)
-                    blocks.add_gradients(rows, lse, last, grad_states, grad_table, of_seen)
+                    blocks.add_gradients(rows, lse, last, grad_states, grad_table, seen, mass)
         ctx.save_for_backward(grad_states, grad_table)
         ctx.dtypes = states.dtype, table.dtype
         ctx.mark_non_differentiable(mass)
@@ -147,8 +152,7 @@ def full_softmax(
     *,
     pad_id: int | None = 0,
     temperature: float | Tensor = 1.0,
-    seen: Tensor | None = None,
-    seen_bias: Tensor | None = None,
+    seen: Seen | None = None,
     chunk_elements: int | None = None,
 ) -> Tensor:
     r"""Mean cross-entropy of the softmax over the whole catalogue, in bounded memory.
@@ -174,11 +178,10 @@ def full_softmax(
         Row of `table` that no softmax contains.
     temperature : float or scalar Tensor
         Divides the logits; receives a gradient if it asks for one.
-    seen : Tensor (P, m), int64, optional
-        Items of each position whose logits get ``seen_bias`` more, each once; padded with ``pad_id``.
-    seen_bias : scalar Tensor, optional
-        In units of the logits after their division. The value is then that with the bias, and the bias gets its
-        gradient; states and table get the gradient without it.
+    seen : Seen, optional
+        Items of each position, padded with ``pad_id``, whose logits get a bias more, after their division. It is fitted
+        to the others: the value and the gradient of the bias are those of the biased logits, the gradients of
+        states, table and temperature those of the logits without it.
     chunk_elements : int or None
         Most logits held at a time, at least min(P, 128); by default 2^22 on a CPU, 2^25 elsewhere.
 
@@ -190,15 +193,17 @@ def full_softmax(
     if not torch.is_grad_enabled():
         states, table = states.detach(), table.detach()
     elements = chunk_elements or (CPU_BLOCK if states.device.type == "cpu" else GPU_BLOCK)
-    total, mass = _FullSoftmax.apply(states / temperature, table, targets, seen, pad_id, elements)
-    if seen is not None and seen_bias is not None:
-        total = total + _bias_term(mass, (seen == targets[:, None]).any(1), seen_bias)
+    items = None if seen is None else seen.items
+    total, mass = _FullSoftmax.apply(states / temperature, table, targets, items, pad_id, elements)
+    if seen is not None:
+        total = total + _bias_term(mass, (seen.items == targets[:, None]).any(1), seen.bias)
     return total / len(targets)
 
 
 def _bias_term(mass: Tensor, is_repeat: Tensor, bias: Tensor) -> Tensor:
     """What the sum of the cross-entropies gains by a bias on items that have so much (P,) of the softmax.
 
-    Their exponentials are multiplied by that of the bias, which adds (e^bias - 1) x mass to a denominator of 1.
+    Their exponentials are multiplied by that of the bias, which adds (e^bias - 1) x mass to a denominator of 1. In
+    float32 no mass is nearer to 1 than 1e-6: what little is beside it cannot be told.
     """
     return torch.log1p(torch.expm1(bias) * mass.clamp(max=1 - 1e-6)).sum() - bias * is_repeat.sum()

@@ -159,6 +159,8 @@ class LearnableTemperature(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the temperature, a scalar tensor."""
+        if not self.training:  # a parameter that is written to makes what was remembered of the catalogue stale
+            return self.log_temperature.clamp(*self.bounds).exp()
         with torch.no_grad():
             self.log_temperature.clamp_(*self.bounds)
         return self.log_temperature.exp()

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class SeenBias(nn.Module):
-    """A number that the logits of a history's items get more than those of all others, learned.
+class Seen(NamedTuple):
+    """What positions have read, and what that does to logits.
 
-    It starts where the training data puts it, at the log-odds of a target that its user took before: where nothing is
-    ever taken twice, far below zero. Nothing else learns from it: a model is the same with it and without, and so are
-    its ranks where seen items are left out (F). Where they are ranked too (U), they come as late as they should.
+    Attributes
+    ----------
+    items : Tensor (P, T), an integer type
+        The items of each position, each once, padded with 0.
+    bias : Tensor ()
+        What their logits get more.
+    """
+
+    items: Tensor
+    bias: Tensor
+
+
+class SeenBias(nn.Module):
+    """A number that the logits of a history's items get more than those of all others, learned beside the model.
+
+    All other weights learn without it, see :func:`.full_softmax`: they are the same with it and without (but for
+    ``clip_grad_norm``, which looks at all gradients together), and so are the ranks of targets that were not seen
+    before where seen items are left out (F). Where they are ranked too (U), they come as late as they should.
+    It knows of the items that the model reads, ``MAX_ITEM_LIST_LENGTH`` at most.
+    A first guess is the log-odds of a target that its user took before, in the training data: where nothing is ever
+    taken twice, far below zero.
 
     Source: RepeatNet (Ren et al., 2019) learns when to repeat and when to explore; here this is one number for all.
 
@@ -30,16 +49,12 @@ class SeenBias(nn.Module):
 
     def forward(self, scores: Tensor, history: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Add the bias, times the temperature, to the scores (B, N) of the items of histories (B, T), in place."""
-        seen = distinct(history)
-        return scores.scatter_add_(1, seen, (self.bias * temperature * (seen > 0)).to(scores.dtype))
-
-
-def distinct(history: Tensor) -> Tensor:
-    """Histories (B, T) with 0 in the place of all but the first occurrence of an item."""
-    same = history[:, :, None] == history[:, None, :]
-    return history.masked_fill(same.tril(-1).any(2), 0)
+        biased = scores.gather(1, history) + (self.bias * temperature).to(scores.dtype)
+        return scores.scatter_(1, history, biased)  # of an item that is there twice, the same is written twice
 
 
 def seen_so_far(history: Tensor) -> Tensor:
-    """The distinct items that each step of histories (B, T) has read, its own among them: (B, T, T), padded with 0."""
-    return distinct(history)[:, None, :].expand(-1, history.shape[1], -1).tril()
+    """The items that each step of histories (B, T) has read, its own among them: (B, T, T), int32, padded with 0."""
+    again = (history[:, :, None] == history[:, None, :]).tril(-1).any(2)
+    first = history.masked_fill(again, 0).int()
+    return first[:, None, :].expand(-1, history.shape[1], -1).tril()

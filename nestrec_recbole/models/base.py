@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.layers.seen import SeenBias, seen_so_far
+from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
 from nestrec_recbole.models.objective import Drawn, build_objective
 
@@ -39,10 +39,13 @@ class SequenceModel(SequentialRecommender):
     computes_items : bool
         Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
         a part of the catalogue computes no others.
+    ranks_by_softmax : bool
+        Whether its scores are the logits of its objective, to which ``seen_bias`` is fitted.
     """
 
     input_type = InputType.POINTWISE
     computes_items = False
+    ranks_by_softmax = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -51,16 +54,21 @@ class SequenceModel(SequentialRecommender):
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
-        seen_bias = SeenBias(*count_repeats(dataset)) if config["seen_bias"] else None
-        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains, seen_bias)
+        self.objective = build_objective(config, item_counts(dataset), content, hidden, domains)
+        self.seen_bias = self._build_seen_bias(config, dataset)
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
 
-    @property
-    def seen_bias(self) -> SeenBias | None:
+    def _build_seen_bias(self, config: Any, dataset: Any) -> SeenBias | None:
         """What the scores of a history's items get more than those of others; None: nothing."""
-        return self.objective.seen_bias
+        if not config["seen_bias"]:
+            return None
+        if not self.ranks_by_softmax:
+            raise NestRecError(f"seen_bias has no effect on {type(self).__name__}; set it to False")
+        if config["loss"] != "full_softmax":
+            raise NestRecError(f"seen_bias goes with loss: full_softmax, not {config['loss']}; set it to False")
+        return SeenBias(*count_repeats(dataset))
 
     def learning_rate_of(self, name: str) -> float | None:
         """Learning rate of the parameter of this name; None stands for ``learning_rate``."""
@@ -127,12 +135,9 @@ class SequenceModel(SequentialRecommender):
         seen = self.seen(interaction[self.ITEM_SEQ], self.next_items(interaction) > 0)
         return self.objective(states, table, targets, positives, drawn, items, seen=seen)
 
-    def seen(self, histories: Tensor, at: Tensor) -> Tensor | None:
-        """What the steps ``at`` (B, T), bool, of histories (B, T) have read: (P, T) items, each once, padded with 0.
-
-        None where there is no :meth:`seen_bias`.
-        """
-        return None if self.seen_bias is None else seen_so_far(histories)[at]
+    def seen(self, histories: Tensor, at: Tensor) -> Seen | None:
+        """What the steps ``at`` (B, T), bool, of histories (B, T) have read; None where there is no ``seen_bias``."""
+        return None if self.seen_bias is None else Seen(seen_so_far(histories)[at], self.seen_bias.bias)
 
     def draw(self, interaction: Any) -> Drawn:
         """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
@@ -219,9 +224,8 @@ class SequenceModel(SequentialRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for every history: (B, n_items); -inf for padding and what may not be recommended."""
         scores = self.user_states(interaction) @ self.remember("item_table", self.item_table).T
-        bias = self.seen_bias
-        if bias is not None:
-            scores = bias(scores, interaction[self.ITEM_SEQ], self.objective.current_temperature())
+        if self.seen_bias is not None:
+            scores = self.seen_bias(scores, interaction[self.ITEM_SEQ], self.objective.current_temperature())
         return self.masked(scores)
 
     def masked(self, scores: Tensor) -> Tensor:
@@ -237,10 +241,9 @@ class SequenceModel(SequentialRecommender):
         """Score of ``item_id`` for each history: (B,); -inf for what may not be recommended."""
         ids = interaction[self.ITEM_ID]
         scores = (self.user_states(interaction) * self.remember("item_table", self.item_table)[ids]).sum(dim=-1)
-        bias = self.seen_bias
-        if bias is not None:
+        if self.seen_bias is not None:
             is_seen = (interaction[self.ITEM_SEQ] == ids[:, None]).any(dim=1)
-            scores = scores + is_seen * bias.bias * self.objective.current_temperature()
+            scores = scores + is_seen * self.seen_bias.bias * self.objective.current_temperature()
         return scores if self.rankable is None else scores.masked_fill(~self.rankable[ids], -torch.inf)
 
 

@@ -17,7 +17,8 @@ from nestrec_recbole.models.llm import build_llm, read_tokens, weights_from_path
 from nestrec_recbole.models.prompt import Prompt
 from nestrec_recbole.models.userqformer import UserQFormer
 
-OWN = ("to_llm.", "token_kind.", "to_state.", "objective.", "recency.")  # neither Q-Former nor language model
+# Neither Q-Former nor language model.
+OWN = ("to_llm.", "token_kind.", "to_state.", "objective.", "recency.", "seen_bias.")
 
 
 class NestRec(UserQFormer):

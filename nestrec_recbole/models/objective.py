@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.data.domains import Domains
-from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.full_softmax import full_softmax
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax, triplet
 from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
-from nestrec_recbole.layers.seen import SeenBias
+from nestrec_recbole.layers.seen import Seen
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
 DRAWING = ("sampled_softmax", "gbce", "triplet")
@@ -50,18 +49,13 @@ class BaseObjective(nn.Module):
         visible = (~hidden).nonzero()[:, 0] if hidden is not None and hidden.any() else None
         self.register_buffer("visible", visible, persistent=False)
 
-    @property
-    def seen_bias(self) -> SeenBias | None:
-        """What the items of a history get more than others; with it, it wants to know what each position has read."""
-        return None
-
     def draw(self, targets: Tensor) -> Drawn:
         """What a step has for negatives of targets (P,); None where the objective has none."""
         return None
 
     def current_temperature(self) -> float | Tensor:
         """What scores are divided by to be logits."""
-        return 1.0
+        raise NotImplementedError
 
     def forward(
         self,
@@ -71,7 +65,7 @@ class BaseObjective(nn.Module):
         positives: Tensor | None = None,
         drawn: Drawn = None,
         items: Tensor | None = None,
-        seen: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Mean loss of a batch's positions.
 
@@ -87,8 +81,8 @@ class BaseObjective(nn.Module):
             From :meth:`draw`; drawn here by default.
         items : Tensor (m,), int64, ascending from 0, optional
             Holds all targets and all that was drawn.
-        seen : Tensor (P, n), int64, optional
-            The items that each position has read, each once, padded with 0; needed where there is a ``seen_bias``.
+        seen : Seen, optional
+            What each position has read; of the full softmax only.
         """
         raise NotImplementedError
 
@@ -105,29 +99,15 @@ class Objective(BaseObjective):
         Item features, needed where ``mask_near_duplicates`` is set.
     hidden : Tensor (n_items,), bool, optional
         Items that training does not know of: they are no negatives either.
-    seen_bias : SeenBias, optional
-
-    Raises
-    ------
-    NestRecError
-        When there is a ``seen_bias``, and a loss that does not look at the items of a history.
     """
 
     counts: Tensor
     duplicates: Tensor | None
 
     def __init__(
-        self,
-        config: Any,
-        counts: Tensor,
-        content: Tensor | None = None,
-        hidden: Tensor | None = None,
-        seen_bias: SeenBias | None = None,
+        self, config: Any, counts: Tensor, content: Tensor | None = None, hidden: Tensor | None = None
     ) -> None:
         super().__init__(hidden)
-        if seen_bias is not None and config["loss"] != "full_softmax":
-            raise NestRecError(f"seen_bias goes with loss: full_softmax, not {config['loss']}; set it to False")
-        self.bias = seen_bias
         self.loss, self.negatives, self.n_negatives = config["loss"], config["negatives"], config["n_negatives"]
         self.calibration, self.uses_log_q = config["calibration"], config["log_q"]
         learns = config["learn_temperature"]
@@ -141,10 +121,6 @@ class Objective(BaseObjective):
         self.sampler = None
         if self.loss in DRAWING and self.negatives != "in_batch":
             self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
-
-    @property
-    def seen_bias(self) -> SeenBias | None:
-        return self.bias
 
     def draw(self, targets: Tensor) -> Drawn:
         """As the base's; info_nce too draws nothing: its negatives are the other targets."""
@@ -162,17 +138,17 @@ class Objective(BaseObjective):
         positives: Tensor | None = None,
         drawn: Drawn = None,
         items: Tensor | None = None,
-        seen: Tensor | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
         if items is None and self.visible is not None and self.loss == "full_softmax":
             items, table = self.visible, table[self.visible]
         if items is not None:
-            targets, positives, seen, drawn = _in_rows_of(items, targets, positives, seen, drawn)
+            targets, positives, drawn = _in_rows_of(items, targets, positives, drawn)
+            seen = None if seen is None else seen._replace(items=_numbered(items, seen.items))
         temperature = self.current_temperature()
         if self.loss == "full_softmax":
-            biased = {} if self.bias is None else {"seen": seen, "seen_bias": self.bias.bias}
-            return full_softmax(states, table, targets, temperature=temperature, **biased)
+            return full_softmax(states, table, targets, temperature=temperature, seen=seen)
         if self.loss == "info_nce":
             how = {"forbidden": positives, "temperature": temperature, "symmetric": self.symmetric}
             return info_nce(states, table[targets], targets, **how)
@@ -204,19 +180,20 @@ class Objective(BaseObjective):
 
 
 def _in_rows_of(
-    items: Tensor, targets: Tensor, positives: Tensor | None, seen: Tensor | None, drawn: Drawn
-) -> tuple[Tensor, Tensor | None, Tensor | None, Drawn]:
-    """Number items by their place in ``items``; positives and seen items that are not there become 0."""
-
-    def numbered(others: Tensor | None) -> Tensor | None:
-        if others is None:
-            return None
-        place = torch.searchsorted(items, others).clamp(max=len(items) - 1)
-        return torch.where(items[place] == others, place, 0)
-
+    items: Tensor, targets: Tensor, positives: Tensor | None, drawn: Drawn
+) -> tuple[Tensor, Tensor | None, Drawn]:
+    """Number items by their place in ``items``; positives that are not there are none that could be a negative."""
+    if positives is not None:
+        positives = _numbered(items, positives)
     if drawn is not None:
         drawn = torch.searchsorted(items, drawn[0]), drawn[1][items]
-    return torch.searchsorted(items, targets), numbered(positives), numbered(seen), drawn
+    return torch.searchsorted(items, targets), positives, drawn
+
+
+def _numbered(items: Tensor, others: Tensor) -> Tensor:
+    """The places of other items, of any shape, in ``items`` (m,), ascending from 0; 0 where they are not there."""
+    place = torch.searchsorted(items, others.to(items.dtype)).clamp(max=len(items) - 1)
+    return torch.where(items[place] == others, place, 0)
 
 
 class DomainObjective(BaseObjective):
@@ -247,17 +224,12 @@ class DomainObjective(BaseObjective):
             place[rows] = torch.arange(len(rows))
         self.register_buffer("place", place, persistent=False)
 
-    @property
-    def seen_bias(self) -> SeenBias | None:
-        """That of the softmax."""
-        return self.objective.seen_bias
-
     def current_temperature(self) -> float | Tensor:
         """That of the softmax."""
         return self.objective.current_temperature()
 
     def forward(
-        self, states: Tensor, table: Tensor, targets: Tensor, *sampled: Any, seen: Tensor | None = None
+        self, states: Tensor, table: Tensor, targets: Tensor, *sampled: Any, seen: Seen | None = None
     ) -> Tensor:
         """As the base's, 0 where no target counts; it samples nothing, so that no more is looked at."""
         domain = self.of_item[targets]
@@ -266,25 +238,25 @@ class DomainObjective(BaseObjective):
             at = (domain == number).nonzero()[:, 0]
             if len(at):
                 rows = getattr(self, f"rows_{number}")
-                own = None if seen is None else torch.where(self.of_item[seen[at]] == number, self.place[seen[at]], 0)
+                own = None if seen is None else Seen(self._in_domain(seen.items[at], number), seen.bias)
                 loss = self.objective(states[at], table[rows], self.place[targets[at]], seen=own)
                 total = total + len(at) * loss
                 n_targets += len(at)
         return total / max(n_targets, 1)
 
+    def _in_domain(self, items: Tensor, number: int) -> Tensor:
+        """The places of items, of any shape, among those of a domain; 0 for items of others."""
+        items = items.long()
+        return torch.where(self.of_item[items] == number, self.place[items], 0)
+
 
 def build_objective(
-    config: Any,
-    counts: Tensor,
-    content: Tensor | None,
-    hidden: Tensor | None,
-    domains: Domains | None,
-    seen_bias: SeenBias | None,
+    config: Any, counts: Tensor, content: Tensor | None, hidden: Tensor | None, domains: Domains | None
 ) -> BaseObjective:
     """The objective of a config: over all items, or where ``domains`` are given those that ``domain_loss`` says."""
     if domains is None or config["domain_loss"] == "all":
-        return Objective(config, counts, content, hidden, seen_bias)
+        return Objective(config, counts, content, hidden)
     of_item = torch.from_numpy(domains.of_item)
     of_item = of_item if hidden is None else of_item.masked_fill(hidden, 0)
     only = domains.target if config["domain_loss"] == "target" else 0
-    return DomainObjective(Objective(config, counts, content, seen_bias=seen_bias), of_item, only)
+    return DomainObjective(Objective(config, counts, content), of_item, only)

@@ -34,6 +34,7 @@ class TriGRec(TriGRecUser):
     Source: ``recommendation_model`` of the repository TriGRec, there a BERT4Rec with one target per user.
     """
 
+    ranks_by_softmax = True
     frozen_vectors: Tensor
     frozen_histories: Tensor
 
@@ -135,8 +136,7 @@ class TriGRec(TriGRecUser):
         loss = self._target_loss(self.read(histories, vectors, in_target, cross), targets, items)
         if not self.user_loss_weight:
             return loss
-        seen = self.seen(items, targets > 0)
-        return loss + self.user_loss_weight * self.user_loss(histories, vectors, targets, specific, cross, seen)
+        return loss + self.user_loss_weight * self.user_loss(histories, vectors, targets, specific, cross)
 
     def _target_loss(self, states: Tensor, targets: Tensor, items: Tensor) -> Tensor:
         """The objective where the next item is of the target domain; 0 where it never is."""

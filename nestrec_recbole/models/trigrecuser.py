@@ -51,6 +51,7 @@ class TriGRecUser(FastSASRec):
     """
 
     of_item: Tensor
+    ranks_by_softmax = False  # but by the sum of two encoders, each trained by a softmax of its own
     n_losses: Tensor
     probed: Tensor
 
@@ -69,8 +70,6 @@ class TriGRecUser(FastSASRec):
         self.domain_embedding = nn.Embedding(self.n_domains + 1, width, padding_idx=0)
         self.no_history_embedding = nn.Parameter(torch.zeros(2, width))  # of specific and common
         self.is_masked, self.mask_ratio = config["objective"] == "masked", config["mask_ratio"]
-        if self.is_masked and self.objective.seen_bias is not None:
-            raise NestRecError("objective: masked predicts items of the history itself; set seen_bias: False")
         self.mask_embedding = nn.Parameter(0.02 * torch.randn(width)) if self.is_masked else None
         self.discriminator = DomainDiscriminator(width, self.n_domains)
         self.common_discriminator = DomainDiscriminator(width, self.n_domains)
@@ -177,21 +176,15 @@ class TriGRecUser(FastSASRec):
             targets = torch.where(masked, items, 0)
         histories, vectors = self.histories_of(items), self._vectors(items, masked)
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
-        return self.user_loss(histories, vectors, targets, specific, cross, self.seen(items, targets > 0))
+        return self.user_loss(histories, vectors, targets, specific, cross)
 
     def user_loss(
-        self,
-        histories: MergedHistories,
-        vectors: Tensor,
-        targets: Tensor,
-        specific: Tensor,
-        cross: Tensor,
-        seen: Tensor | None,
+        self, histories: MergedHistories, vectors: Tensor, targets: Tensor, specific: Tensor, cross: Tensor
     ) -> Tensor:
         """All losses of this stage, of histories with targets (B, T), items' vectors and states (B, T, d)."""
         self.n_losses += self.training
         common = self.common_states(histories, vectors)
-        loss = self._prediction_loss(histories, targets, seen, specific, cross, common)
+        loss = self._prediction_loss(histories, targets, specific, cross, common)
         return loss + self._representation_loss(histories, specific, cross, common)
 
     def _draw(self, items: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +204,7 @@ class TriGRecUser(FastSASRec):
         return torch.where(masked[..., None], self.mask_embedding, vectors)
 
     def _prediction_loss(
-        self,
-        histories: MergedHistories,
-        targets: Tensor,
-        seen: Tensor | None,
-        specific: Tensor,
-        cross: Tensor,
-        common: Tensor,
+        self, histories: MergedHistories, targets: Tensor, specific: Tensor, cross: Tensor, common: Tensor
     ) -> Tensor:
         """What each encoder's states say of the targets (B, T), specific and common ones in the target's domain."""
         is_target, table = targets > 0, self.item_table()
@@ -229,8 +216,7 @@ class TriGRecUser(FastSASRec):
         loss = specific.new_zeros(())
         for name, states in (("specific", specific), ("cross", cross), ("common", common)):
             if self.weights[name]:
-                told = self.objective(states[is_target], table, targets[is_target], seen=seen)
-                loss = loss + self.weights[name] * told
+                loss = loss + self.weights[name] * self.objective(states[is_target], table, targets[is_target])
         return loss
 
     def _representation_loss(

@@ -22,6 +22,8 @@ class UserPretraining(UserQFormer):
     Source: the User Q-Former's pretext task in UniRec (arXiv:2601.19423).
     """
 
+    ranks_by_softmax = False
+
     def _build_output(self, config: Any) -> None:
         if self.user_qformer is None:
             raise NestRecError("user_queries is 0: UserPretraining predicts by user tokens; set it to 1 or more")
@@ -31,10 +33,6 @@ class UserPretraining(UserQFormer):
             if part is not None:
                 part.requires_grad_(False)
         self.to_next = nn.Linear(self.width, self.n_item_tokens * self.width)
-
-    @property
-    def seen_bias(self) -> None:
-        """None: distances of tokens are no logits."""
 
     def next_tokens(self, batch: Any) -> Tensor:
         """The tokens predicted at every step, side by side: (B, T, q * width)."""

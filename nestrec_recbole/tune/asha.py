@@ -3,8 +3,9 @@
 Ray's ``AsyncHyperBandScheduler`` decides about a trial once, when it comes to a rung, and lets the first ones pass, as
 there is nothing yet to compare them with. Here a trial passes when it is in the best third of all that have come to
 its rung; else it waits, and passes once it is, before any new trial begins. Trials go on from their own folders, so
-that Ray keeps nothing of one that waits. What a trial reports again when it goes on, or after its process or the whole
-search was killed, was counted the first time: decisions are the same.
+that Ray keeps nothing of one that waits. What a trial reports again when it goes on, or after its process was killed,
+was counted the first time. After a killed search all that trials have reported is told again, in the order in which
+they began: one at a time, decisions are the same; of several, one that had passed may wait now.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from nestrec_recbole.tune.space import Point
+from nestrec_recbole.tune.trial import FAILED
 
-ETA = 3  # one of so many passes
+REDUCTION_FACTOR = 3  # one of so many passes
 
 
 class Rung:
@@ -33,13 +35,13 @@ class Rung:
     ----------
     scores : dict of str to float
         Of each trial when it came, higher is better.
-    passed : set of str
+    promoted : set of str
     """
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.scores: dict[str, float] = {}
-        self.passed: set[str] = set()
+        self.promoted: set[str] = set()
 
     def ranked(self) -> list[str]:
         """Every trial, the best first; of equals, the one that came first."""
@@ -47,11 +49,11 @@ class Rung:
 
     def holds(self, name: str) -> bool:
         """Whether a trial has come and not passed."""
-        return name in self.scores and name not in self.passed
+        return name in self.scores and name not in self.promoted
 
-    def next_to_pass(self) -> list[str]:
+    def promotable(self) -> list[str]:
         """Trials of the best third that have not passed yet, the best first."""
-        return [name for name in self.ranked()[: len(self.scores) // ETA] if name not in self.passed]
+        return [name for name in self.ranked()[: len(self.scores) // REDUCTION_FACTOR] if name not in self.promoted]
 
 
 class Asha(FIFOScheduler):
@@ -65,19 +67,23 @@ class Asha(FIFOScheduler):
     epochs : int
         Of a trial, at most.
     trials : int
-        How many there will be. One that is not in the best third of so many is stopped and waits no longer.
+        How many there will be. One that is behind a third of so many at a rung is stopped and waits no longer; fewer
+        than three are not compared.
     at_once : int or None
         Trials, at most; None: as many as there is room for.
+    eval_step : int
+        Epochs from one validation to the next: rungs are at those that are validated.
     """
 
     _supports_buffered_results = False  # no trial trains on before it is decided about
 
-    def __init__(self, epochs: int, trials: int, at_once: int | None = None) -> None:
+    def __init__(self, epochs: int, trials: int, at_once: int | None = None, eval_step: int = 1) -> None:
         super().__init__()
-        places = {math.ceil(epochs / 6), math.ceil(epochs / 3), math.ceil(2 * epochs / 3)}
+        shares = (1 / 6, 1 / 3, 2 / 3) if trials >= REDUCTION_FACTOR else ()
+        places = {eval_step * math.ceil(epochs * share / eval_step) for share in shares}
         self.rungs = [Rung(epoch) for epoch in sorted(places) if epoch < epochs]
         self.epochs, self.at_once, self._sign = epochs, at_once, 1.0
-        self._prospects = max(1, trials // ETA)
+        self._prospects = max(1, trials // REDUCTION_FACTOR)
         self._trials: dict[str, Trial] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -93,36 +99,38 @@ class Asha(FIFOScheduler):
         """Decide whether a trial trains on, waits or is stopped."""
         if self.metric not in result:  # it failed before its first epoch
             return self.CONTINUE
+        if result.get(FAILED):
+            self._forget(trial)
+            return self.STOP
         if result["epoch"] >= self.epochs:
             return self.STOP
         for rung in self.rungs:
             if rung.epoch > result["epoch"]:
                 break
             rung.scores.setdefault(trial.trial_id, self._value(result))
-            if trial.trial_id in rung.next_to_pass():
-                rung.passed.add(trial.trial_id)
+            if trial.trial_id in rung.promotable():
+                rung.promoted.add(trial.trial_id)
             if rung.holds(trial.trial_id):
                 return self.STOP if self._is_hopeless(trial) else self.PAUSE
         return self.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Let a trial that has ended early by itself count at all later rungs, where it would have come with this."""
-        if self.metric in result and not self._holder(trial):
+        if self.metric in result and not result.get(FAILED) and not self._holder(trial):
             for rung in self.rungs:
                 rung.scores.setdefault(trial.trial_id, self._value(result))
-                rung.passed.add(trial.trial_id)
+                rung.promoted.add(trial.trial_id)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Choose the trial that trains next where there is room; stop those that wait for nothing."""
-        for trial in self._in("ERROR"):  # given up: it takes nobody's place
-            for rung in self.rungs:
-                rung.scores.pop(trial.trial_id, None)
+        for trial in self._in("ERROR"):
+            self._forget(trial)
         for trial in self._in("PAUSED"):
             if self._is_hopeless(trial):
                 tune_controller.stop_trial(trial)
         if self.at_once is None or sum(not self._holder(one) for one in self._in("PENDING", "RUNNING")) < self.at_once:
             for rung, trial in self._promotable():
-                rung.passed.add(trial.trial_id)
+                rung.promoted.add(trial.trial_id)
                 return trial
         pending = self._in("PENDING")
         if pending:  # before new ones, those that have passed a rung, or whose processes died
@@ -139,7 +147,7 @@ class Asha(FIFOScheduler):
 
     def debug_string(self) -> str:
         """How many trials have come to each rung and passed it."""
-        told = [f"epoch {rung.epoch}: {len(rung.passed)} of {len(rung.scores)}" for rung in self.rungs]
+        told = [f"epoch {rung.epoch}: {len(rung.promoted)} of {len(rung.scores)}" for rung in self.rungs]
         return f"ASHA: {', '.join(told)}"
 
     def _end(self, tune_controller: Any) -> Trial | None:
@@ -147,15 +155,20 @@ class Asha(FIFOScheduler):
         for rung in reversed(self.rungs):
             for name in rung.ranked()[:1]:
                 if rung.holds(name) and self._trials[name].status == Trial.PAUSED:
-                    rung.passed.add(name)
+                    rung.promoted.add(name)
                     return self._trials[name]
         for trial in self._in("PAUSED"):
             tune_controller.stop_trial(trial)
         return None
 
+    def _forget(self, trial: Trial) -> None:
+        """Let a trial that failed, or was given up, take nobody's place."""
+        for rung in self.rungs:
+            rung.scores.pop(trial.trial_id, None)
+
     def _promotable(self) -> list[tuple[Rung, Trial]]:
         """Who waits and may pass, those that are farthest first."""
-        found = [(rung, self._trials[name]) for rung in reversed(self.rungs) for name in rung.next_to_pass()]
+        found = [(rung, self._trials[name]) for rung in reversed(self.rungs) for name in rung.promotable()]
         return [(rung, trial) for rung, trial in found if trial.status == Trial.PAUSED]
 
     def _is_hopeless(self, trial: Trial) -> bool:
@@ -176,7 +189,7 @@ class Asha(FIFOScheduler):
         return -math.inf if math.isnan(score) else score
 
 
-class NewTrials(BasicVariantGenerator):
+class GivenPoints(BasicVariantGenerator):
     """Gives points one after the other, as :class:`Asha` has room for new trials.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What a search says while it goes on: a line per trial that has ended, with the time that is left."""
+"""What a search says while it goes on: a line per trial that waits or has ended, with the time that is left."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from ray import tune
 
 from nestrec_recbole.durations import duration
-from nestrec_recbole.tune.trial import Task
+from nestrec_recbole.tune.trial import FAILED, Task
 
 
 class Progress(tune.Callback):
-    """Says a line per trial.
+    """Says a line when a trial begins to wait, and one when it has ended.
 
     Parameters
     ----------
@@ -26,26 +26,37 @@ class Progress(tune.Callback):
 
     def __init__(self, task: Task, trials: int, say: Callable[[str], None]) -> None:
         self.task, self.trials, self.say = task, trials, say
-        self.began, self.ended, self.best = perf_counter(), 0, None
+        self.began, self.best = perf_counter(), None
+        self.told: dict[str, int] = {}  # trial to the epochs that it had when it was told of last
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Say how good the trials are that wait, once."""
+        for trial in trials:
+            if trial.status == "PAUSED" and trial.trial_id not in self.told:
+                self._say_score(trial, ", waits")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say how good a trial was."""
+        """Say how good a trial was, unless it has only waited since that was said."""
         result = trial.last_result or {}
-        score = result.get("score")
-        if score is None:
-            self._say(trial, "failed")
-            return
-        better = max if self.task.bigger else min
-        self.best = score if self.best is None else better(score, self.best)
-        self._say(trial, f"{score:.4f} after {result['epoch']} epochs (best {self.best:.4f})")
+        if "score" not in result or result.get(FAILED):
+            self._say(trial, 0, "failed")
+        elif self.told.get(trial.trial_id) != result["epoch"]:
+            self._say_score(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial's process died too often, or that it raised."""
-        self._say(trial, "failed")
+        self._say(trial, 0, "failed")
 
-    def _say(self, trial: Any, outcome: str) -> None:
-        self.ended += 1
-        left = (perf_counter() - self.began) / self.ended * (self.trials - self.ended)
+    def _say_score(self, trial: Any, after: str = "") -> None:
+        score, epochs = trial.last_result["score"], trial.last_result["epoch"]
+        better = max if self.task.bigger else min
+        self.best = score if self.best is None else better(score, self.best)
+        self._say(trial, epochs, f"{score:.4f} after {epochs} epochs{after} (best {self.best:.4f})")
+
+    def _say(self, trial: Any, epochs: int, outcome: str) -> None:
+        self.told[trial.trial_id] = epochs
+        n = len(self.told)
+        left = (perf_counter() - self.began) / n * (self.trials - n)
         settings = ", ".join(f"{name} {value}" for name, value in self.task.space.flat(trial.config).items())
-        ahead = f", about {duration(left)} left" if self.ended < self.trials else ""
-        self.say(f"[{self.ended}/{self.trials}] {outcome}{ahead}: {settings}")
+        ahead = f", about {duration(left)} left" if n < self.trials else ""
+        self.say(f"[{n}/{self.trials}] {outcome}{ahead}: {settings}")

@@ -23,7 +23,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.train.prepare import is_ours
-from nestrec_recbole.tune.asha import Asha, NewTrials
+from nestrec_recbole.tune.asha import REDUCTION_FACTOR, Asha, GivenPoints
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.progress import Progress
 from nestrec_recbole.tune.space import Dimension, Point, Space
@@ -59,8 +59,8 @@ def make_strategy(task: Task, plan: Plan) -> Strategy:
     """
     points = starting_points(task, plan) if plan.searcher == "random" else []
     if plan.scheduler == "asha" and points and is_ours(task.model):
-        asha = Asha(task.epochs, len(points), plan.at_once)
-        return Strategy(NewTrials(points, asha), asha, len(points))
+        asha = Asha(task.epochs, len(points), plan.at_once, task.settings.get("eval_step") or 1)
+        return Strategy(GivenPoints(points, asha), asha, len(points))
     return Strategy(_searcher(plan, points), _scheduler(task, plan), len(points) or plan.trials)
 
 
@@ -158,9 +158,10 @@ def _searcher(plan: Plan, points: list[Point]) -> Any:
 
 
 def _scheduler(task: Task, plan: Plan) -> TrialScheduler:
-    grace = max(1, task.epochs // 9)  # two rungs, a third of the trials going on at each
+    grace = math.ceil(task.epochs / 6)
     if plan.scheduler == "asha":  # a searcher learns from trials that have ended; a model of RecBole's cannot go on
-        return AsyncHyperBandScheduler("epoch", max_t=max(task.epochs, 2), grace_period=grace, reduction_factor=3)
+        most = max(task.epochs, 2)
+        return AsyncHyperBandScheduler("epoch", max_t=most, grace_period=grace, reduction_factor=REDUCTION_FACTOR)
     if plan.scheduler == "median":
         return MedianStoppingRule("epoch", grace_period=grace, min_samples_required=3)
     if plan.scheduler == "none":

@@ -196,7 +196,8 @@ def _best(task: Task, metric: str, trials: list[Trial]) -> SearchResult:
     if not scored:
         why = next((trial.error for trial in trials if trial.error), "none came to the end of its first epoch")
         raise NestRecError(f"no trial could be trained: {why}")
-    best = (max if task.bigger else min)(scored, key=lambda trial: trial.best(task.bigger))
+    lasting = [trial for trial in scored if trial.status != "failed"] or scored
+    best = (max if task.bigger else min)(lasting, key=lambda trial: trial.best(task.bigger))
     settings = task.merged(best.point)
     score = best.best(task.bigger)
     return SearchResult(task.model, task.dataset, metric, settings, score, task.bigger, trials, task.space)

@@ -29,6 +29,7 @@ from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
 from nestrec_recbole.tune.space import Point, Space
 
+FAILED = "failed"  # in what is reported of a trial that had scores and then failed
 MEMBER = "member"  # of a population: its number, in a point beside the settings
 # Settings that are read with the data: where they are searched, every trial reads data of its own.
 _READ_WITH_DATA = ("item_fields", "mask_near_duplicates")
@@ -287,7 +288,9 @@ def objective(point: Point, task: Task, data: Any) -> None:
 
     given = session.get_checkpoint() if task.population else None
     if given is None:
-        run_trial(task, point, data, report)
+        trial = run_trial(task, point, data, report)
+        if trial.status == "failed" and trial.scores and not task.population:
+            session.report({"epoch": len(trial.scores), "score": trial.best(task.bigger), FAILED: True})
         return
     with given.as_directory() as theirs:
         run_trial(task, point, data, report, Path(theirs) / last.name)
