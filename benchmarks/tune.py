@@ -37,6 +37,7 @@ SPACE = parse_space(  # what changes how good a model is, and not how long it ta
         "learning_rate": {"loguniform": [0.0005, 0.01]},
         "hidden_dropout_prob": {"quniform": [0.1, 0.6, 0.1]},
         "cosine": {"choice": [False, True]},
+        "temperature": {"loguniform": [0.03, 0.2], "when": {"cosine": [True]}},
         "recency_scale": {"choice": [0.0, 0.5]},
         "weight_decay": {"choice": [0.0, 0.0001, 0.01]},
     }
@@ -237,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--trials", type=int, default=27, help="of the part asha")
+    parser.add_argument("--trials", type=int, default=40, help="of the part asha")
     parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
