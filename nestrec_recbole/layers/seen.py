@@ -27,7 +27,7 @@ class Seen(NamedTuple):
 class SeenBias(nn.Module):
     """A number that the logits of a history's items get more than those of all others, learned beside the model.
 
-    All other weights learn without it, see :func:`.full_softmax`: after every epoch they are the same with it and without
+    All other weights learn without it, see :func:`.full_softmax`: after every epoch they are what they are without it
     (but for ``clip_grad_norm``, which looks at all gradients together), and so are the ranks of targets that were not
     seen before where seen items are left out (F). Where they are ranked too (U), they come as late as they should.
     It knows of the items that the model reads, ``MAX_ITEM_LIST_LENGTH`` at most.
