@@ -79,8 +79,8 @@ class Asha(FIFOScheduler):
 
     def __init__(self, epochs: int, trials: int, at_once: int | None = None, eval_step: int = 1) -> None:
         super().__init__()
-        shares = (1 / 6, 1 / 3, 2 / 3) if trials >= REDUCTION_FACTOR else ()
-        places = {eval_step * math.ceil(epochs * share / eval_step) for share in shares}
+        sixths = (1, 2, 4) if trials >= REDUCTION_FACTOR else ()
+        places = {eval_step * math.ceil(epochs * share / (6 * eval_step)) for share in sixths}
         self.rungs = [Rung(epoch) for epoch in sorted(places) if epoch < epochs]
         self.epochs, self.at_once, self._sign = epochs, at_once, 1.0
         self._prospects = max(1, trials // REDUCTION_FACTOR)

@@ -290,7 +290,7 @@ def objective(point: Point, task: Task, data: Any) -> None:
     if given is None:
         trial = run_trial(task, point, data, report)
         if trial.status == "failed" and trial.scores and not task.population:
-            session.report({"epoch": len(trial.scores), "score": trial.best(task.bigger), FAILED: True})
+            session.report({"epoch": trial.scores[-1][0] + 1, "score": trial.best(task.bigger), FAILED: True})
         return
     with given.as_directory() as theirs:
         run_trial(task, point, data, report, Path(theirs) / last.name)
