@@ -30,20 +30,24 @@ from nestrec_recbole.plugin import pipeline_stages
 from nestrec_recbole.train.pipeline import run_pipeline
 from nestrec_recbole.train.prepare import configure
 
+# Chosen on Beauty's validation data by adding them to FastSASRec's ids: a length of .5 gives .0752 after 12 epochs, .25
+# .0736, nothing .0695; with 1.0 it takes longer.
+STACK = {"model": "NestRec", "whitened_scale": 0.5}
 WHOLE, COLD = "NestRec", {"hidden_items": 0.1}
 RUNS: dict[str, dict[str, Any]] = {
     "FastSASRec": {"model": "FastSASRec"},
-    WHOLE: {"model": "NestRec"},
-    "pre-trained by the pipeline": {"model": "pipeline"},
-    "without user tokens": {"model": "NestRec", "user_queries": 0},
-    "without Item Q-Former": {"model": "NestRec", "item_layers": 0},
-    "without LLM": {"model": "UserQFormer"},
-    "without ids": {"model": "NestRec", "use_ids": False},
+    WHOLE: STACK,
+    "pre-trained by the pipeline": {**STACK, "model": "pipeline"},
+    "without whitened fields": {"model": "NestRec"},
+    "without user tokens": {**STACK, "user_queries": 0},
+    "without Item Q-Former": {**STACK, "item_layers": 0},
+    "without LLM": {**STACK, "model": "UserQFormer"},
+    "without ids": {**STACK, "use_ids": False},
     "without text": {"model": "NestRec", "item_fields": "no text"},
     "cold: Pop": {"model": "Pop", **COLD},
     "cold: FastSASRec": {"model": "FastSASRec", **COLD},
-    "cold: ItemQFormer": {"model": "ItemQFormer", **COLD},
-    "cold: NestRec": {"model": "NestRec", **COLD},
+    "cold: ItemQFormer": {**STACK, "model": "ItemQFormer", **COLD},
+    "cold: NestRec": {**STACK, **COLD},
 }
 COMMON = {"learning_rate": 0.002, "epochs": 40, "stopping_step": 5}
 QUIET = {"plot_curves": False, "show_progress": False, "state": "ERROR"}

@@ -19,6 +19,7 @@ from recbole.data import create_dataset
 import nestrec_recbole.encode.shards as shards
 from nestrec_recbole import NestRecError
 from nestrec_recbole.data.features import FeatureStore
+from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import encode_categories
 from nestrec_recbole.encode.digests import FileDigests
@@ -27,7 +28,6 @@ from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
 from nestrec_recbole.encode.recipe import BACKBONES, Recipe, downloaded_revision
-from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.encode.shards import distinct_inputs, encode_inputs
 from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.encode.time import encode_times, parse_times

@@ -256,3 +256,40 @@ def test_review_texts_are_a_field(tmp_path: Path, make_config: Any) -> None:
     train, valid, test = data_preparation(config, create_dataset(config))
     net = get_model("NestRec")(config, train.dataset)
     assert trained((get_trainer(config["MODEL_TYPE"], "NestRec")(config, net), train, valid, test))["recall@10"] > 0.7
+
+
+def test_whitened_fields_are_where_tokens_start(kinds: Any) -> None:
+    """Every token has them, of the given length, zero for items without a field; no two directions go together."""
+    net = kinds("NestRec", whitened_scale=0.3, hidden_size=4)[0].model.eval()
+    plain = kinds("NestRec", hidden_size=4)[0].model.eval()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("whitened")})
+    vectors = net.whitened.vectors
+    with torch.no_grad():
+        torch.testing.assert_close(net.content_tokens() - plain.content_tokens(), vectors[:, None].expand(-1, 2, -1))
+    torch.testing.assert_close(vectors[1:].norm(dim=1), torch.full((len(vectors) - 1,), 0.3))
+    assert (vectors[0] == 0).all()
+    read = net.fields.features()[0][1:] @ net.whitened.components  # N_KINDS of them: five directions, of which four
+    torch.testing.assert_close(read.T @ read / (len(read) - 1), torch.eye(4), atol=1e-4, rtol=0)
+    wider = kinds("NestRec", whitened_scale=0.3, hidden_size=8)[0].model
+    assert (wider.whitened.vectors[1:, 5:] == 0).all() and (wider.whitened.vectors[1:, :5] != 0).any(dim=1).all()
+
+
+def test_items_that_training_does_not_know_do_not_shape_the_whitened_space(kinds: Any) -> None:
+    _, train, _, _ = kinds("NestRec", hidden_items=0.2)
+    model = kinds("NestRec", hidden_items=0.2, whitened_scale=0.3)[0].model
+    known, before = ~torch.from_numpy(train.dataset.hidden_items), model.whitened.components.clone()
+    for rows, changes in ((~known, False), (known, True)):
+        model.fields.features_0[:, rows] *= torch.rand(model.fields.features_0.shape[2])
+        assert changes != torch.equal(model._whiten(0.3, known).components, before)
+
+
+def test_the_whitened_space_is_that_of_the_checkpoint(kinds: Any) -> None:
+    """What is loaded says what its directions are; an item that came later is where its like are."""
+    trained, other = (kinds("NestRec", whitened_scale=0.3)[0].model for _ in range(2))
+    trained.whitened.components.mul_(torch.tensor([1.0, -1.0] * 16))
+    trained.load_state_dict(trained.state_dict())
+    other.load_state_dict(trained.state_dict())
+    assert torch.equal(other.whitened.vectors, trained.whitened.vectors)
+    like = trained.fields.features_0[0, 1:2] * trained.fields.scales[0][1].clip(max=1e9) + trained.fields.scales[0][0]
+    trained.add_items([like.float().numpy()], [np.ones(1, dtype=bool)])
+    torch.testing.assert_close(trained.whitened.vectors[-1], trained.whitened.vectors[1])

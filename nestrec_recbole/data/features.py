@@ -175,7 +175,7 @@ class FeatureStore:
         return text.decode().split("\n")[:-1]
 
     def reduction(self) -> np.ndarray:
-        """What reduced the features, as :meth:`nestrec_recbole.encode.reduce.Reduction.as_array` gives it.
+        """What reduced the features, as :meth:`nestrec_recbole.data.reduction.Reduction.as_array` gives it.
 
         Raises
         ------

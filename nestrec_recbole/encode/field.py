@@ -14,12 +14,12 @@ import numpy as np
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_features
 from nestrec_recbole.data.features import content_hash, feature_folder
+from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.columns import encode_column, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
-from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.encode.shards import encode_inputs
 from nestrec_recbole.encode.sources import Source, item_path, read_source, require_items
 from nestrec_recbole.errors import NestRecError

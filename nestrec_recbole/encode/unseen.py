@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from nestrec_recbole.data.features import FeatureStore
+from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.engine import encode_shard, open_encoder
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe
-from nestrec_recbole.encode.reduce import Reduction
 from nestrec_recbole.errors import NestRecError
 
 BATCH = 64

@@ -12,26 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.data.content import warn_of_bare_items
+from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.data.tokens import keep_tokens, tensors_hash
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
+from nestrec_recbole.layers.whitened import WhitenedFields
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
 
 CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
+WHITENED_BY = 100_000  # items, at most
 
 
 class ItemQFormer(SequenceModel):
     """Learned queries read an item's fields into ``q`` item tokens; an item is the mean of its tokens.
 
     Field embeddings (text, numbers, ...) are frozen features; missing fields are masked. A token is what the fields add
-    to a query that has read none: what is common to all items would drown what tells them apart. An
-    optional id embedding is added and dropped at random in training, so that items without a history still rank by
-    content; of an item that no training interaction has, the id adds nothing. ``item_layers: 0`` is the plain way, one
-    token that is the mean of the projected fields.
+    to a query that has read none: what is common to all items would drown what tells them apart. With
+    ``whitened_scale`` tokens start from the whitened fields, in that length: what is alike is so from the first step,
+    and Q-Former and ids learn what is left. An optional id embedding is added and dropped at random in training, so
+    that items without a history still rank by content; of an item that no training interaction has, the id adds
+    nothing. ``item_layers: 0`` is the plain way, one token that is the mean of the projected fields.
     As a recommender, the state of a history is a recency-weighted mean of its items, with a learned decay. ``cosine``
     and ``recency_scale`` are those of :class:`.FastSASRec`, of this model and of those above it.
 
@@ -61,6 +65,7 @@ class ItemQFormer(SequenceModel):
         self.item_qformer = _reader(config, width) if config["item_layers"] else MeanOfFields()
         self.to_token = nn.Linear(width, width)
         nn.init.normal_(self.to_token.weight, std=0.02)
+        self.whitened = self._whiten(config["whitened_scale"], in_training) if config["whitened_scale"] else None
         self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         if self.id_embedding is not None:
             self.id_embedding.reset()
@@ -75,10 +80,20 @@ class ItemQFormer(SequenceModel):
         self.to_state = nn.Linear(self.width, self.width)
         nn.init.eye_(self.to_state.weight)
 
+    def _whiten(self, scale: float, in_training: Tensor) -> WhitenedFields:
+        """By the items that training knows, where any of them has a field."""
+        features, known = self.fields.features(), self.fields.mask.any(dim=1)
+        rows = (known & in_training if (known & in_training).any() else known).nonzero()[:, 0]
+        sample = torch.cat([field[rows[:: 1 + len(rows) // WHITENED_BY]] for field in features], dim=1).numpy()
+        components = Reduction.fit(sample, min(self.width, sample.shape[1]), whiten=True, or_fewer=True).components
+        return WhitenedFields(torch.from_numpy(components).float(), features, self.width, scale)
+
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
         """As the base's: new items are what their fields say, without an id."""
         self.kept = None
         self.fields.add_items(values, masks)
+        if self.whitened is not None:
+            self.whitened.read(self.fields.features())
         if self.id_embedding is not None:
             self.id_embedding.add_items(len(masks[0]))
         self.forget()
@@ -87,7 +102,7 @@ class ItemQFormer(SequenceModel):
 
     def readers(self) -> list[nn.Module]:
         """What makes content tokens of features."""
-        return [self.fields, self.item_qformer, self.to_token]
+        return [self.fields, self.item_qformer, self.to_token, *([] if self.whitened is None else [self.whitened])]
 
     @property
     def is_content_fixed(self) -> bool:
@@ -120,10 +135,13 @@ class ItemQFormer(SequenceModel):
         self.kept = kept, means.to(device)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's; tokens that were kept of other weights are dropped."""
+        """As torch's; what was computed of other weights is dropped."""
         self.kept = None
         self.forget()
-        return super().load_state_dict(*args, **kwargs)
+        found = super().load_state_dict(*args, **kwargs)
+        if self.whitened is not None:
+            self.whitened.read(self.fields.features())
+        return found
 
     # -- what items are -----------------------------------------------------------------------------------------
 
@@ -141,7 +159,8 @@ class ItemQFormer(SequenceModel):
     def _read(self, items: Tensor | slice) -> Tensor:
         memory, mask = self.fields(items)
         without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
-        return self.to_token(self.item_qformer(memory, mask) - without)
+        tokens = self.to_token(self.item_qformer(memory, mask) - without)
+        return tokens if self.whitened is None else tokens + self.whitened(items)[:, None]
 
     def item_ids(self, items: Tensor | None = None) -> Tensor | None:
         """What the ids of items (m,), or of all, add to their tokens: (m, width); None without ids."""

@@ -24,7 +24,7 @@ class Reduction:
     components: np.ndarray
 
     @classmethod
-    def fit(cls, rows: Rows, width: int, whiten: bool) -> Reduction:
+    def fit(cls, rows: Rows, width: int, whiten: bool, or_fewer: bool = False) -> Reduction:
         """Find the directions of largest variance.
 
         Parameters
@@ -34,11 +34,13 @@ class Reduction:
         width : int
         whiten : bool
             Scale each component to unit variance (WhitenRec, Zhang et al. 2024).
+        or_fewer : bool
+            Take as many directions as there are, where the rows span fewer than ``width``.
 
         Raises
         ------
         NestRecError
-            When the rows span fewer than ``width`` directions.
+            When the rows span fewer than ``width`` directions and all are wanted.
         """
         n_rows, n_features = rows.shape
         mean = sum(block.sum(axis=0, dtype=np.float64) for _, block in blocks(rows)) / max(1, n_rows)
@@ -49,6 +51,8 @@ class Reduction:
         variance, directions = np.linalg.eigh(scatter / max(1, n_rows - 1))
         variance, directions = variance[::-1][:width], directions[:, ::-1][:, :width]
         rank = int((variance > 1e-10 * max(variance.max(), 1e-30)).sum())
+        if or_fewer:
+            variance, directions, width = variance[:rank], directions[:, :rank], rank
         if rank < width:
             raise NestRecError(f"{n_rows} training items span {rank} directions, but width is {width}; lower it")
         largest = directions[np.abs(directions).argmax(axis=0), np.arange(width)]
