@@ -299,10 +299,10 @@ def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
         "FastSASRec", "x", {"epochs": EPOCHS}, parse_space({"learning_rate": {"uniform": [0.1, 0.2]}}), "nowhere"
     )
     lines: list[str] = []
-    progress = Progress(task, 3, lines.append)
+    progress = Progress(task, 4, lines.append)
     trials = [
         SimpleNamespace(trial_id=str(n), status="PAUSED", config={"learning_rate": 0.1}, last_result=result)
-        for n, result in enumerate([{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}])
+        for n, result in enumerate([{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}, {}])
     ]
     trials[2].last_result["failed"] = True
     for _ in range(2):
@@ -312,8 +312,9 @@ def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
         progress.on_trial_complete(0, trials, trial)
     told = [line.partition(":")[0].partition(", about")[0] for line in lines]
     assert told == [
-        "[1/3] 0.5000 after 3 epochs, waits (best 0.5000)",
-        "[2/3] 0.4000 after 3 epochs, waits (best 0.5000)",
-        "[2/3] 0.6000 after 18 epochs (best 0.6000)",
-        "[3/3] failed",
+        "[1/4] 0.5000 after 3 epochs, waits (best 0.5000)",
+        "[2/4] 0.4000 after 3 epochs, waits (best 0.5000)",
+        "[2/4] 0.6000 after 18 epochs (best 0.6000)",
+        "[3/4] failed",
+        "[4/4] ended before its first validation",
     ]

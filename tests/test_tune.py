@@ -616,6 +616,25 @@ def test_what_cannot_start_leaves_its_folder_free(
     assert not (tmp_path / "search").exists()
 
 
+@pytest.mark.usefixtures("ray_of_two")
+@pytest.mark.parametrize("dies", [True, False], ids=["their processes die", "the time is up"])
+def test_trials_that_never_report(
+    dies: bool, circle: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray says nothing then of what they were."""
+    from nestrec_recbole.tune import running
+
+    def objective(config: Any, task: Any, data: Any) -> None:  # pickled as it is, not by its name
+        os._exit(1) if dies else time.sleep(60)
+
+    monkeypatch.setattr(running, "objective", objective)
+    budget = [] if dies else ["--budget", "0.002"]
+    assert tune(circle, tmp_path / "search", "--trials", "2", *budget) == 2
+    assert "no trial could be trained: " in capsys.readouterr().err
+    errors = [json.loads(path.read_text())["error"] for path in tmp_path.glob("search/trials/*/trial.json")]
+    assert len(errors) == (2 if dies else 0) and all(errors)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_of_two")
 @pytest.mark.parametrize(

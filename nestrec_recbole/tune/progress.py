@@ -22,15 +22,22 @@ class Progress(tune.Callback):
         How many there will be.
     say : callable
         Takes a line.
+
+    Attributes
+    ----------
+    trials : list of ray.tune.experiment.Trial
+        Those that there are so far, in the order in which they were chosen.
     """
 
     def __init__(self, task: Task, trials: int, say: Callable[[str], None]) -> None:
-        self.task, self.trials, self.say = task, trials, say
+        self.task, self.n_trials, self.say = task, trials, say
+        self.trials: list[Any] = []
         self.began, self.best = perf_counter(), None
         self.told: dict[str, int] = {}  # trial to the epochs that it had when it was told of last
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Say how good the trials are that wait, once."""
+        self.trials = trials
         for trial in trials:
             if trial.status == "PAUSED" and trial.trial_id not in self.told:
                 self._say_score(trial, ", waits")
@@ -38,8 +45,10 @@ class Progress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say how good a trial was, unless it has only waited since that was said."""
         result = trial.last_result or {}
-        if "score" not in result or result.get(FAILED):
+        if result.get(FAILED):
             self._say(trial, 0, "failed")
+        elif "score" not in result:  # it failed, or the time was up
+            self._say(trial, 0, "ended before its first validation")
         elif self.told.get(trial.trial_id) != result["epoch"]:
             self._say_score(trial)
 
@@ -56,7 +65,7 @@ class Progress(tune.Callback):
     def _say(self, trial: Any, epochs: int, outcome: str) -> None:
         self.told[trial.trial_id] = epochs
         n = len(self.told)
-        left = (perf_counter() - self.began) / n * (self.trials - n)
+        left = (perf_counter() - self.began) / n * (self.n_trials - n)
         settings = ", ".join(f"{name} {value}" for name, value in self.task.space.flat(trial.config).items())
-        ahead = f", about {duration(left)} left" if n < self.trials else ""
-        self.say(f"[{n}/{self.trials}] {outcome}{ahead}: {settings}")
+        ahead = f", about {duration(left)} left" if n < self.n_trials else ""
+        self.say(f"[{n}/{self.n_trials}] {outcome}{ahead}: {settings}")

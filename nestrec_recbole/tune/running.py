@@ -74,21 +74,20 @@ def run_trials(task: Task, plan: Plan, strategy: Strategy, data: Any, say: Calla
     """
     scratch = Path(task.folder) / "ray"  # its own notes; ours are in trial.json, which nothing in it can execute
     shutil.rmtree(scratch, ignore_errors=True)
-    results = _tuner(task, plan, strategy, data, say, scratch).fit()
+    progress = Progress(task, strategy.trials, say)
+    results = _tuner(task, plan, strategy, data, progress, scratch).fit()
+    errors = {result.path: result.error for result in results if result.error is not None}
     folders = []
-    for number in range(len(results)):
-        result = results[number]
-        point = (result.config or {}) | ({MEMBER: number} if task.population else {})
+    for number, trial in enumerate(progress.trials):  # of one that never reported, a result does not say what it was
+        point = trial.config | ({MEMBER: number} if task.population else {})
         folders.append(task.folder_of(point))
-        if result.error is not None:
-            _note_error(task, point, result.error)
+        if trial.path in errors:
+            _note_error(task, point, errors[trial.path])
     shutil.rmtree(scratch, ignore_errors=True)
     return list(dict.fromkeys(folders))
 
 
-def _tuner(
-    task: Task, plan: Plan, strategy: Strategy, data: Any, say: Callable[[str], None], scratch: Path
-) -> tune.Tuner:
+def _tuner(task: Task, plan: Plan, strategy: Strategy, data: Any, progress: Progress, scratch: Path) -> tune.Tuner:
     trainable = tune.with_resources(
         tune.with_parameters(objective, task=task, data=data), {"CPU": plan.cpus, "GPU": plan.gpus}
     )
@@ -113,7 +112,7 @@ def _tuner(
             failure_config=session.FailureConfig(max_failures=MAX_FAILURES),
             # More than one: a copy may be taken of a checkpoint while the next is being written.
             checkpoint_config=session.CheckpointConfig(num_to_keep=4),
-            callbacks=[Progress(task, strategy.trials, say)],
+            callbacks=[progress],
             verbose=0,
         ),
     )
