@@ -27,12 +27,11 @@ from nestrec_recbole.encode.items import read_recipes
 from nestrec_recbole.evaluate.metrics import row_values
 from nestrec_recbole.evaluate.significance import compare, holm
 from nestrec_recbole.plugin import pipeline_stages
+from nestrec_recbole.properties_files import load_preset
 from nestrec_recbole.train.pipeline import run_pipeline
 from nestrec_recbole.train.prepare import configure
 
-# Chosen on Beauty's validation data by adding them to FastSASRec's ids: a length of .5 gives .0752 after 12 epochs, .25
-# .0736, nothing .0695; with 1.0 it takes longer.
-STACK = {"model": "NestRec", "whitened_scale": 0.5}
+STACK = {"model": "NestRec", "whitened_scale": load_preset("NestRec", "sparse")["whitened_scale"]}
 WHOLE, COLD = "NestRec", {"hidden_items": 0.1}
 RUNS: dict[str, dict[str, Any]] = {
     "FastSASRec": {"model": "FastSASRec"},
@@ -52,16 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
 COMMON = {"learning_rate": 0.002, "epochs": 40, "stopping_step": 5}
 QUIET = {"plot_curves": False, "show_progress": False, "state": "ERROR"}
 # What validation data chose, the same for every model that has the setting.
-CHOSEN: dict[str, dict[str, Any]] = {
-    "beauty": {
-        "cosine": True,
-        "temperature": 0.05,
-        "recency_scale": 0.5,
-        "hidden_dropout_prob": 0.5,
-        "ema_decay": 0.99,
-        "valid_metric": "NDCG@10_f",
-    }
-}
+CHOSEN = {"beauty": {**load_preset("FastSASRec", "sparse"), "valid_metric": "NDCG@10_f"}}
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10")
 COLD_COLUMNS = ("ndcg@10_cold", "ndcg@10_f_cold", "recall@10_f_cold", "ndcg@10_f_warm", "ndcg@10_f")
 

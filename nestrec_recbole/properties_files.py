@@ -62,18 +62,22 @@ def load_properties(model: str) -> dict[str, Any]:
 def load_preset(model: str, name: Any) -> dict[str, Any]:
     """The settings of ``properties/preset/<model>-<name>.yaml``, between a model's defaults and what a user sets.
 
+    Those of its base classes hold for a model too, its own file over them.
+
     Raises
     ------
     NestRecError
-        When the model has presets, and none of that name.
+        When there is none of that name.
     """
-    files = (folder() / "preset").glob(f"{model}-*.yaml")
-    known = {file.stem.removeprefix(f"{model}-"): file for file in files}
-    if not name or not known:
+    if not name:
         return {}
-    if name not in known:
-        raise NestRecError(unknown(f"preset of {model}", str(name), known))
-    return read_settings(known[name])
+    files = folder() / "preset"
+    prefixes = [f"{path.stem}-" for path in _of_models[model]]
+    found = [file for prefix in prefixes if (file := files / f"{prefix}{name}.yaml").is_file()]
+    if not found:
+        known = {file.stem.removeprefix(prefix) for prefix in prefixes for file in files.glob(f"{prefix}*.yaml")}
+        raise NestRecError(unknown(f"preset of {model}", str(name), known) if known else f"{model} has no presets")
+    return {key: value for file in found for key, value in read_settings(file).items()}
 
 
 def load_dataset(name: str) -> dict[str, Any]:

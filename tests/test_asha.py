@@ -300,9 +300,10 @@ def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
     )
     lines: list[str] = []
     progress = Progress(task, 4, lines.append)
+    last = [{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}, {}]
     trials = [
         SimpleNamespace(trial_id=str(n), status="PAUSED", config={"learning_rate": 0.1}, last_result=result)
-        for n, result in enumerate([{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}, {}])
+        for n, result in enumerate(last)
     ]
     trials[2].last_result["failed"] = True
     for _ in range(2):

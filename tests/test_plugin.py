@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
 from recbole.utils import get_model, get_trainer
 
-from nestrec_recbole import NestRecError, register_model
+from nestrec_recbole import NestRecError, register_model, settings
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.models.fastsasrec import FastSASRec
 from nestrec_recbole.plugin import MODELS, RECOMMENDERS, load_properties
+from nestrec_recbole.properties_files import load_preset
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,6 +158,29 @@ def test_two_lines_outside_the_repository(model: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("{'best_valid_score': ")
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "ItemQFormer", "NestRec"])
+def test_presets_lie_between_defaults_and_what_is_set(model: str) -> None:
+    """A preset of a base class holds for a model too."""
+    config = Config(model, "ml-100k", config_dict={"preset": "sparse", "temperature": 0.1})
+    assert (config["cosine"], config["temperature"], config["hidden_size"]) == (True, 0.1, 64)
+    assert ("whitened_scale" in config) == (model != "FastSASRec")
+    for name, value in load_preset(model, "sparse").items():  # all of them settings that there are, of the right kind
+        assert name in load_properties(model) and (name == "temperature" or config[name] == value)
+    settings.check(load_preset(model, "sparse"), load_properties(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("NestRec", "unknown preset of NestRec 'spars'; did you mean 'sparse'?"),
+        ("MultimodalRec", "MultimodalRec has no presets"),
+    ],
+)
+def test_unknown_presets(model: str, said: str) -> None:
+    with pytest.raises(NestRecError, match=re.escape(said)):
+        Config(model, "ml-100k", config_dict={"preset": "spars"})
 
 
 def test_modules_see_one_get_model() -> None:
