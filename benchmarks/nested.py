@@ -86,12 +86,11 @@ def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path)
 
 
 def fields_without_text(dataset: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's item fields but those of text."""
+    """The dataset's item fields but those of text; where there is no other, one hashed until it says nothing."""
     config = configure("NestRec", dataset, {**QUIET, **COMMON, **given})
-    others = {name: {"modality": r.modality} for name, r in read_recipes(config).items() if r.modality != "text"}
-    if not others:
-        raise SystemExit(f"{dataset} has no item field but text: leave out --runs 'without text'")
-    return others
+    recipes = read_recipes(config)
+    others = {name: {"modality": r.modality} for name, r in recipes.items() if r.modality != "text"}
+    return others or {next(iter(recipes)): {"modality": "category", "encoder": "hash", "width": 1}}
 
 
 def ranks_path(folder: Path, name: str, seed: int) -> Path:
@@ -128,6 +127,21 @@ def tables(runs: list[dict[str, Any]], folder: Path) -> str:
     if cold:
         lines += ["", f"| run | seeds | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 3) + "|"]
         lines += [f"| {row(name, runs, COLD_COLUMNS)} |" for name in cold]
+    return "\n".join(lines)
+
+
+def summary(runs: list[dict[str, Any]], dataset: str) -> str:
+    """Markdown for the first page: the whole stack, ids only, and what papers report."""
+    lines = ["| model | | NDCG@10 U | F | Recall@10 U | F |", "|---|---|---|---|---|---|"]
+    for name in (WHOLE, "FastSASRec"):
+        own = [one["metrics"] for one in runs if one["run"] == name]
+        means = [np.mean([metrics[column] for metrics in own]) for column in COLUMNS[:4]]
+        seeds = f"mean of {len(own)} seeds" if len(own) > 1 else "one seed"
+        lines.append(f"| {name} | {seeds} | {' | '.join(f'{mean:.4f}' for mean in means)} |")
+    suite = yaml.safe_load((HERE / "suites" / f"{dataset}.yaml").read_text())
+    for known in suite["published"][dataset]:
+        values = [f"{known[column]:.4f}" if column in known else "" for column in COLUMNS[:4]]
+        lines.append(f"| {known['model']} | reported by {known['source']}'s authors | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -174,6 +188,7 @@ def main() -> None:
     print(text)
     if options.dataset == "beauty":
         put_table("nested table", text)
+        put_table("nested summary", summary(done, options.dataset))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def test_files_of_others_that_are_damaged(name: str, content: bytes, words: str,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["encode", "--dataset", "small", "--field", "titel"], "has no column 'titel'; it has item_id, title, year"),
+        (["encode", "--dataset", "small", "--field", "titel"], "column 'titel' is not there; fields are title, year"),
+        (["encode", "--dataset", "small", "--field", "item_id"], "column 'item_id' is what items are called; fields"),
         (["encode", "--dataset", "smal", "--field", "title"], "smal.item does not exist"),
         (["encode", "--dataset", "small", "--field", "title", "--modality", "sound"], "expected {modality: text or"),
         (["encode", "--dataset", "small", "--field", "title", "--with", "./no"], "encoder './no': no such folder"),

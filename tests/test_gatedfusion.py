@@ -230,7 +230,7 @@ def test_an_image_feature_of_another_dataset(tmp_path: Path, make_config: Any) -
     ("setting", "words"),
     [
         ("--item_fields={}", "item_fields is {}: expected {column: {modality: text}}"),
-        ("--item_fields={'image':{'modality':'image'}}", "no column 'image'; it has item_id, title, year"),
+        ("--item_fields={'image':{'modality':'image'}}", "column 'image' is not there; fields are title, year"),
         ("--preset=orginal", "unknown preset of GatedFusionRec 'orginal'; did you mean 'original'?"),
         ("--bidirectional=True", "would show every position its own target; set `targets: last`"),
         ("--targets=first", "config key 'targets' is 'first'; expected one of all, last"),

@@ -21,7 +21,7 @@ from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
 from nestrec_recbole.encode.shards import encode_inputs
-from nestrec_recbole.encode.sources import Source, item_path, read_source, require_items
+from nestrec_recbole.encode.sources import Source, item_path, read_source, require_field, require_items
 from nestrec_recbole.errors import NestRecError
 
 
@@ -42,8 +42,7 @@ def ensure_field(
         return _imported_store(folder, name, recipe)
     require_items(path, config)
     header = read_header(path, config["field_separator"], config["encoding"])
-    if name not in header:
-        raise NestRecError(f"item_fields: {path} has no column {name!r}; it has {', '.join(header)}")
+    require_field(path, name, header, config)
     digests = FileDigests(folder / "digests.parquet")
     source = read_source(path, name, recipe, config, digests)
     identity, training = recipe.identity(digests), None

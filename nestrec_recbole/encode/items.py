@@ -15,7 +15,7 @@ from nestrec_recbole.data.pictures import SUFFIXES
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.encode.sources import item_path, read_cells, require_items
+from nestrec_recbole.encode.sources import item_path, read_cells, require_field, require_items
 from nestrec_recbole.errors import NestRecError
 
 # Counts and means over all time, the time that is to be predicted included: no field unless one is named.
@@ -79,9 +79,8 @@ def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine
     path = item_path(config)
     require_items(path, config)
     header = read_header(path, config["field_separator"], config["encoding"])
-    unknown_names = [name for name in names if name not in header]
-    if unknown_names:
-        raise NestRecError(f"{path} has no column {unknown_names[0]!r}; it has {', '.join(header)}")
+    for name in names:
+        require_field(path, name, header, config)
     if "modality" in how:
         config["item_fields"] = dict.fromkeys(names, how)
     else:

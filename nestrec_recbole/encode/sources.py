@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ class Source:
 def item_path(config: Any) -> Path:
     """``<data_path>/<dataset>/<dataset>.item``, whether it is there or not."""
     return Path(config["data_path"]) / f"{config['dataset']}.item"
+
+
+def require_field(path: Path, name: str, header: Mapping[str, str], config: Any) -> None:
+    """Raise NestRecError unless the column ``name`` of an ``.item`` file with this header may be an item field."""
+    item_id = config["ITEM_ID_FIELD"]
+    if name not in header or name == item_id:
+        problem = "is what items are called" if name == item_id else "is not there"
+        known = ", ".join(column for column in header if column != item_id)
+        raise NestRecError(f"item_fields: {path}: column {name!r} {problem}; fields are {known}")
 
 
 def require_items(path: Path, config: Any) -> None:
