@@ -316,6 +316,9 @@ def test_more_components_than_directions_are_refused() -> None:
     rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     with pytest.raises(NestRecError, match="4 training items span 3 directions, but width is 5"):
         Reduction.fit(rows, 5, False)
+    assert Reduction.fit(rows, 5, True, or_fewer=True).components.shape == (8, 3)
+    for nothing in (np.ones((3, 2)), np.empty((0, 2))):
+        assert Reduction.fit(nothing, 2, True, or_fewer=True).components.shape == (2, 0)
 
 
 # -- item_fields -------------------------------------------------------------------------------------------------------

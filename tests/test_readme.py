@@ -73,6 +73,13 @@ def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch:
     assert table(json.loads((ROOT / f"benchmarks/results/{results}.json").read_text())) in README + FIGURES
 
 
+def test_what_the_first_page_says_of_beauty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    summary = importlib.import_module("nested").summary
+    runs = json.loads((ROOT / "benchmarks/results/nested-beauty.json").read_text())["runs"]
+    assert summary(runs, "beauty") in README
+
+
 def test_results_of_suites_on_their_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     suite_table = importlib.import_module("suite_table")
