@@ -76,7 +76,8 @@ def run_trials(task: Task, plan: Plan, strategy: Strategy, data: Any, say: Calla
     shutil.rmtree(scratch, ignore_errors=True)
     progress = Progress(task, strategy.trials, say)
     results = _tuner(task, plan, strategy, data, progress, scratch).fit()
-    errors = {result.path: result.error for result in results if result.error is not None}
+    ended = [results[number] for number in range(len(results))]
+    errors = {result.path: result.error for result in ended if result.error is not None}
     folders = []
     for number, trial in enumerate(progress.trials):  # of one that never reported, a result does not say what it was
         point = trial.config | ({MEMBER: number} if task.population else {})
