@@ -56,7 +56,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--llm={'pth':'x'}", "unknown config key 'llm.pth'; did you mean 'llm.path'?"),
         ("--llm={'config':'big'}", "expected {config: tiny} or {path: folder or hub id}"),
         ("--llm={'path':'/no/such/folder'}", "llm.path '/no/such/folder': cannot load Qwen3 from this hub id"),
-        ("--item_fields={'titel':{'modality':'text'}}", "no column 'titel'; it has item_id, title, year"),
+        ("--item_fields={'titel':{'modality':'text'}}", "column 'titel' is not there; fields are title, year"),
         ("--item_fields={'title':{'modality':'sound'}}", "expected {modality: text or image or number or"),
         ("--item_fields={'title':{'modality':'number'}}", "no value of 'title' is a number "),
     ],
