@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import accumulate
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.cluster import require_ray
 from nestrec_recbole.tune.space import parse_space
 from nestrec_recbole.tune.trial import Task
+from nestrec_recbole.tune.trial import Trial as TrialFile
 
 require_ray()
 from nestrec_recbole.tune.asha import Asha, GivenPoints  # noqa: E402
@@ -292,20 +294,21 @@ def test_trials_wait_where_they_can_go_on(model: str, searcher: str, waits: bool
     assert made.trials == 5
 
 
-def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
+def test_progress_tells_of_who_waits_and_of_who_ended(tmp_path: Path) -> None:
     from nestrec_recbole.tune.progress import Progress
 
-    task = Task(
-        "FastSASRec", "x", {"epochs": EPOCHS}, parse_space({"learning_rate": {"uniform": [0.1, 0.2]}}), "nowhere"
-    )
+    space = parse_space({"learning_rate": {"uniform": [0.1, 0.2]}})
+    task = Task("FastSASRec", "x", {"epochs": EPOCHS}, space, str(tmp_path))
     lines: list[str] = []
-    progress = Progress(task, 4, lines.append)
-    last = [{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}, {}]
+    progress = Progress(task, 5, lines.append)
+    last = [{"epoch": 3, "score": 0.5}, {"epoch": 3, "score": 0.4}, {"epoch": 1, "score": 0.9}, {}, {}]
     trials = [
-        SimpleNamespace(trial_id=str(n), status="PAUSED", config={"learning_rate": 0.1}, last_result=result)
+        SimpleNamespace(trial_id=str(n), status="PAUSED", config={"learning_rate": 0.1 + n / 100}, last_result=result)
         for n, result in enumerate(last)
     ]
     trials[2].last_result["failed"] = True
+    early = TrialFile(task.space.flat(trials[4].config), trials[4].config, status="failed", error="loss is nan")
+    early.write(task.folder_of(trials[4].config))
     for _ in range(2):
         progress.on_step_end(0, trials[:2])
     trials[0].last_result = {"epoch": 18, "score": 0.6}
@@ -313,9 +316,10 @@ def test_progress_tells_of_who_waits_and_of_who_ended() -> None:
         progress.on_trial_complete(0, trials, trial)
     told = [line.partition(":")[0].partition(", about")[0] for line in lines]
     assert told == [
-        "[1/4] 0.5000 after 3 epochs, waits (best 0.5000)",
-        "[2/4] 0.4000 after 3 epochs, waits (best 0.5000)",
-        "[2/4] 0.6000 after 18 epochs (best 0.6000)",
-        "[3/4] failed",
-        "[4/4] ended before its first validation",
+        "[1/5] 0.5000 after 3 epochs, waits (best 0.5000)",
+        "[2/5] 0.4000 after 3 epochs, waits (best 0.5000)",
+        "[2/5] 0.6000 after 18 epochs (best 0.6000)",
+        "[3/5] failed",
+        "[4/5] ended before its first validation",
+        "[5/5] failed",
     ]

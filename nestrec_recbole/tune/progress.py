@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from nestrec_recbole.durations import duration
-from nestrec_recbole.tune.trial import FAILED, Task
+from nestrec_recbole.tune.trial import FAILED, Task, Trial
 
 
 class Progress(tune.Callback):
@@ -47,8 +47,10 @@ class Progress(tune.Callback):
         result = trial.last_result or {}
         if result.get(FAILED):
             self._say(trial, 0, "failed")
-        elif "score" not in result:  # it failed, or the time was up
-            self._say(trial, 0, "ended before its first validation")
+        elif "score" not in result:
+            written = Trial.read(self.task.folder_of(trial.config))
+            failed = written is not None and written.status == "failed"
+            self._say(trial, 0, "failed" if failed else "ended before its first validation")
         elif self.told.get(trial.trial_id) != result["epoch"]:
             self._say_score(trial)
 
