@@ -4,7 +4,7 @@ NestRec from scratch and through the stages of its pipeline, each ablation, and 
 compared with NestRec by a paired permutation test over users (values averaged first, over the seeds that both have;
 Holm's correction over the runs); then items that training never saw. Validation chooses the epoch, the test data is
 evaluated once per run. A run that is in ``results/nested-DATASET.json`` with the same settings, and its ranks in
-``--folder``, is not run again; others that are there are dropped.
+``--folder``, is not run again. Comparisons whose ranks are not in ``--folder`` stay as the results have them.
 """
 
 from __future__ import annotations
@@ -104,30 +104,45 @@ def values_by_user(folder: Path, name: str, seeds: list[int], ranks: str) -> np.
     return np.mean([row_values("ndcg", one[ranks].to_numpy(), 10) for one in found], axis=0)
 
 
-def differences(seeds: dict[str, list[int]], names: list[str], folder: Path, ranks: str) -> dict[str, str]:
-    """How NDCG@10 of runs differs from that of the whole stack: mean, 95% interval and p, for each that has a seed."""
-    common = {n: sorted(set(seeds[n]) & set(seeds[WHOLE])) for n in names if n != WHOLE}
-    common = {name: both for name, both in common.items() if both}
-    found = {
-        name: compare(*(values_by_user(folder, one, both, ranks) for one in (name, WHOLE)))
-        for name, both in common.items()
-    }
-    p = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
-    return {n: f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {p[n]:.4f}" for n, one in found.items()}
+def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """How NDCG@10 of each run differs from that of the whole stack, under both protocols; p is not yet corrected."""
+    seeds = {name: {one["seed"] for one in runs if one["run"] == name} for name in RUNS}
+    found = {name: known[name] for name in RUNS if seeds[name] and name in known}
+    for name in seeds:
+        common = sorted(seeds[name] & seeds[WHOLE])
+        places = [ranks_path(folder, one, seed) for one in (name, WHOLE) for seed in common]
+        if name == WHOLE or name.startswith("cold") or not common or not all(place.is_file() for place in places):
+            continue
+        found[name] = {"seeds": common}
+        for column, ranks in zip(COLUMNS[:2], ("rank", "rank_unseen"), strict=True):
+            made = compare(*(values_by_user(folder, one, common, ranks) for one in (name, WHOLE)))
+            found[name][column] = {"difference": made.difference, "low": made.low, "high": made.high, "p": made.p}
+    return found
 
 
-def tables(runs: list[dict[str, Any]], folder: Path) -> str:
+def table(results: dict[str, Any]) -> str:
     """Markdown: means over seeds, and how each run compares with the whole stack."""
-    seeds = {name: sorted(one["seed"] for one in runs if one["run"] == name) for name in RUNS}
-    whole, cold = ([n for n in RUNS if seeds[n] and n.startswith("cold") == is_cold] for is_cold in (False, True))
-    unmasked, masked = (differences(seeds, whole, folder, ranks) for ranks in ("rank", "rank_unseen"))
-    less = " | ".join(f"{column} less that of NestRec" for column in COLUMNS[:2])
-    lines = [f"| run | seeds | valid | {' | '.join(COLUMNS)} | {less} |", "|---" * (len(COLUMNS) + 5) + "|"]
-    lines += [f"| {row(n, runs, COLUMNS)} | {unmasked.get(n, '')} | {masked.get(n, '')} |" for n in whole]
+    runs, found = results["runs"], results["comparisons"]
+    present = [name for name in RUNS if any(one["run"] == name for one in runs)]
+    whole, cold = ([name for name in present if name.startswith("cold") == is_cold] for is_cold in (False, True))
+    less = {name: "" for name in whole}
+    for column in COLUMNS[:2]:
+        p = dict(zip(found, holm([one[column]["p"] for one in found.values()]), strict=True))
+        for name in whole:
+            one = found[name][column] if name in found else None
+            less[name] += f" {difference(one, p[name])} |" if one else "  |"
+    names = " | ".join(f"{column} less that of NestRec" for column in COLUMNS[:2])
+    lines = [f"| run | seeds | valid | {' | '.join(COLUMNS)} | {names} |", "|---" * (len(COLUMNS) + 5) + "|"]
+    lines += [f"| {row(name, runs, COLUMNS)} |{less[name]}" for name in whole]
     if cold:
         lines += ["", f"| run | seeds | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 3) + "|"]
         lines += [f"| {row(name, runs, COLD_COLUMNS)} |" for name in cold]
     return "\n".join(lines)
+
+
+def difference(one: dict[str, float], p: float) -> str:
+    """A comparison in words: the mean difference, its 95% interval, and p as corrected."""
+    return f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}], p {p:.4f}"
 
 
 def summary(runs: list[dict[str, Any]], dataset: str) -> str:
@@ -170,25 +185,28 @@ def main() -> None:
     folder, name = options.folder.resolve() / options.dataset, f"nested-{options.dataset}"
     folder.mkdir(parents=True, exist_ok=True)
     place = {} if options.data is None else {"data_path": options.data, "feature_path": options.data}
-    known = read_results(name)["runs"] if (HERE / "results" / f"{name}.json").is_file() else []
+    known = read_results(name) if (HERE / "results" / f"{name}.json").is_file() else {"runs": [], "comparisons": {}}
     settings = {one: {**COMMON, **given, **RUNS[one]} for one in RUNS}
-    done = [
-        d for d in known if d["settings"] == settings[d["run"]] and ranks_path(folder, d["run"], d["seed"]).is_file()
-    ]
+    done = {(d["run"], d["seed"]): d for d in known["runs"] if d["settings"] == settings[d["run"]]}
     for seed in options.seeds:
         for one in options.runs:
-            if any((d["run"], d["seed"]) == (one, seed) for d in done):
+            if (one, seed) in done and ranks_path(folder, one, seed).is_file():
                 continue
             found = run(one, seed, options.dataset, {**place, **given}, folder)
-            done.append({**found, "settings": settings[one]})
-            done.sort(key=lambda d: (list(RUNS).index(d["run"]), d["seed"]))
-            write_results(name, {"command": f"python benchmarks/nested.py {options.dataset}", "runs": done})
+            done[one, seed] = {**found, "settings": settings[one]}
+            runs = sorted(done.values(), key=lambda d: (list(RUNS).index(d["run"]), d["seed"]))
+            known = {
+                "command": f"python benchmarks/nested.py {options.dataset}",
+                "runs": runs,
+                "comparisons": comparisons(runs, folder, known["comparisons"]),
+            }
+            write_results(name, known)
             print(one, seed, found["metrics"], flush=True)
-    text = tables(done, folder)
+    text = table(known)
     print(text)
     if options.dataset == "beauty":
         put_table("nested table", text)
-        put_table("nested summary", summary(done, options.dataset))
+        put_table("nested summary", summary(known["runs"], options.dataset))
 
 
 if __name__ == "__main__":

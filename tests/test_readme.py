@@ -65,6 +65,7 @@ def test_places_and_models_exist() -> None:
     [
         ("quickstart_seeds", "quickstart"),
         *((name, name) for name in ("speed", "data", "features", "llm", "quality", "multimodal", "tune", "baselines")),
+        ("nested", "nested-beauty"),
     ],
 )
 def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
