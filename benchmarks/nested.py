@@ -125,7 +125,7 @@ def table(results: dict[str, Any]) -> str:
     runs, found = results["runs"], results["comparisons"]
     present = [name for name in RUNS if any(one["run"] == name for one in runs)]
     whole, cold = ([name for name in present if name.startswith("cold") == is_cold] for is_cold in (False, True))
-    less = {name: "" for name in whole}
+    less = dict.fromkeys(whole, "")
     for column in COLUMNS[:2]:
         p = dict(zip(found, holm([one[column]["p"] for one in found.values()]), strict=True))
         for name in whole:

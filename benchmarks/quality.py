@@ -2,7 +2,7 @@
 
 Leave-one-out, the whole catalogue, both protocols. Every setting and the epoch were chosen on validation data; the test
 data is evaluated once per run. ``FOLDER`` holds ``beauty/beauty.inter`` and ``sports/sports.inter`` (and ``.item``). A
-run that is in ``results/quality.json`` with the same settings is not run again.
+run that is in ``results/quality.json`` with the same settings is not run again; those of other settings are dropped.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def main() -> None:
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
     path = HERE / "results" / "quality.json"
-    done = read_results("quality")["runs"] if path.is_file() else []
+    known = read_results("quality")["runs"] if path.is_file() else []
+    done = [one for one in known if RUNS.get(one["run"]) == one["settings"]]
     for seed in options.seeds:
         for name in options.runs:
-            if any((one["run"], one["seed"], one["settings"]) == (name, seed, RUNS[name]) for one in done):
+            if any((one["run"], one["seed"]) == (name, seed) for one in done):
                 continue
-            done = [one for one in done if (one["run"], one["seed"]) != (name, seed)]
             done.append(run(name, seed, options.data))
             done.sort(key=lambda one: (list(RUNS).index(one["run"]), one["seed"]))
             write_results("quality", {"command": "python benchmarks/quality.py --data FOLDER", "runs": done})

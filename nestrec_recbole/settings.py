@@ -66,6 +66,8 @@ _POSITIVE = (
     "eval_batch_size",
     "accumulation_steps",
     "hidden_size",
+    "n_heads",
+    "inner_size",
     "n_negatives",
     "schedule_patience",
     "negatives_per_positive",
@@ -92,7 +94,7 @@ SHARED = (
     *roles.METRICS,
     *roles.CURVES,
 )
-_NOT_NEGATIVE = ("candidates", "item_layers", "user_queries")
+_MAY_BE_NEGATIVE = ("popularity_exponent",)
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -195,7 +197,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
     check_metrics(config)
     _check_rates(config, defaults)
-    _check_ranges(config)
+    _check_ranges(config, defaults)
     _check_columns(config)
     _check_without_effect(config)
     if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
@@ -221,16 +223,18 @@ def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
 
 
-def _check_ranges(config: Any) -> None:
+def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
     temperature, learned = config["temperature"], config["learn_temperature"]
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    for key in _NOT_NEGATIVE:
-        if key in config and config[key] < 0:
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected a whole number from 0")
+    for key, default in defaults.items():
+        is_number = isinstance(default, (int, float)) and key not in _MAY_BE_NEGATIVE
+        if is_number and not config[key] >= 0:
+            expected = "a number" if isinstance(default, float) else "a whole number"
+            raise NestRecError(f"config key {key!r} is {config[key]}; expected {expected} from 0")
     for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
         if not 0 <= config[key] <= 1:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")

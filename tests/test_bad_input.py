@@ -41,6 +41,10 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--valid_metric=NDCG", "valid_metric is 'NDCG', but topk is [10]"),
         ("--schedule_patience=0", "config key 'schedule_patience' is 0"),
         ("--ema_decay=1.5", "config key 'ema_decay' is 1.5; expected a number from 0 to 1"),
+        ("--whitened_scale=-0.5", "config key 'whitened_scale' is -0.5; expected a number from 0"),
+        ("--learning_rate=-0.1", "config key 'learning_rate' is -0.1; expected a number from 0"),
+        ("--stopping_step=-1", "config key 'stopping_step' is -1; expected a whole number from 0"),
+        ("--n_heads=0", "config key 'n_heads' is 0; expected a whole number from 1"),
         ("--eval_args={'spilt':{'LS':'valid_and_test'}}", "'eval_args.spilt'; did you mean 'eval_args.split'?"),
         (
             "--item_fields={'title':{'encodr':'x'}}",

@@ -38,13 +38,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     place = write_dataset(folder, "circle", CIRCLE)
     header, *rows = (place / "circle.item").read_text().splitlines()
-    lines = [header + "\ttag:token\timage:token"]
+    lines = [header + "\ttag:token\timage:token\tcover:token"]
     for number, row in enumerate(rows):
         picture = f"{number}.png" if number % 2 else ""
         if picture:
             pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place / picture)
-        lines.append(f"{row}\t{'odd' if number % 3 else 'even'}\t{picture}")
+        lines.append(f"{row}\t{'odd' if number % 3 else 'even'}\t{picture}\t{picture}")
     (place / "circle.item").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -62,7 +62,9 @@ def build(make_config: Any, data: Path, **settings: Any) -> tuple[Any, Any, Any]
 def test_every_fusion_trains_all_its_weights_and_sees_no_future(
     fusion: str, history: bool, make_config: Any, data: Path
 ) -> None:
-    _, model, (train, _, _) = build(make_config, data, fusion=fusion, history=history)
+    # Two texts and two images: attention to a single token has nothing to learn of its queries and keys.
+    fields = {**FIELDS, "tag": {"modality": "text"}, "cover": {"modality": "image"}}
+    _, model, (train, _, _) = build(make_config, data, fusion=fusion, history=history, item_fields=fields)
     for batch in train:
         model.calculate_loss(batch).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
@@ -217,7 +219,7 @@ def test_end_to_end_with_all_metrics(data: Path) -> None:
         ({"mlp_widths": [8, 0]}, "mlp_widths is .*; expected whole numbers from 1"),
         ({"negatives_per_positive": 0}, "'negatives_per_positive' is 0"),
         ({"user_dropout_prob": 1.5}, "'user_dropout_prob' is 1.5; expected a number from 0 to 1"),
-        ({"contrastive_weight": -1.0}, "contrastive_weight is -1.0; expected a number from 0"),
+        ({"contrastive_weight": -1.0}, "'contrastive_weight' is -1.0; expected a number from 0"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], words: str, make_config: Any, data: Path) -> None:

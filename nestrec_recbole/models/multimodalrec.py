@@ -239,8 +239,6 @@ def _listed(value: Any) -> Any:
 
 
 def _check(config: Any) -> None:
-    if config["contrastive_weight"] < 0:
-        raise NestRecError(f"contrastive_weight is {config['contrastive_weight']}; expected a number from 0")
     if min(_listed(config["mlp_widths"])) < 1:
         raise NestRecError(f"mlp_widths is {config['mlp_widths']}; expected whole numbers from 1")
     if config["history"]:
