@@ -6,6 +6,7 @@
 # The first of these that is a supported Python makes .venv; `make PYTHON=/path/to/python test` names another.
 PYTHON ?= python3 python3.11 python3.12 python3.13 python3.10
 BIN := .venv/bin
+PROCESSES ?= 2
 STAMP := .venv/.installed
 
 help: ## list the targets
@@ -20,8 +21,8 @@ bench-smoke: $(STAMP) ## five models on MovieLens-100k, two seeds: under five mi
 bench-speed: $(STAMP) ## time us against RecBole; BEAUTY=folder adds Amazon Beauty (see benchmarks/speed.py)
 	$(BIN)/python benchmarks/speed.py $(if $(BEAUTY),--beauty $(BEAUTY))
 
-test: lint ## lint, then every test that is not slow
-	$(BIN)/python -m pytest -m "not slow"
+test: lint ## lint, then every test that is not slow; PROCESSES=8 on a larger machine
+	$(BIN)/python -m pytest -m "not slow" -n $(PROCESSES)
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

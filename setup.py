@@ -73,7 +73,7 @@ setup(
         "llm": ["peft"],
         "tune": ["hyperopt>=0.2.7", "optuna>=4"],  # ray[tune] is among what RecBole needs
         "vision": ["open_clip_torch", "pillow", "scikit-image", "torchvision"],
-        "dev": ["hypothesis", "mypy", "pytest>=8", "ruff", "types-PyYAML", "uv", "wheel"],
+        "dev": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist", "ruff", "types-PyYAML", "uv", "wheel"],
     },
     entry_points={"console_scripts": ["nestrec=nestrec_recbole.cli:main"]},
     zip_safe=False,

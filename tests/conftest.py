@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)  # processes that tests start use this tree
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 import nestrec_recbole  # noqa: F401  # before any test takes a function of RecBole's by name
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
