@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by Ray: beside anything else, a trial would not end in time
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)  # processes that tests start use this tree
 
@@ -114,3 +115,25 @@ def build_nestrec(tmp_path: Path, make_config: Any) -> BuildNestRec:
         return model, get_trainer(config["MODEL_TYPE"], "NestRec")(config, model), train, valid
 
     return build
+
+
+@pytest.fixture
+def circle(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a dataset ``circle``."""
+    from tuning import SMALL, in_order, walks
+
+    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()), item_file=False)
+    return {**SMALL, "data_path": str(tmp_path / "data")}
+
+
+@pytest.fixture(scope="module")
+def ray_of_two() -> Iterator[None]:
+    """A Ray of two CPUs on this machine alone."""
+    from nestrec_recbole.tune import cluster
+
+    cluster.require_ray()
+    import ray
+
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()

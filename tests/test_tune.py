@@ -1,4 +1,4 @@
-"""Tuning: trials that cannot see test data, that go on where they were cut off, and what a search says and writes."""
+"""A search: what it refuses, what it writes, and that it goes on whatever is killed."""
 
 from __future__ import annotations
 
@@ -6,268 +6,40 @@ import csv
 import importlib.util
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import write_dataset
-from recbole.data import create_dataset
-from recbole.quick_start import objective_function, run_recbole
-from recbole.trainer import HyperTuning
+from recbole.quick_start import run_recbole
+from tuning import EPOCHS, SPACE, ignore, make_task, tune
 
-from nestrec_recbole import compat_tuning
 from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.cli import main
 from nestrec_recbole.cli import tune as cli_tune
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.plugin import tuning_space
-from nestrec_recbole.train.prepare import read_data
-from nestrec_recbole.tune import cluster, trial
 from nestrec_recbole.tune import search as search_module
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.results import importances, write_results
 from nestrec_recbole.tune.search import SearchResult, search
 from nestrec_recbole.tune.space import parse_space, read_space
-from nestrec_recbole.tune.trial import Task, Trial, run_trial
+from nestrec_recbole.tune.trial import Trial, run_trial
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {
-    "hidden_size": 8,
-    "inner_size": 16,
-    "n_layers": 1,
-    "train_batch_size": 128,
-    "topk": [3],
-    "valid_metric": "NDCG@3",
-}
-SPACE = {
-    "learning_rate": {"choice": [0.02, 0.01, 0.003, 0.0001]},
-    "hidden_dropout_prob": {"uniform": [0.0, 0.2]},
-}
-EPOCHS = 4
-
-
-def walks(shuffled_ends: bool = False) -> list[list[int]]:
-    """Every user walks round a circle of 12 items; the first sees all of them, so ids do not depend on the ends."""
-    found = [[(start + step) % 12 for step in range(13 if start == 0 else 5 + start % 4)] for start in range(40)]
-    if shuffled_ends:
-        found = [walk if user == 0 else [*walk[:-1], (walk[-1] + 5) % 12] for user, walk in enumerate(found)]
-    return found
-
-
-def in_order(sequences: list[list[int]]) -> list[list[int]]:
-    return [[1_600_000_000 + 60 * step for step in range(len(one))] for one in sequences]
-
-
-@pytest.fixture
-def circle(tmp_path: Path) -> dict[str, Any]:
-    """Settings of a dataset ``circle``."""
-    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()), item_file=False)
-    return {**SMALL, "data_path": str(tmp_path / "data")}
-
-
-def make_task(settings: dict[str, Any], folder: Path, **more: Any) -> Task:
-    space = parse_space(SPACE).checked({"learning_rate": 0.001, "hidden_dropout_prob": 0.1})
-    return Task("FastSASRec", "circle", {**settings, "epochs": EPOCHS}, space, str(folder), **more)
-
-
-def ignore(epoch: int, score: float) -> None:
-    """Report to nobody."""
-
-
-class Cut(BaseException):
-    """What ends a trial as a killed process ends."""
-
-
-def cut_at(last: int) -> Callable[[int, float], None]:
-    def report(epoch: int, score: float) -> None:
-        if epoch == last:
-            raise Cut
-
-    return report
-
-
-# -- test data is not there -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "eval_args",
-    [
-        {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
-        {"split": {"RS": [0.6, 0.2, 0.2]}, "group_by": "user", "order": "TO", "mode": "full"},
-        {"split": {"TS": [0.6, 0.2, 0.2]}, "group_by": "none", "order": "TO", "mode": "full"},
-    ],
-)
-def test_data_without_test_rows(eval_args: dict[str, Any], circle: dict[str, Any], make_config: Any) -> None:
-    config = make_config("FastSASRec", "circle", **circle, eval_args=eval_args)
-    whole = create_dataset(config)
-    train, valid, test = whole.build()
-    assert len(test)
-    rest = create_dataset(config).without_test()
-    ours = rest.build()
-    for mine, theirs in zip(ours, (train, valid), strict=False):
-        assert mine[:].interaction.keys() == theirs[:].interaction.keys()
-        for name, column in theirs[:].interaction.items():
-            np.testing.assert_array_equal(mine[:][name].numpy(), column.numpy())
-    assert len(ours[2]) == 0 and len(rest) == len(train) + len(valid)
-    for column in (rest.items, rest.times, *rest.columns.values()):
-        assert not column[test.ends].any()
-    assert whole.items[test.ends].all()  # the data it came from is as it was
-
-
-@pytest.mark.parametrize("model", ["FastSASRec", "SASRec", "BPR"])
-def test_trials_do_not_depend_on_test_data(model: str, circle: dict[str, Any], tmp_path: Path) -> None:
-    write_dataset(tmp_path / "other", "circle", walks(True), in_order(walks(True)), item_file=False)
-    space, trials = parse_space({"learning_rate": {"choice": [0.02]}}), []
-    given = circle if model == "FastSASRec" else {k: circle[k] for k in ("data_path", "topk", "valid_metric")}
-    for name in ("data", "other"):
-        settings = {**given, "epochs": EPOCHS, "data_path": str(tmp_path / name)}
-        task = Task(model, "circle", settings, space, str(tmp_path / name / "trials"))
-        trials.append(run_trial(task, {"learning_rate": 0}, None, ignore))
-    one, two = trials
-    assert one.scores == two.scores and one.valid == two.valid and len(one.scores) == EPOCHS
-    assert one.scores[-1][1] != one.scores[0][1]  # it trains
-
-
-def test_trials_share_data_and_features_to_read(tmp_path: Path) -> None:
-    """As Ray's object store gives them: arrays outside of the pickle, mapped by every process."""
-    cluster.require_ray()
-    from ray import cloudpickle
-
-    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()))
-    settings = {"data_path": str(tmp_path / "data"), "epochs": 1, "topk": [3], "valid_metric": "NDCG@3"}
-    settings["item_fields"] = {"title": {"modality": "text"}, "year": {"modality": "number"}}
-    space = parse_space({"learning_rate": {"choice": [0.02]}})
-    task = Task("GatedFusionRec", "circle", settings, space, str(tmp_path / "trials"))
-    config = trial.make_config("GatedFusionRec", "circle", settings, str(tmp_path))
-    alone, data = read_data(config), trial.shared_data(task, config)
-    outside: list[pickle.PickleBuffer] = []
-    text = cloudpickle.dumps(data, protocol=5, buffer_callback=outside.append)
-    there = cloudpickle.loads(text, buffers=[one.raw().toreadonly() for one in outside]).under(config)
-    fields = list(zip(data.item_fields(), there.item_fields(), alone.item_fields(), strict=True))
-    assert [field.name for field, _, _ in fields] == ["title", "year"]
-    shared = [(data.items, there.items), (data.times, there.times)]
-    shared += [(column, there.columns[name]) for name, column in data.columns.items()]
-    shared += [(one.values, other.values) for one, other, _ in fields]
-    shared += [(one.mask, other.mask) for one, other, _ in fields]
-    assert len(data.columns) == 1
-    for mine, theirs in shared:
-        assert np.shares_memory(mine, theirs) and not theirs.flags.writeable
-    for _, theirs, before in fields:
-        assert (theirs.name, theirs.modality, theirs.views) == (before.name, before.modality, before.views)
-        np.testing.assert_array_equal(theirs.values, before.values)
-        np.testing.assert_array_equal(theirs.mask, before.mask)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "The given NumPy array is not writable")
-        one, other = (run_trial(task, {"learning_rate": 0}, d, ignore).scores for d in (there, None))
-    assert one == other
-
-
-def test_the_trainer_is_given_no_test_rows(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
-    prepared: list[Any] = []
-    prepare = trial.prepare
-    monkeypatch.setattr(trial, "prepare", lambda *given: prepared.append(prepare(*given)) or prepared[-1])
-    trial.build(make_task(circle, tmp_path / "t"), {"learning_rate": 0, "hidden_dropout_prob": 0.1}, None)
-    ((_, loaders),) = prepared
-    assert [len(loader.dataset) > 0 for loader in loaders] == [True, True, False]
-
-
-# -- going on -------------------------------------------------------------------------------------------------------
-
-
-def test_a_trial_that_is_cut_off_goes_on(circle: dict[str, Any], tmp_path: Path) -> None:
-    point = {"learning_rate": 0, "hidden_dropout_prob": 0.15}
-    whole = run_trial(make_task(circle, tmp_path / "whole"), point, None, ignore)
-    task, told = make_task(circle, tmp_path / "cut"), []
-    with pytest.raises(Cut):
-        run_trial(task, point, None, cut_at(1))
-    assert len(Trial.read(task.folder_of(point)).scores) == 2
-    gone_on = run_trial(task, point, None, lambda epoch, best: told.append((epoch, best)))
-    assert gone_on.scores == whole.scores and gone_on.valid == whole.valid and gone_on.status == "finished"
-    assert told == [(epoch, max(score for _, score in whole.scores[: epoch + 1])) for epoch in range(EPOCHS)]
-    assert Trial.read(task.folder_of(point)) == gone_on
-
-
-def test_a_trial_is_not_trained_twice(circle: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
-    task, point, told = make_task(circle, tmp_path / "t"), {"learning_rate": 1, "hidden_dropout_prob": 0.0}, []
-    first = run_trial(task, point, None, ignore)
-    monkeypatch.setattr(trial, "build", lambda *_: pytest.fail("trained again"))
-    again = run_trial(task, point, None, lambda epoch, best: told.append(epoch))
-    assert again.scores == first.scores and told == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("left", ["", "\0\0\0", '{"settings": {"learning_ra'], ids=["empty", "zeros", "cut"])
-@pytest.mark.parametrize("keeps_checkpoint", [True, False])
-def test_files_that_a_power_cut_has_spoilt(
-    left: str, keeps_checkpoint: bool, circle: dict[str, Any], tmp_path: Path
-) -> None:
-    point = {"learning_rate": 0, "hidden_dropout_prob": 0.15}
-    whole = run_trial(make_task(circle, tmp_path / "whole"), point, None, ignore)
-    task = make_task(circle, tmp_path / "cut")
-    with pytest.raises(Cut):
-        run_trial(task, point, None, cut_at(1))
-    (task.folder_of(point) / "trial.json").write_text(left)
-    if not keeps_checkpoint:
-        (task.folder_of(point) / "weights-last.safetensors").write_text(left)
-    assert Trial.read(task.folder_of(point)) is None
-    assert run_trial(task, point, None, ignore).scores == whole.scores
-
-
-def test_a_trial_of_other_keys_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "trial.json").write_text('{"name": "thesis"}')
-    with pytest.raises(NestRecError, match="not written by this program"):
-        Trial.read(tmp_path)
-
-
-def test_settings_that_cannot_be_trained_fail_and_say_why(circle: dict[str, Any], tmp_path: Path) -> None:
-    task = make_task({**circle, "n_heads": 3}, tmp_path / "t")
-    point = {"learning_rate": 0, "hidden_dropout_prob": 0.0}
-    assert run_trial(task, point, None, ignore).status == "failed"
-    assert Trial.read(task.folder_of(point)).error == "hidden_size 8 is not a multiple of n_heads 3"
-
-
-def test_a_member_takes_over_weights_and_keeps_its_own_rate(circle: dict[str, Any], tmp_path: Path) -> None:
-    task = make_task(circle, tmp_path / "t", population=True)
-    good = {"learning_rate": 0, "hidden_dropout_prob": 0.0, "member": 0}
-    with pytest.raises(Cut):
-        run_trial(task, good, None, cut_at(1))
-    checkpoint = task.folder_of(good) / "weights-last.safetensors"
-    seen: list[Any] = []
-    build = trial.build
-    trial.build = lambda *given: seen.append(build(*given)) or seen[-1]  # type: ignore[assignment]
-    try:
-        taken = run_trial(task, {"learning_rate": 3, "hidden_dropout_prob": 0.1, "member": 1}, None, ignore, checkpoint)
-    finally:
-        trial.build = build
-    ((trainer, _, _),) = seen
-    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0001}
-    assert [epoch for epoch, _ in taken.scores] == [0, 1, 2, 3]
-    assert taken.scores[:2] == Trial.read(task.folder_of(good)).scores  # what it copied comes with its past
-    assert Path(trainer.saved_model_file).parent == task.folder_of({"member": 1})
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------
-
-
-def tune(circle: dict[str, Any], folder: Path, *more: str, space: dict[str, Any] | None = None) -> int:
-    path = folder.parent / "space.yaml"
-    path.write_text(yaml.safe_dump(space or SPACE, sort_keys=False))
-    given = [f"--{name}={value}" for name, value in circle.items()]
-    options = ["--space", str(path), "--folder", str(folder), "--epochs", str(EPOCHS)]
-    return main(["tune", "--model", "FastSASRec", "--dataset", "circle", *options, *given, *more])
 
 
 @pytest.mark.parametrize(
@@ -433,120 +205,7 @@ def test_lower_may_be_better() -> None:
     assert (one.best(True), one.best_epoch(True)) == (4.0, 2)
 
 
-# -- RecBole's own way ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fake_trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A Ray Tune trial without Ray: ``told`` is what it was told, ``id`` its id."""
-    trial = SimpleNamespace(told=[], id="trial")
-    fake = ModuleType("ray.tune")
-    fake.report = trial.told.append  # type: ignore[attr-defined]
-    fake.get_context = lambda: SimpleNamespace(get_trial_id=lambda: trial.id)  # type: ignore[attr-defined]
-    ray = ModuleType("ray")
-    ray.tune = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.tune", fake)
-    monkeypatch.setattr(sys, "argv", ["worker", "--node-ip-address=127.0.0.1"])  # which are no settings
-    compat_tuning._warn_once.cache_clear()
-    return trial
-
-
-@pytest.mark.parametrize("model", ["FastSASRec", "SASRec", "BPR"])
-def test_objective_function_reports_validation_scores(
-    model: str, circle: dict[str, Any], fake_trial: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = fake_trial.told
-    given = {**circle, "model": model, "dataset": "circle", "epochs": 3, "learning_rate": 0.02, "state": "ERROR"}
-    given["load_col"] = {"inter": ["user_id", "item_id", "timestamp"]}
-    given["user_inter_num_interval"] = "[0,12]"  # RecBole finds no negatives for who has seen everything
-    given |= {"train_neg_sample_args": None} if model == "SASRec" else {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        result = objective_function(dict(given))
-        objective_function(dict(given))
-    assert len([one for one in caught if "validation metrics" in str(one.message)]) == 1  # once
-    valid, test = result["best_valid_result"], result["test_result"]
-    assert len(told) == 6 and told[2] == valid != test
-    assert all(one.keys() == valid.keys() for one in told)
-    assert {name: result[name] for name in valid} == valid  # the last report is of validation data too
-    fake_trial.id = None
-    monkeypatch.setattr(sys, "argv", ["mine.py"])
-    plain = objective_function(dict(given))
-    assert plain.keys() == {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
-    assert len(told) == 6 and plain["test_result"] == test
-
-
-def test_objective_function_leaves_a_model_its_own_metrics(tmp_path: Path, fake_trial: Any) -> None:
-    rows = [f"u{user}\ti{item}\t{(user + item) % 2}" for user in range(20) for item in range(10)]
-    (tmp_path / "data" / "clicks").mkdir(parents=True)
-    header = "user_id:token\titem_id:token\tlabel:float"
-    (tmp_path / "data" / "clicks" / "clicks.inter").write_text("\n".join([header, *rows]) + "\n")
-    split = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "mode": "labeled"}
-    result = objective_function(
-        {
-            **{"model": "FM", "dataset": "clicks", "data_path": str(tmp_path / "data"), "epochs": 2, "state": "ERROR"},
-            **{"load_col": {"inter": ["user_id", "item_id", "label"]}, "eval_args": split, "valid_metric": "AUC"},
-            **{"metrics": ["AUC", "LogLoss"], "train_neg_sample_args": None},
-        }
-    )
-    assert result["best_valid_result"].keys() == {"auc", "logloss"} and len(fake_trial.told) == 2
-    assert result["best_valid_score"] == result["auc"] == result["best_valid_result"]["auc"]
-
-
-def test_hyper_tuning_finds_the_numpy_it_was_written_for() -> None:
-    from recbole.trainer import hyper_tuning
-
-    assert hyper_tuning.np.random.RandomState(3).integers(5) in range(5)  # as hyperopt asks for them
-    assert hyper_tuning.np.str is str and hyper_tuning.np.prod([2, 3]) == 6
-
-
-def test_hyper_tuning(circle: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("hyperopt")
-    fixed = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 2, "state": "ERROR"}
-    (tmp_path / "fixed.yaml").write_text(yaml.safe_dump(fixed))
-    space = {"choice": {"learning_rate": [0.0001, 0.02], "n_layers": [1]}}
-    tuning = HyperTuning(
-        objective_function, params_dict=space, fixed_config_file_list=[str(tmp_path / "fixed.yaml")], algo="exhaustive"
-    )
-    tuning.run()
-    scores = {name: result["best_valid_score"] for name, result in tuning.params2result.items()}
-    assert len(scores) == 2 and tuning.best_params == {"learning_rate": 0.02, "n_layers": 1}
-    assert tuning.best_score == max(scores.values()) > min(scores.values())
-
-
 # -- with Ray -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ray_of_two() -> Iterator[None]:
-    """A Ray of two CPUs on this machine alone."""
-    cluster.require_ray()
-    import ray
-
-    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.usefixtures("ray_of_two")
-def test_objective_function_under_ray(circle: dict[str, Any], tmp_path: Path) -> None:
-    from ray import tune as ray_tune
-
-    session = compat_tuning.ray_session()
-    given = {**circle, "model": "FastSASRec", "dataset": "circle", "epochs": 3, "state": "ERROR"}
-    results = ray_tune.Tuner(
-        objective_function,
-        param_space={**given, "learning_rate": ray_tune.grid_search([0.0001, 0.02])},
-        run_config=session.RunConfig(name="theirs", storage_path=str(tmp_path / "theirs"), verbose=0),
-    ).fit()
-    assert len(results) == 2 and not results.errors
-    for result in results:
-        last, valid = result.metrics, result.metrics["best_valid_result"]
-        assert last["training_iteration"] == 4  # each epoch, and what the function returns
-        assert {name: last[name] for name in valid} == valid != last["test_result"]
-    best = results.get_best_result("ndcg@3", "max")
-    assert best.config["learning_rate"] == 0.02 and best.metrics["ndcg@3"] == best.metrics["best_valid_score"]
 
 
 def kill_a_trial(folder: Path, killed: list[int]) -> None:
