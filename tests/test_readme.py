@@ -64,7 +64,8 @@ def test_places_and_models_exist() -> None:
     ("script", "results"),
     [
         ("quickstart_seeds", "quickstart"),
-        *((name, name) for name in ("speed", "data", "features", "llm", "quality", "multimodal", "tune", "baselines")),
+        *((name, name) for name in ("speed", "data", "features", "llm", "multimodal", "tune", "baselines")),
+        ("seeded", "quality"),
         ("nested", "nested-beauty"),
     ],
 )
