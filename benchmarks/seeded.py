@@ -50,10 +50,11 @@ def fill(results: str, command: str, runs: Runs, options: argparse.Namespace, co
         for name in options.runs:
             if any((one["run"], one["seed"]) == (name, seed) for one in done):
                 continue
-            done.append(run(name, seed, runs[name], common))
+            found = run(name, seed, runs[name], common)
+            done.append(found)
             done.sort(key=lambda one: (list(runs).index(one["run"]), one["seed"]))
             write_results(results, {"command": command, "runs": done})
-            print(name, seed, done[-1]["metrics"], flush=True)
+            print(name, seed, found["metrics"], flush=True)
     put_table(f"{results} table", table(read_results(results)))
 
 
