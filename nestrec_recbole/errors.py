@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+NAMED = 50  # names in a line, at most
+
 
 class NestRecError(ValueError):
     """Bad input: one line that says what is wrong, where, and what to do."""
@@ -26,5 +28,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(known)}"
+    names = ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
+    hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {names}"
     return f"unknown {kind} {name!r}; {hint}"

@@ -234,4 +234,4 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     config.final_config_dict.update(kept)
     settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
-    return {"config": config, "state_dict": weights, "other_parameter": None}
+    return {"config": config, "state_dict": weights, "other_parameter": None, "numbering": about.get("numbering")}

@@ -55,7 +55,10 @@ def load_properties(model: str) -> dict[str, Any]:
         raise NestRecError(unknown("model", model, _of_models))
     defaults = read_settings(folder() / "overall.yaml")
     for path in _of_models[model]:
-        defaults |= read_settings(path)
+        own = read_settings(path)
+        if isinstance(own.get("llm"), dict):
+            own["llm"] = {**defaults.get("llm", {}), **own["llm"]}
+        defaults |= own
     return defaults
 
 

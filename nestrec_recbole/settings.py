@@ -142,7 +142,7 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
             raise NestRecError(f"config key {name!r} is {value!r} ({type(value).__name__}); expected {expected}")
         _check_inside(key, value)
         if key == "llm":
-            check(value, default, f"{name}.")
+            check(value or {}, default, f"{name}.")
 
 
 def _check_inside(key: str, value: Any) -> None:
@@ -226,6 +226,12 @@ def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
 def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
+    width = config["hidden_size"] // (config["n_heads"] or 1)
+    if width % 2 and (defaults.get("llm") or {}) and config["llm"]["config"]:
+        raise NestRecError(
+            f"hidden_size {config['hidden_size']} gives each of {config['n_heads']} heads a width of {width}; the "
+            "language model turns positions into pairs of numbers: it must be even"
+        )
     temperature, learned = config["temperature"], config["learn_temperature"]
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
@@ -275,8 +281,19 @@ def decisive(config: Any) -> dict[str, Any]:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The settings of a config that JSON can hold, by name."""
-    return {key: value for key, value in sorted(config.final_config_dict.items()) if is_plain(value)}
+    """The settings of a config that JSON can hold, by name; paths as text, sets as lists."""
+    settings = {key: _as_json_has_it(value) for key, value in sorted(config.final_config_dict.items())}
+    return {key: value for key, value in settings.items() if is_plain(value)}
+
+
+def _as_json_has_it(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    if isinstance(value, dict):
+        return {key: _as_json_has_it(inner) for key, inner in value.items()}
+    return [_as_json_has_it(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_plain(value: Any) -> bool:

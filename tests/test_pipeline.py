@@ -107,6 +107,32 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(json.loads(about.read_text())["history"]) == 1
 
 
+def test_what_is_given_for_all_stages_goes_over_those_that_ship(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"--{key}={value}" for key, value in SMALL.items()]
+    arguments = ["pipeline", "--dataset", "small", "--until", "items", *given]
+    epochs = {"packaged": [], "stated": ["--items.epochs=1"]}
+    Path("stages.yaml").write_text("items: {model: ItemPretraining, epochs: 1}\njoint: {model: NestRec}\n")
+    epochs["own"] = ["--stages", "stages.yaml"]  # the command line goes over them
+    for name, more in epochs.items():
+        assert main([*arguments, "--folder", name, *more]) == 0
+        (about,) = Path(name).glob("*/items-*/stage.json")
+        assert len(json.loads(about.read_text())["history"]) == (1 if name == "stated" else 2)
+
+
+def test_mistakes_in_later_stages_are_said_before_any_is_trained() -> None:
+    from nestrec_recbole import NestRecError
+
+    items = {"model": "ItemPretraining"}
+    for later, words in (
+        ({"model": "NestRec", "epoch": 3}, "unknown config key 'epoch'"),
+        ({"model": "NestRec", "init_from": "x"}, "stage 'joint' starts from the one before"),
+        ("NestRec", "stage 'joint' is 'NestRec'; expected settings"),
+    ):
+        with pytest.raises(NestRecError, match=words):
+            run_pipeline("small", {"items": items, "joint": later}, SMALL, "runs")  # type: ignore[dict-item]
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

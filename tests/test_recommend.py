@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,11 +67,47 @@ def test_seen_items_are_left_out_unless_wanted(checkpoint: str) -> None:
         ([["i1"], ["i1", "x9"]], 3, "history 1: item 'x9' is not in dataset 'circle'"),
         ([["[PAD]"]], 3, r"item '\[PAD\]' is not in dataset"),
         ([["i1"]], 0, "k is 0"),
+        (["i1", "i2"], 3, "history 0 is 'i1': expected a list of items"),
     ],
 )
 def test_bad_requests(histories: Any, k: int, words: str, checkpoint: str) -> None:
     with pytest.raises(NestRecError, match=words):
         Recommender.load(checkpoint).recommend(histories, k=k)
+
+
+def test_every_history_has_its_user(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    with pytest.raises(NestRecError, match="1 users for 2 histories"):
+        recommender.recommend([["i1"], ["i2"]], users=["u1"])
+    with pytest.raises(NestRecError, match="unknown user '7'"):
+        recommender.recommend([["i1"]], users=[7])  # type: ignore[list-item]
+
+
+def test_a_forward_has_no_more_histories_than_evaluation(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = Recommender.load(checkpoint)
+    recommender.dataset.config["eval_batch_size"] = 2
+    predict, sizes = recommender.model.full_sort_predict, []
+    monkeypatch.setattr(recommender.model, "full_sort_predict", lambda i: sizes.append(len(i)) or predict(i))
+    recommender.recommend([["i1"]] * 5, k=1)
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "SASRec"])
+def test_items_that_have_other_numbers_by_now(model: str, tmp_path: Path) -> None:
+    """RecBole numbers items as they come in the file: the same lines in another order are other items."""
+    from nestrec_recbole.bench.run import train
+
+    place = write_dataset(tmp_path / "data", "circle", CIRCLE)
+    settings = {"data_path": str(tmp_path / "data"), "checkpoint_dir": str(tmp_path), "epochs": 1, "state": "ERROR"}
+    path = tmp_path / "kept.safetensors"
+    train(model, "circle", {**settings, "show_progress": False, "plot_curves": False}, path)
+    Recommender.load(path)
+    head, *rows = (place / "circle.inter").read_text().splitlines()
+    (place / "circle.inter").write_text("\n".join([head, *sorted(rows)]) + "\n")
+    with pytest.raises(
+        NestRecError, match="other values of .item_id., or in another order"
+    ):
+        Recommender.load(path)
 
 
 def test_a_checkpoint_carries_its_own_settings(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

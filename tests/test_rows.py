@@ -33,6 +33,15 @@ def test_written_histories_become_the_same_rows() -> None:
     assert rows.training_positions().tolist() == list(range(9))  # nothing is shared
 
 
+def test_what_is_written_out_prefix_by_prefix_counts_once() -> None:
+    """User 7 took 3, 1, 4 and then 1 again; 9 has one row, with a repeat in its history."""
+    histories = [np.array([3, 1]), np.array([3]), np.array([3, 1, 4]), np.array([2, 2])]
+    rows = RowIndex.of_histories(np.array([7, 7, 7, 9]), histories, np.array([4, 1, 1, 5]))
+    users, items = rows.interactions()
+    found = sorted(zip(users.tolist(), items.tolist(), strict=True))
+    assert found == [(7, 1), (7, 1), (7, 3), (7, 4), (9, 2), (9, 2), (9, 5)]
+
+
 def test_select_takes_rows_in_an_order(rows: RowIndex) -> None:
     assert written(rows.select(np.array([4, 0]))) == [(2, [5, 6], 7), (1, [1], 2)]
 

@@ -32,16 +32,24 @@ def call(options: Any) -> int:
     for path in options.config:
         settings |= read_settings(path)
     given, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of every stage
-    for word in given:
-        key, _, value = word.removeprefix("--").partition("=")
+    pairs = [word.removeprefix("--").partition("=")[::2] for word in given]
+    for_all = {key: value for key, value in pairs if "." not in key}
+    settings |= for_all
+    over = for_all if options.stages else settings  # over what a stage says: who writes stages means what they say
+    stages = {name: _without(stage, over) for name, stage in stages.items()}
+    for key, value in pairs:
         stage, dot, inner = key.partition(".")
         if not dot:
-            settings[key] = value
-        elif stage not in stages:
-            raise NestRecError(f"{word}: no stage {stage!r}; there are {', '.join(stages)}")
-        else:
-            stages[stage][inner] = value
+            continue
+        if stage not in stages:
+            raise NestRecError(f"--{key}={value}: no stage {stage!r}; there are {', '.join(stages)}")
+        stages[stage][inner] = value
     folder = Path(options.folder) / f"{options.dataset}-{options.model}"
     result = run_pipeline(options.dataset, stages, settings, folder, options.until)
     print_metrics({"test_result": result.get("test"), "best_valid_result": result["valid"]})
     return 0
+
+
+def _without(stage: Any, keys: dict[str, Any]) -> Any:
+    """The settings of a stage but these; its model stays."""
+    return {k: v for k, v in stage.items() if k == "model" or k not in keys} if isinstance(stage, dict) else stage

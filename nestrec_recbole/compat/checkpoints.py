@@ -83,6 +83,8 @@ def load_data_and_model(model_file: str) -> tuple[Any, ...]:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_logger, init_seed
 
+    from nestrec_recbole.data.numbering import check_numbering
+
     checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
     init_seed(config["seed"], config["reproducibility"])
@@ -91,6 +93,7 @@ def load_data_and_model(model_file: str) -> tuple[Any, ...]:
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    check_numbering(getattr(model, "numbering", None), checkpoint.get("numbering"), model_file)
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders

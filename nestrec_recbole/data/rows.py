@@ -108,10 +108,21 @@ class RowIndex:
         return ragged_positions(starts, self.ends[is_last] + 1 - starts)
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of every interaction that these rows may be trained on, both (n,) int64."""
-        positions = self.training_positions()
+        """Users and items of every interaction that these rows may be trained on, both (n,) int64.
+
+        Where histories are written out, one that another of its user continues is counted as a part of that one.
+        """
+        positions = self.training_positions() if self.times is not None else self._positions_once()
         rows = np.searchsorted(self.ends, positions)  # the first row that ends there or later is of the same user
         return self.users[rows].astype(np.int64), self.items[positions].astype(np.int64)
+
+    def _positions_once(self) -> np.ndarray:
+        """As :meth:`training_positions`, of each user's shortest written-out history and of all targets."""
+        lengths = self.ends - self.starts
+        order = np.lexsort((lengths, self.users))
+        shortest = order[np.r_[True, np.diff(self.users[order]) != 0]] if len(self) else order
+        starts, counts = self.starts[shortest].astype(np.int64), lengths[shortest].astype(np.int64)
+        return np.unique(np.concatenate([ragged_positions(starts, counts), self.ends.astype(np.int64)]))
 
     def windows(self, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts and ends, both (B,) int64, of the last ``width`` items of rows' histories."""

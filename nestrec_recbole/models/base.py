@@ -14,6 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from nestrec_recbole.data.content import item_content
+from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
@@ -36,6 +37,8 @@ class SequenceModel(SequentialRecommender):
 
     Attributes
     ----------
+    numbering : dict of str to str
+        Which items, and which users where the model knows them by id, have which numbers; checkpoints keep it.
     computes_items : bool
         Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
         a part of the catalogue computes no others.
@@ -59,6 +62,7 @@ class SequenceModel(SequentialRecommender):
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
+        self.numbering = numbering(dataset, [dataset.iid_field])
 
     def _build_seen_bias(self, config: Any, dataset: Any) -> SeenBias | None:
         """What the scores of a history's items get more than those of others; None: nothing."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.data.features import ItemField
+from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import FieldTokens
@@ -88,6 +89,8 @@ class MultimodalRec(SequenceModel):
         self.known = KnownPairs(users, items, self.n_items) if config["mask_known"] else None
         # Zero, and so it stays where a user is not in the training data.
         self.user_embedding = _embedding(dataset.user_num, self.width, 0.0) if config["use_users"] else None
+        if config["use_users"]:
+            self.numbering |= numbering(dataset, [dataset.uid_field])
         self.user_dropout = config["user_dropout_prob"]
         self.recent_mean = RecencyMean()
         self.norm = nn.LayerNorm(self.width)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.merged import MergedHistories
 from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
@@ -57,6 +58,7 @@ class TriGRec(TriGRecUser):
             histories[torch.from_numpy(users).long()] = torch.from_numpy(items)
             self.register_buffer("frozen_histories", histories, persistent=False)
             self.register_buffer("frozen_vectors", torch.full((dataset.user_num, 2, width), torch.nan))
+            self.numbering |= numbering(dataset, [dataset.uid_field])
         self._keep_still(config)
 
     def _keep_still(self, config: Any) -> None:

@@ -130,9 +130,11 @@ class Recommender:
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
         choose = chooser(self.model, self.dataset, diversity, novelty)
+        if users is not None and len(users) != len(histories):
+            raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
         columns = self._columns(histories, times)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
-        at_once = max(1, CPU_SCORES // len(self.tokens))
+        at_once = max(1, min(self.dataset.config["eval_batch_size"], CPU_SCORES // len(self.tokens)))
         lists: list[list[tuple[str, float]]] = []
         for start in range(0, len(histories), at_once):
             part = slice(start, start + at_once)
@@ -177,12 +179,21 @@ class Recommender:
         if not isinstance(self.model, SequenceModel):  # RecBole's are built for histories of one width
             items, width = fields[self.model.ITEM_SEQ], self.model.max_seq_length
             fields[self.model.ITEM_SEQ] = F.pad(items, (0, width - items.shape[1]))
-        scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
+        try:
+            scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
+        except KeyError as error:
+            if users is None and error.args == (self.model.USER_ID,):
+                raise NestRecError(
+                    f"{type(self.model).__name__} needs to know whose history it is: give users"
+                ) from None
+            raise
         scores = scores.view(len(lengths), -1)[:, : len(self.tokens)]
         scores[:, 0] = -torch.inf
         return scores
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
+        if isinstance(history, str):
+            raise NestRecError(f"history {number} is {history!r}: expected a list of items, not one")
         if not len(history):
             raise NestRecError(f"history {number} is empty: expected at least one item")
         unknown = [token for token in history if not self.knows(str(token))]
@@ -198,5 +209,8 @@ class Recommender:
 def _fitting(times: Sequence[Sequence[int]] | None, rows: list[list[int]]) -> list[list[int]]:
     """Times as lists, one for each history and as long as it."""
     if times is None or [len(one) for one in times] != [len(row) for row in rows]:
-        raise NestRecError("the model was trained with use_times: give `times`, one for every item of every history")
+        raise NestRecError(
+            "the model was trained with use_times: give `times`, one for every item of every history; on the command "
+            "line, name users of the dataset (--users), whose times are known"
+        )
     return [list(one) for one in times]

@@ -20,10 +20,11 @@ def user_ids(dataset: SequenceDataset, users: Sequence[str]) -> np.ndarray:
         When a user is not in the dataset.
     """
     known = dataset.field2token_id[dataset.uid_field]
-    strange = [user for user in users if user not in known or user == "[PAD]"]
+    tokens = [str(user) for user in users]
+    strange = [user for user in tokens if user not in known or user == "[PAD]"]
     if strange:
         raise NestRecError(f"dataset {dataset.dataset_name!r}: {unknown('user', strange[0], map(str, known))}")
-    return np.array([known[user] for user in users], dtype=np.int64)
+    return np.array([known[user] for user in tokens], dtype=np.int64)
 
 
 def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[list[str]], list[list[int]] | None]:
@@ -34,6 +35,10 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     NestRecError
         When a user is not in the dataset, or has fewer than two interactions.
     """
+    if not isinstance(dataset, SequenceDataset):
+        raise NestRecError(
+            f"dataset {dataset.dataset_name!r} was read by RecBole, for its own checkpoint: give histories as items"
+        )
     last = np.full(dataset.user_num, -1)
     last[dataset.users] = np.arange(len(dataset.users))  # the last row of a user is the longest
     rows = last[user_ids(dataset, users)]

@@ -20,6 +20,7 @@ from nestrec_recbole.compat import load_checkpoint
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.flat import flat_dataset
 from nestrec_recbole.data.loader import WholeSplit
+from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.data.sampling import OtherSampler, UnseenSampler
 from nestrec_recbole.data.variants import in_recboles_order, sequences_for, write_rows_out
 from nestrec_recbole.encode.items import ensure_item_features
@@ -63,6 +64,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     loader = _loader(config, data)
     init_seed(config["seed"], config["reproducibility"])
     model = _model(config, data)
+    model.numbering = numbering(whole, [whole.uid_field, whole.iid_field])
     model.full_sort_predict = catalogue_scores(model, test, config)
     trainer = _trainer(config, model)
     trainer.train_data = WholeSplit(training)
@@ -157,7 +159,7 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     share_settings(config)
     whole = sequences_for(config)
     trainer, loaders = prepare_baseline(config, whole)
-    load_weights(trainer.model, read_checkpoint(path)[0], path)
+    load_weights(trainer.model, *read_checkpoint(path), path)
     return config, trainer.model, whole, *loaders
 
 

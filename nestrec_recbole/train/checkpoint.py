@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nestrec_recbole.data.numbering import check_numbering
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
-from nestrec_recbole.setting_roles import HELD_OUT, HISTORIES
+from nestrec_recbole.setting_roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
 from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"
@@ -48,8 +49,11 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[
         raise NestRecError(f"{path}: truncated or damaged checkpoint ({error}); use an earlier one") from None
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+def load_weights(
+    model: torch.nn.Module, tensors: dict[str, Tensor], about: dict[str, Any], path: str | os.PathLike[str]
+) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
+    check_numbering(numbering_of(model), about.get("numbering"), path)
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
@@ -63,12 +67,18 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], path: str |
     set_other(model, tensors)
 
 
+def numbering_of(model: torch.nn.Module) -> dict[str, str] | None:
+    """Which items and users have which numbers in a model; None where it does not say."""
+    found = getattr(model, "numbering", None)
+    return found if isinstance(found, dict) else None
+
+
 def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
     return [(name, Recipe.parse(name, how)) for name, how in (item_fields or {}).items()]
 
 
 # Settings that say what training may see.
-_HELD_OUT_BY = (*HELD_OUT, *HISTORIES)
+_HELD_OUT_BY = (*FILES, *KEPT_DOMAINS, *HELD_OUT, *HISTORIES)
 
 
 def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:
@@ -88,6 +98,7 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
     tensors, about = read_checkpoint(path)
     if about["dataset"] != config["dataset"]:
         raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
+    check_numbering(numbering_of(model), about.get("numbering"), f"init_from {path}")
     for key in _HELD_OUT_BY:
         theirs, ours = about["config"].get(key) or None, config[key] or None
         if theirs != ours:

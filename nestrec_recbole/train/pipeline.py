@@ -57,18 +57,30 @@ def run_pipeline(
     names = list(stages)
     if until is not None and until not in names:
         raise NestRecError(unknown("stage", until, names))
+    wanted = {name: _settings_of(name, stages, settings) for name in names[: names.index(until) + 1 if until else None]}
+    for own in wanted.values():  # before anything is trained
+        Config(model=own["model"], dataset=dataset, config_dict={**own, "checkpoint_last": True})
     before: dict[str, Any] = {}
-    for name in names[: names.index(until) + 1 if until else None]:
-        own = {**settings, **stages[name]}
-        if "model" not in own:
-            raise NestRecError(f"stage {name!r} names no model")
+    for name, own in wanted.items():
         before = _run_stage(name, dataset, own, Path(folder), before, is_last=name == names[-1])
     return before
+
+
+def _settings_of(name: str, stages: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(stages[name], Mapping):
+        raise NestRecError(f"stage {name!r} is {stages[name]!r}; expected settings, `model` among them")
+    own = {**settings, **stages[name]}
+    if "model" not in own:
+        raise NestRecError(f"stage {name!r} names no model")
+    if own.get("init_from") and name != next(iter(stages)):
+        raise NestRecError(f"stage {name!r} starts from the one before; init_from is for the first stage alone")
+    return own
 
 
 def _run_stage(
     name: str, dataset: str, settings: dict[str, Any], folder: Path, before: dict[str, Any], is_last: bool
 ) -> dict[str, Any]:
+    settings = dict(settings)
     model = settings.pop("model")
     if before:
         settings["init_from"] = before["weights"]
@@ -92,7 +104,7 @@ def _run_stage(
     if is_last:
         result["test"] = trainer.evaluate(test_data, show_progress=config["show_progress"])
     if Processes.current().is_first:
-        if is_last:
+        if result.get("test") is not None:
             write_ranks(trainer.ranks, test_data.dataset, place / "ranks.parquet")
         with written_whole(about) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n")

@@ -180,7 +180,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 elif saved and (not valid_data or self.eval_step <= 0):
                     self._save_checkpoint(epoch, verbose=verbose)
             self.history.append(record)
-            if saved and self.config["checkpoint_last"]:
+            if saved and (self.config["checkpoint_last"] or self.config["checkpoint_steps"]):
                 self._save_last(Position(epoch + 1, finished=stop))
             if callback_fn and "valid_score" in record:  # last: what it is told of can be resumed
                 callback_fn(epoch, record["valid_score"])
@@ -256,7 +256,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 raise NestRecError(f"{resume_file}: {key} is {about[key]!r}, the config says {self.config[key]!r}")
         if not is_whole(about):
             raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
-        load_weights(self.model, tensors, resume_file)
+        load_weights(self.model, tensors, about, resume_file)
         restore(self, tensors, about)
         last = Path(resume_file)
         self.saved_model_file = str(last.with_name(last.name.replace("-last.", ".")))
