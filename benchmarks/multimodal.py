@@ -1,7 +1,7 @@
 """Ranking a whole catalogue by a network over pairs: ``python benchmarks/multimodal.py --data FOLDER``.
 
 MultimodalRec, untrained, ranks every test target of ML-1M (``FOLDER/ml1m/ml1m.inter`` and ``.item``, with posters)
-under both protocols, on two threads, each fusion in a process of its own: seconds from the first batch to the last
+under both protocols, each fusion in a process of its own: seconds from the first batch to the last
 rank, and the most memory that the process ever held. Beside it the same network as it is usually called, once per user
 with the pairs of that user and every item written out: processor seconds for some of the users, scaled up. Writes
 ``results/multimodal.json`` and README's table, at ``<!-- multimodal table -->``.

@@ -16,6 +16,7 @@ import torch
 from readme import HERE, put_table, read_results, write_results
 
 from nestrec_recbole.bench.run import train
+from nestrec_recbole.properties_files import load_preset
 
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10", "coverage@10")
 QUIET = {"plot_curves": False, "show_progress": False, "state": "ERROR"}
@@ -31,17 +32,23 @@ def parser(about: str | None, runs: Runs) -> argparse.ArgumentParser:
     return options
 
 
-def run(name: str, seed: int, settings: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+def run(name: str, seed: int, settings: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
     """Train with a seed, ``model`` and ``dataset`` among the settings, and evaluate the test data."""
-    given = {**QUIET, **common, **settings, "seed": seed}
+    given = {**QUIET, **places, **settings, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         done, _, _ = train(given.pop("model"), given.pop("dataset"), {**given, "checkpoint_dir": folder})
     curve = [record["valid_score"] for record in done.history if "valid_score" in record]
     return {"run": name, "seed": seed, "settings": settings, "metrics": done.metrics, "valid": curve}
 
 
-def fill(results: str, command: str, runs: Runs, options: argparse.Namespace, common: dict[str, Any]) -> None:
+def written_out(runs: Runs) -> Runs:
+    """Runs with the settings of their presets, by which a result is known again."""
+    return {name: {**load_preset(own["model"], own.get("preset")), **own} for name, own in runs.items()}
+
+
+def fill(results: str, command: str, runs: Runs, options: argparse.Namespace, places: dict[str, Any]) -> None:
     """Run what ``options`` name and ``results/<results>.json`` lacks; write it after each, and the page's table."""
+    runs = written_out(runs)
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
     known = read_results(results)["runs"] if (HERE / "results" / f"{results}.json").is_file() else []
@@ -50,7 +57,7 @@ def fill(results: str, command: str, runs: Runs, options: argparse.Namespace, co
         for name in options.runs:
             if any((one["run"], one["seed"]) == (name, seed) for one in done):
                 continue
-            found = run(name, seed, runs[name], common)
+            found = run(name, seed, runs[name], places)
             done.append(found)
             done.sort(key=lambda one: (list(runs).index(one["run"]), one["seed"]))
             write_results(results, {"command": command, "runs": done})

@@ -28,6 +28,8 @@ from nestrec_recbole.bench.progress import Progress
 from nestrec_recbole.bench.resolve import resolve
 from nestrec_recbole.bench.results import ResultsFolder, read_runs
 from nestrec_recbole.cli import main
+from nestrec_recbole.convert import Options, Split, convert, table
+from nestrec_recbole.encode.foreign import import_features
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.tune import cluster as ray_cluster
 from nestrec_recbole.tune.space import Space
@@ -365,6 +367,25 @@ def test_a_command_says_the_threads_that_the_run_had(place: Path, counted: list[
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_data_that_convert_has_split(place: Path, counted: list[str]) -> None:
+    """Histories are written out in the files, and RecBole must be told which column they are."""
+    rows = [f"u{user},i{(user + step) % 12},{step}" for user in range(20) for step in range(4 + user % 3)]
+    (place / "e.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    report = convert(table([place / "e.csv"]), "d", Options(split=Split("leave_one_out")), place / "data")
+    settings = json.dumps(report["split"]["settings"])
+    (place / "suite.yaml").write_text(SUITE.replace("{circle: {}}", f"{{d: {{settings: {settings}}}}}"))
+    assert main(["benchmark", "suite.yaml"]) == 0 and len(counted) == 4
+
+
+def test_imported_features_are_no_column(place: Path, counted: list[str], make_config: Callable[..., Any]) -> None:
+    np.save(place / "seen.npy", np.random.default_rng(0).normal(size=(12, 4)))
+    config = make_config("NestRec", "circle", data_path=str(place / "data"), feature_path=str(place / "data"))
+    import_features(config, place / "seen.npy", "visual", "image", rows="order")
+    text = SUITE.replace("epochs: 2", "feature_path: data, item_fields: {visual: {modality: image, encoder: imported}}")
+    (place / "suite.yaml").write_text(text)
+    assert main(["benchmark", "suite.yaml"]) == 0 and len(counted) == 4
 
 
 def test_a_key_changes_when_data_settings_or_code_do_and_only_then(place: Path) -> None:

@@ -210,8 +210,7 @@ def test_recbole_loads_what_was_written(kind: str, model: str, tmp_path: Path, m
     write_events(tmp_path / "e.csv")
     split = Split(kind, (0.5, 0.25, 0.25))
     report = convert(table([tmp_path / "e.csv"]), "d", Options(split=split), tmp_path / "data")
-    columns = {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}}
-    config = make_config(model, "d", **report["split"]["settings"], **columns, **NO_NEGATIVES[model])
+    config = make_config(model, "d", **report["split"]["settings"], **NO_NEGATIVES[model])
     dataset = create_dataset(config) if model == "FastSASRec" else SequentialDataset(config)
     for part, loaded in zip(split.parts, dataset.build(), strict=False):
         rows = read_rows(tmp_path / "data" / "d" / f"d.{part}.inter")
@@ -231,6 +230,6 @@ def test_a_general_model_of_recbole_loads_pairs(tmp_path: Path, make_config: Cal
     write_events(tmp_path / "e.csv")
     options = Options(split=Split("stratified_temporal", rows="pairs"))
     report = convert(table([tmp_path / "e.csv"]), "d", options, tmp_path / "data")
-    config = make_config("BPR", "d", **report["split"]["settings"], load_col={"inter": ["user_id", "item_id"]})
+    config = make_config("BPR", "d", **report["split"]["settings"])
     parts = create_dataset(config).build()
     assert [len(part) for part in parts] == list(report["split"]["rows"].values())

@@ -104,9 +104,7 @@ def test_items_that_have_other_numbers_by_now(model: str, tmp_path: Path) -> Non
     Recommender.load(path)
     head, *rows = (place / "circle.inter").read_text().splitlines()
     (place / "circle.inter").write_text("\n".join([head, *sorted(rows)]) + "\n")
-    with pytest.raises(
-        NestRecError, match="other values of .item_id., or in another order"
-    ):
+    with pytest.raises(NestRecError, match="or in another order"):
         Recommender.load(path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nestrec_recbole.bench.keys import data_files, data_hash
+from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.pictures import SUFFIXES
 from nestrec_recbole.data.titles import item_titles
@@ -86,6 +87,9 @@ def _modalities(config: Any) -> dict[str, str]:
 def _items(config: Any, train: SequenceDataset, modalities: dict[str, str], folder: Path) -> pd.DataFrame:
     """What is known of every item; its picture, if it has one, comes into ``folder``."""
     tokens = pd.Index(train.field2id_token[train.iid_field][1:].astype(str))
+    if modalities:  # of imported fields there is no column
+        columns = read_header(item_path(config), config["field_separator"], config["encoding"])
+        modalities = {field: modality for field, modality in modalities.items() if field in columns}
     cells = {field: read_cells(item_path(config), field, config) for field in modalities}
     with_text = [token for field, modality in modalities.items() if modality == "text" for token in cells[field].index]
     of_images = [cells[field].to_dict() for field, modality in modalities.items() if modality == "image"]

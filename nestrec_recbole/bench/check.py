@@ -317,6 +317,9 @@ def _metrics(suite: Suite) -> Iterator[str]:
         suffixes = ["", "_f", *(["_c"] if given.get("candidates") else [])]
         named = [(m, s) for m, s in itertools.product(_RANKED, suffixes)]
         named += [(m, s) for m, s in itertools.product(_OF_LISTS, ("", "_f"))]
+        hidden = (("hidden_items", ("_cold", "_warm")), ("hidden_users", ("_new", "_known")))
+        groups = [suffix for setting, both in hidden if given.get(setting) for suffix in both]
+        named += [(m, s + group) for m, s in itertools.product(_RANKED, suffixes) for group in groups]
         computed = [f"{m}@{k}{s}" for k in (topk if isinstance(topk, list) else [topk]) for m, s in named]
         for metric in suite.metrics:
             if metric not in computed:

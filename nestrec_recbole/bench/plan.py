@@ -144,7 +144,7 @@ def plan(
 
 def _reference(suite: Suite, data: DatasetSpec) -> Any:
     """A config of a dataset alone."""
-    known = (*PROTOCOL, *_PLACES, "item_fields")
+    known = (*PROTOCOL, *_PLACES, "item_fields", "load_col", "alias_of_item_id")
     given = {key: value for key, value in suite.settings_of_data(data).items() if key in known}
     return resolve(REFERENCE, data.dataset, given)
 

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, verb in VERBS.items():
         about = str(verb.__doc__)
-        verb.add_arguments(own := verbs.add_parser(name, help=about.splitlines()[0], description=about))
+        own = verbs.add_parser(name, help=about.splitlines()[0], description=about, allow_abbrev=False)
+        verb.add_arguments(own)
         if getattr(verb, "TAKES_SETTINGS", False):
             own.add_argument("--override", default="", metavar="KEY=VALUE,...", help="several settings in one word")
     options, rest = parser.parse_known_args(arguments)

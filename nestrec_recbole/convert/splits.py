@@ -188,6 +188,7 @@ def write_split(staging: Staging, split: Split, folder: Path, dataset: str) -> d
             raise NestRecError(f"split {split.kind!r}: no row is left for {part!r}; give it a larger ratio")
     refuse_leaks(staging, split.kind, files)
     settings: dict[str, Any] = {"benchmark_filename": list(split.parts[:3])}
+    settings["load_col"] = {"inter": [field for field in fields if field != "timestamp"]}
     settings |= {"alias_of_item_id": ["item_id_list"]} if sequences else {}
     return {"kind": split.kind, "rows": counts, "settings": settings}
 

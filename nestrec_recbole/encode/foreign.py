@@ -15,9 +15,9 @@ from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.featurefiles import store_path, write_features
 from nestrec_recbole.data.features import FeatureStore, content_hash, feature_folder
 from nestrec_recbole.encode.digests import FileDigests
-from nestrec_recbole.encode.recipe import IMPORTED
+from nestrec_recbole.encode.recipe import ENCODERS, IMPORTED
 from nestrec_recbole.encode.sources import item_path, read_column
-from nestrec_recbole.errors import NestRecError, first_line
+from nestrec_recbole.errors import NestRecError, first_line, unknown
 
 PLM_WIDTH = 768  # of UniSRec's files, which do not say
 Features = tuple[list[str] | None, np.ndarray]  # item tokens, where the file names them, and (n, width)
@@ -54,13 +54,16 @@ def import_features(
     NestRecError
         When the file is not of these, or does not fit the dataset.
     """
+    if modality not in ENCODERS:
+        raise NestRecError(unknown("modality", modality, ENCODERS))
     file = Path(file)
     if not file.is_file():
         raise NestRecError(f"{file}: file not found")
     tokens, values = _of_dataset(file, _read(file, config, width), rows, config)
     folder = feature_folder(config)
     (digest,) = FileDigests(folder / "digests.parquet").of([file])
-    source = content_hash(tokens, repeat(str(digest), len(tokens)))
+    read_as = f"{digest} {values.dtype} {values.shape[1]}"  # of a raw file, the width is what somebody says it is
+    source = content_hash(tokens, repeat(read_as, len(tokens)))
     return write_features(
         store_path(folder, name, {"modality": modality, "encoder": IMPORTED}, source),
         tokens,
