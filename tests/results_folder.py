@@ -34,6 +34,7 @@ def write_results(
         "about": "Made up, to look at the report.",
         "datasets": {name: {} for name in datasets},
         "models": {row: {"baseline": row == "SASRec"} for row in rows},
+        "settings": {"epochs": 3},
         "seeds": list(seeds),
         "metrics": ["ndcg@10_f", "ndcg@10", "recall@10_f", "coverage@10"],
         "published": {"small": published},

@@ -224,6 +224,17 @@ def test_seed_after_seed_and_nothing_twice(place: Path, counted: list[str], caps
     assert lines[2].startswith("small\tcircle\tgated\t1\tfinished\tndcg@10 5.0100, ")
 
 
+def test_rows_of_other_settings_are_named_under_the_table(place: Path, counted: list[str]) -> None:
+    table = place / "results/small/table.md"
+    main(["benchmark", "suite.yaml"])
+    assert "other settings" not in table.read_text()
+    main(["benchmark", "suite.yaml", "--only", "gated", "--epochs=3"])
+    said = "not to be compared with the others: plain on circle (epochs 2)."
+    assert said in table.read_text() and said in (place / "results/small/report.html").read_text()
+    main(["benchmark", "suite.yaml"])
+    assert "other settings" not in table.read_text()
+
+
 def test_what_changed_runs_again_and_is_found_when_it_is_back(place: Path, counted: list[str]) -> None:
     runs = place / "results/small/runs"
     main(["benchmark", "suite.yaml"])

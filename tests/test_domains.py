@@ -239,6 +239,25 @@ def test_joining_two_datasets_on_their_users(tmp_path: Path, make_config: Any) -
     assert rows(dataset.build()[2]) == {("u1", "food:1 pots:1 food:2 pots:7", "food:3")}
 
 
+def test_pictures_of_joined_datasets_are_found(tmp_path: Path) -> None:
+    from nestrec_recbole.cli import main
+
+    data = tmp_path / "data"
+    for name, image in (("food", "images/1.png"), ("pots", "/elsewhere/7.png")):
+        (data / name).mkdir(parents=True)
+        rows = [f"u{user}\t{name}{user}\t{user}" for user in range(3)]
+        lines = ["user_id:token\titem_id:token\ttimestamp:float", *rows]
+        (data / name / f"{name}.inter").write_text("\n".join(lines) + "\n")
+        lines = ["item_id:token\timage:token", f"{name}0\t{image}", f"{name}1\t", f"{name}2\t"]
+        (data / name / f"{name}.item").write_text("\n".join(lines) + "\n")
+    folders = [str(data / "food"), str(data / "pots")]
+    assert main(["convert", "join", *folders, "--name", "both", "--data-path", str(data)]) == 0
+    rows_read = [line.split("\t") for line in (data / "both" / "both.item").read_text().splitlines()[1:]]
+    images = {row[0]: row[2] for row in rows_read}
+    assert images["food0"] == str(data / "food" / "images/1.png") and images["pots0"] == "/elsewhere/7.png"
+    assert images["food1"] == images["pots2"] == ""
+
+
 @pytest.mark.parametrize(
     ("folders", "words"),
     [

@@ -23,6 +23,7 @@ class _Side:
     """One of the datasets: its domain, its files, and what their columns hold."""
 
     domain: str
+    folder: Path
     interactions: Delimited
     items: Delimited | None
     fields: Fields
@@ -47,7 +48,7 @@ class _Side:
         fields = read_header(item_file) if item_file.is_file() else {}
         items = _atomic(item_file, fields) if fields else None
         kept = {field: kind for field, kind in fields.items() if field not in (*RESERVED, "domain")}
-        return cls(domain, _atomic(path, header), items, kept, unit)
+        return cls(domain, folder, _atomic(path, header), items, kept, unit)
 
 
 def _atomic(path: Path, header: Fields) -> Delimited:
@@ -120,6 +121,12 @@ def _item(side: _Side, prefixed: bool) -> str:
     return f"{literal(side.domain + ':')} || item_id" if prefixed else "item_id"
 
 
+def _picture(side: _Side) -> str:
+    """The column ``image``: paths inside a side's folder from where the joined dataset finds them too."""
+    folder = literal(f"{side.folder.resolve()}/")
+    return f"CASE WHEN image = '' OR starts_with(image, '/') THEN image ELSE {folder} || image END AS image"
+
+
 def _read_items(staging: Staging, sides: Sequence[_Side]) -> Fields:
     prefixed = staging.value("SELECT prefixed FROM joined")
     tables = []
@@ -129,7 +136,7 @@ def _read_items(staging: Staging, sides: Sequence[_Side]) -> Fields:
             staging.run(f"CREATE TABLE items_{number} AS SELECT DISTINCT item_id FROM side_{number}")
         else:
             staging.load(f"items_{number}", "*", side.items)
-        fields = "".join(f", {name(field)}" for field in side.fields)
+        fields = "".join(f", {_picture(side) if field == 'image' else name(field)}" for field in side.fields)
         tables.append(f"SELECT {item} AS item_id, {literal(side.domain)} AS domain{fields} FROM items_{number}")
     union = " UNION ALL BY NAME ".join(tables)
     staging.run(f"CREATE TABLE raw_items AS SELECT * FROM ({union}) WHERE item_id IN (FROM catalogue)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from nestrec_recbole.bench.report.page import render
 from nestrec_recbole.bench.report.results import read_results
 from nestrec_recbole.bench.report.rows import group_rows, metrics_of
-from nestrec_recbole.bench.report.summary import not_done
+from nestrec_recbole.bench.report.summary import not_done, unlike_the_suite
 from nestrec_recbole.bench.report.tables import as_csv, as_latex, as_markdown, costs_as_csv
 from nestrec_recbole.files import written_whole
 
@@ -37,10 +37,11 @@ def write_report(folder: str | Path) -> Path:
     """
     results = read_results(folder)
     groups, metrics = group_rows(results), metrics_of(results)
+    notes = " ".join(filter(None, [not_done(results), unlike_the_suite(results)]))
     texts = {
         "table.csv": as_csv(groups, metrics),
-        "table.md": as_markdown(groups, metrics, not_done(results)),
-        "table.tex": as_latex(groups, metrics, not_done(results)),
+        "table.md": as_markdown(groups, metrics, notes),
+        "table.tex": as_latex(groups, metrics, notes),
         "costs.csv": costs_as_csv(groups),
         "report.html": render(results, groups),
     }

@@ -17,7 +17,7 @@ from nestrec_recbole.bench.report.charts import chart_rows, chart_slices
 from nestrec_recbole.bench.report.examples import examples
 from nestrec_recbole.bench.report.results import Results
 from nestrec_recbole.bench.report.rows import Group, metrics_of, spoken
-from nestrec_recbole.bench.report.summary import findings, not_done, p_value
+from nestrec_recbole.bench.report.summary import findings, not_done, p_value, unlike_the_suite
 from nestrec_recbole.bench.report.tables import best_of
 
 MISSING = "\N{EN DASH}"
@@ -50,6 +50,7 @@ def render(results: Results, groups: list[Group]) -> str:
         tested=metrics[0],
         findings=findings(groups, metrics[0]),
         not_done=not_done(results),
+        unlike=unlike_the_suite(results),
         failed=[run for run in results.runs if not run.finished],
         best_of=best_of,
         published_value=_published_value,

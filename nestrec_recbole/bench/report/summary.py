@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nestrec_recbole.bench.report.results import Results
 from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
+from nestrec_recbole.bench.suite import build_suite
 from nestrec_recbole.evaluate.significance import LEVEL
 
 
@@ -38,6 +39,29 @@ def not_done(results: Results) -> str:
         seeds.setdefault(f"{row} on {data}", []).append(str(seed))
     named = ", ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for name, of in seeds.items())
     return f"{len(results.missing)} of {len(results.planned)} runs have not been done: {named}."
+
+
+def unlike_the_suite(results: Results) -> str:
+    """Rows that were trained with other settings than the suite has now, in a sentence; empty where none was.
+
+    ``--only`` with settings trains the named rows anew and leaves the others as they were.
+    """
+    if not results.suite.get("models"):
+        return ""
+    suite = build_suite(results.suite, {})
+    rows, datasets = {row.name: row for row in suite.rows}, {data.name: data for data in suite.datasets}
+    found: dict[str, None] = {}
+    for run in results.runs:
+        if run.row in rows and run.dataset in datasets and run.finished:
+            now = suite.settings_of(rows[run.row], datasets[run.dataset])
+            keys = sorted({*now, *run.settings} - {*run.tuning.get("best", {})})
+            others = [f"{key} {run.settings.get(key)}" for key in keys if run.settings.get(key) != now.get(key)]
+            if others:
+                found[f"{run.row} on {run.dataset} ({', '.join(others)})"] = None
+    if not found:
+        return ""
+    named = ", ".join(found)
+    return f"Trained with other settings than the suite has now, so not to be compared with the others: {named}."
 
 
 def _sentences(group: Group, metric: str) -> list[str]:
