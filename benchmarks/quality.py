@@ -17,7 +17,6 @@ from seeded import fill, parser
 CHOSEN = {"preset": "sparse", "seen_bias": True, "valid_metric": "NDCG@10_f", "epochs": 40, "stopping_step": 5}
 RUNS: dict[str, dict[str, Any]] = {
     "Beauty": {"model": "FastSASRec", "dataset": "beauty", **CHOSEN},
-    "Beauty, ties in random order": {"model": "FastSASRec", "dataset": "beauty", "shuffle_ties": True, **CHOSEN},
     "Sports": {"model": "FastSASRec", "dataset": "sports", **CHOSEN},
 }
 

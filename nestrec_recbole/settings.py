@@ -226,11 +226,10 @@ def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
 def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
-    width = config["hidden_size"] // (config["n_heads"] or 1)
-    if width % 2 and (defaults.get("llm") or {}) and config["llm"]["config"]:
+    if defaults.get("llm") and config["llm"]["config"] and config["hidden_size"] // config["n_heads"] % 2:
         raise NestRecError(
-            f"hidden_size {config['hidden_size']} gives each of {config['n_heads']} heads a width of {width}; the "
-            "language model turns positions into pairs of numbers: it must be even"
+            f"hidden_size {config['hidden_size']} gives each of {config['n_heads']} heads an odd width; the language "
+            "model turns pairs of numbers by the position: set hidden_size to a multiple of 2 x n_heads"
         )
     temperature, learned = config["temperature"], config["learn_temperature"]
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):

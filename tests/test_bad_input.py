@@ -44,7 +44,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--whitened_scale=-0.5", "config key 'whitened_scale' is -0.5; expected a number from 0"),
         ("--learning_rate=-0.1", "config key 'learning_rate' is -0.1; expected a number from 0"),
         ("--stopping_step=-1", "config key 'stopping_step' is -1; expected a whole number from 0"),
-        ("--hidden_size=50", "hidden_size 50 gives each of 2 heads a width of 25"),
+        ("--hidden_size=50", "hidden_size 50 gives each of 2 heads an odd width"),
         ("--n_heads=0", "config key 'n_heads' is 0; expected a whole number from 1"),
         ("--eval_args={'spilt':{'LS':'valid_and_test'}}", "'eval_args.spilt'; did you mean 'eval_args.split'?"),
         (

@@ -221,3 +221,12 @@ def test_columns_may_have_other_names(tmp_path: Any, make_config: Any) -> None:
         trainer.evaluate(test, load_best_model=False)
         tokens = test.dataset.field2id_token["movie_id"][trainer.ranks.targets]
         assert sorted(tokens) == ["i3", "i4", "i5"]  # the last of each user, told by the column of times
+
+
+@pytest.mark.parametrize(("times", "warned"), [([1, 2, 3, 4], True), ([1, 2, 2, 4], False)])
+def test_ties_that_are_not_there_are_not_shuffled(
+    times: list[int], warned: bool, tmp_path: Any, make_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]], times=[times])
+    create_dataset(make_config("FastSASRec", "d", shuffle_ties=True)).build()
+    assert ("shuffle_ties changes nothing" in caplog.text) is warned

@@ -157,6 +157,7 @@ def test_bad_commands(more: list[str], words: str, capsys: pytest.CaptureFixture
             {"item_fields": {"year": {"modality": "number"}, "title": {"modality": "text"}}},
             "its item_fields are title, year, h",
         ),
+        ("UserQFormer", {"val_interval": {"timestamp": "[0,inf)"}}, "its val_interval is None, here it is .*held out"),
         ("FastSASRec", {}, "a ItemPretraining, of which this model has no part"),
         ("UserPretraining", {"init_from": None}, "set init_from to a checkpoint of ItemPretraining"),
     ],

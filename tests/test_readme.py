@@ -66,6 +66,7 @@ def test_places_and_models_exist() -> None:
         ("quickstart_seeds", "quickstart"),
         *((name, name) for name in ("speed", "data", "features", "llm", "multimodal", "tune", "baselines")),
         ("seeded", "quality"),
+        ("seeded", "fusion"),
         ("nested", "nested-beauty"),
     ],
 )

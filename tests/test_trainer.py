@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole.settings import plain
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
 from nestrec_recbole.train.resume import resume
 from nestrec_recbole.train.trainer import SequenceTrainer, last_checkpoint
@@ -254,6 +256,18 @@ def test_checkpoints_may_be_moved(build: Build, tmp_path: Path) -> None:
     again.resume_checkpoint(tmp_path / "elsewhere" / Path(last_checkpoint(trainer.saved_model_file)).name)
     again.fit(train, valid, verbose=False)
     assert again.evaluate(valid) and not list(Path("saved").glob("*"))
+
+
+def test_steps_fewer_than_those_between_checkpoints_leave_one_after_the_epoch(build: Build) -> None:
+    trainer, train, valid = build(checkpoint_steps=1000, epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    assert Path(last_checkpoint(trainer.saved_model_file)).is_file()
+
+
+def test_what_a_checkpoint_keeps_of_settings() -> None:
+    given = {"llm": {"path": Path("qwen"), "lora": {"target_modules": {"v", "q"}}}, "device": torch.device("cpu")}
+    kept = plain(SimpleNamespace(final_config_dict=given))
+    assert kept == {"llm": {"path": "qwen", "lora": {"target_modules": ["q", "v"]}}}
 
 
 def test_weights_are_kept_where_nothing_is_validated(build: Build) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,11 @@ class SequenceDataset(AtomicDataset):
             warn_of_original()
             order = order[self.domains.original_order(users[order], items[order])]
         table, users, items, times = table.iloc[order], users[order], items[order], times[order]
+        if self.config["shuffle_ties"] and not ((users[1:] == users[:-1]) & (times[1:] == times[:-1])).any():
+            getLogger().warning(
+                "dataset %r: no two interactions of a user share their time, so shuffle_ties changes nothing",
+                self.dataset_name,
+            )
         self._exact_times = None
         unused = (self.config["unused_col"] or {}).get("inter", [])
         for field in unused:
