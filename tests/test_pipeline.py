@@ -49,6 +49,13 @@ def test_each_stage_starts_from_the_one_before() -> None:
     assert result["test"]["ndcg@10"] == pytest.approx(gains.mean(), abs=1e-4)
 
 
+def test_seen_bias_is_for_the_stages_that_rank_by_their_softmax() -> None:
+    done = run(seen_bias=True)
+    assert "model.seen_bias.bias" in read_checkpoint(done["weights"])[0]
+    (users,) = Path("runs").glob("users-*/weights.safetensors")
+    assert "model.seen_bias.bias" not in read_checkpoint(users)[0]
+
+
 def test_the_item_stage_reports_on_held_out_items() -> None:
     valid = run(until="items", held_out_items=0.3)["valid"]
     assert 0 < valid["mse_title"] < 5 and -1 <= valid["cosine_year"] <= 1

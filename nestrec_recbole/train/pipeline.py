@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset
+from recbole.utils import get_model
 
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
@@ -72,6 +73,8 @@ def _settings_of(name: str, stages: Mapping[str, Any], settings: Mapping[str, An
     own = {**settings, **stages[name]}
     if "model" not in own:
         raise NestRecError(f"stage {name!r} names no model")
+    if "seen_bias" not in stages[name] and not getattr(get_model(own["model"]), "ranks_by_softmax", True):
+        own.pop("seen_bias", None)  # meant for the stages that rank
     if own.get("init_from") and name != next(iter(stages)):
         raise NestRecError(f"stage {name!r} starts from the one before; init_from is for the first stage alone")
     return own
