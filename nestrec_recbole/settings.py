@@ -77,7 +77,7 @@ _POSITIVE = (
     "user_cross_attention_frequency",
 )
 # Settings that say where and how to run, and change nothing of what comes out.
-_ELSEWHERE = (*roles.DATA_PLACE, *roles.FEATURE_PLACE, *roles.WHERE_IT_RUNS)
+ELSEWHERE = (*roles.DATA_PLACE, *roles.FEATURE_PLACE, *roles.WHERE_IT_RUNS)
 
 # What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
 SHARED = (
@@ -226,7 +226,7 @@ def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
 def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
-    if defaults.get("llm") and config["llm"]["config"] and config["hidden_size"] // config["n_heads"] % 2:
+    if defaults.get("llm") and not config["llm"]["path"] and config["hidden_size"] // config["n_heads"] % 2:
         raise NestRecError(
             f"hidden_size {config['hidden_size']} gives each of {config['n_heads']} heads an odd width; the language "
             "model turns pairs of numbers by the position: set hidden_size to a multiple of 2 x n_heads"
@@ -276,7 +276,7 @@ def check_metrics(config: Any) -> None:
 
 def decisive(config: Any) -> dict[str, Any]:
     """The settings of a config that decide what comes out, by name; not those that say where and how to run."""
-    return {key: value for key, value in sorted(config.final_config_dict.items()) if key not in _ELSEWHERE}
+    return {key: value for key, value in sorted(config.final_config_dict.items()) if key not in ELSEWHERE}
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -228,6 +228,8 @@ def test_rows_of_other_settings_are_named_under_the_table(place: Path, counted: 
     table = place / "results/small/table.md"
     main(["benchmark", "suite.yaml"])
     assert "other settings" not in table.read_text()
+    main(["benchmark", "suite.yaml", "--only", "gated", f"--data_path={place / 'data'}"])
+    assert "other settings" not in table.read_text()  # where the data lies changes nothing
     main(["benchmark", "suite.yaml", "--only", "gated", "--epochs=3"])
     said = "not to be compared with the others: plain on circle (epochs 2)."
     assert said in table.read_text() and said in (place / "results/small/report.html").read_text()

@@ -64,6 +64,12 @@ def test_adapters_in_pefts_format_give_equal_states(build_nestrec: BuildNestRec,
     assert sorted(path.name for path in Path("saved").iterdir()) == [folder.name, Path(trainer.saved_model_file).name]
 
 
+def test_an_odd_width_of_heads_is_for_the_small_model_alone_to_refuse(qwen3: Path, build_nestrec: BuildNestRec) -> None:
+    build_nestrec({"path": str(qwen3)}, hidden_size=18)
+    with pytest.raises(NestRecError, match="an odd width"):
+        build_nestrec(hidden_size=18)
+
+
 def test_an_adapter_folder_is_written_whole_or_not_at_all(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     model, *_ = build_nestrec({"path": str(qwen3), "lora": LORA})
     checkpoint = Path("saved/a.safetensors")

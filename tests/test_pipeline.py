@@ -49,6 +49,12 @@ def test_each_stage_starts_from_the_one_before() -> None:
     assert result["test"]["ndcg@10"] == pytest.approx(gains.mean(), abs=1e-4)
 
 
+def test_the_first_stage_may_start_from_a_checkpoint() -> None:
+    items = run(until="items")["weights"]
+    stages = {name: STAGES[name] for name in ("users", "joint")}
+    assert run_pipeline("small", stages, {**SMALL, "init_from": items}, "later")["test"]
+
+
 def test_seen_bias_is_for_the_stages_that_rank_by_their_softmax() -> None:
     done = run(seen_bias=True)
     assert "model.seen_bias.bias" in read_checkpoint(done["weights"])[0]

@@ -93,7 +93,7 @@ def load_data_and_model(model_file: str) -> tuple[Any, ...]:
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
-    check_numbering(getattr(model, "numbering", None), checkpoint.get("numbering"), model_file)
+    check_numbering(model, checkpoint.get("numbering"), model_file)
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders

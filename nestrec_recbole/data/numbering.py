@@ -18,17 +18,16 @@ def numbering(dataset: Any, fields: Iterable[str]) -> dict[str, str]:
     return {name: _hash(dataset.field2id_token[name]) for name in fields}
 
 
-def check_numbering(
-    own: Mapping[str, str] | None, saved: Mapping[str, str] | None, path: str | os.PathLike[str]
-) -> None:
-    """Refuse a checkpoint of a model to which other tokens had these numbers; older ones do not say.
+def check_numbering(model: Any, saved: Mapping[str, str] | None, path: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint, ``saved``, of a model to which other tokens had these numbers; older ones do not say.
 
     Raises
     ------
     NestRecError
     """
-    for name in sorted({*(own or {})} & {*(saved or {})}):
-        if (own or {})[name] != (saved or {})[name]:
+    own, saved = getattr(model, "numbering", None) or {}, saved or {}
+    for name in sorted(own.keys() & saved.keys()):
+        if own[name] != saved[name]:
             raise NestRecError(
                 f"{path}: the dataset has other values of {name!r}, or in another order, than when this was trained; "
                 "give it the same files, or train anew"

@@ -53,7 +53,7 @@ def load_weights(
     model: torch.nn.Module, tensors: dict[str, Tensor], about: dict[str, Any], path: str | os.PathLike[str]
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
-    check_numbering(numbering_of(model), about.get("numbering"), path)
+    check_numbering(model, about.get("numbering"), path)
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
@@ -65,12 +65,6 @@ def load_weights(
             raise NestRecError(f"{path}: {name} is {found}, the model has {shape}; another dataset or other settings")
     model.load_state_dict(weights)
     set_other(model, tensors)
-
-
-def numbering_of(model: torch.nn.Module) -> dict[str, str] | None:
-    """Which items and users have which numbers in a model; None where it does not say."""
-    found = getattr(model, "numbering", None)
-    return found if isinstance(found, dict) else None
 
 
 def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
@@ -98,7 +92,7 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
     tensors, about = read_checkpoint(path)
     if about["dataset"] != config["dataset"]:
         raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
-    check_numbering(numbering_of(model), about.get("numbering"), f"init_from {path}")
+    check_numbering(model, about.get("numbering"), f"init_from {path}")
     for key in _HELD_OUT_BY:
         theirs, ours = about["config"].get(key) or None, config[key] or None
         if theirs != ours:

@@ -16,7 +16,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
 from nestrec_recbole.settings import plain
-from nestrec_recbole.train.checkpoint import load_weights, numbering_of, read_checkpoint
+from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.curves import plot_curves
 
 
@@ -122,7 +122,7 @@ def about_run(trainer: Any, epoch: int) -> dict[str, Any]:
         "config": plain(trainer.config),
         "model": trainer.config["model"],
         "dataset": trainer.config["dataset"],
-        "numbering": numbering_of(trainer.model),
+        "numbering": getattr(trainer.model, "numbering", None),
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": trainer.best_valid_score,

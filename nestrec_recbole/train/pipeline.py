@@ -75,7 +75,7 @@ def _settings_of(name: str, stages: Mapping[str, Any], settings: Mapping[str, An
         raise NestRecError(f"stage {name!r} names no model")
     if "seen_bias" not in stages[name] and not getattr(get_model(own["model"]), "ranks_by_softmax", True):
         own.pop("seen_bias", None)  # meant for the stages that rank
-    if own.get("init_from") and name != next(iter(stages)):
+    if stages[name].get("init_from") and name != next(iter(stages)):
         raise NestRecError(f"stage {name!r} starts from the one before; init_from is for the first stage alone")
     return own
 

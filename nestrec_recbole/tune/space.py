@@ -152,13 +152,13 @@ class Space:
     def _check_name(self, one: Dimension, before: list[str], defaults: Mapping[str, Any]) -> None:
         if one.name == "epochs":
             raise NestRecError(f"{self.source}: epochs is the budget of every trial (--epochs), and cannot be searched")
-        if one.name.partition(".")[0] in _FIXED:
+        outer, dot, _ = one.name.partition(".")
+        if outer in _FIXED:
             raise NestRecError(
                 f"{self.source}: {one.name} changes what is measured or where a run goes, and cannot be searched"
             )
-        if one.name.partition(".")[0] not in defaults:
+        if outer not in defaults:
             raise NestRecError(f"{self.source}: {unknown('config key', one.name, defaults)}")
-        outer, dot, _ = one.name.partition(".")
         if dot and not isinstance(defaults[outer], Mapping):
             raise NestRecError(f"{self.source}: {one.name}: {outer} is one value and has no settings inside")
         for name in one.when:

@@ -8,6 +8,7 @@ from nestrec_recbole.bench.report.results import Results
 from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 from nestrec_recbole.bench.suite import build_suite
 from nestrec_recbole.evaluate.significance import LEVEL
+from nestrec_recbole.settings import ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def unlike_the_suite(results: Results) -> str:
     for run in results.runs:
         if run.row in rows and run.dataset in datasets and run.finished:
             now = suite.settings_of(rows[run.row], datasets[run.dataset])
-            keys = sorted({*now, *run.settings} - {*run.tuning.get("best", {})})
+            keys = sorted({*now, *run.settings} - {*run.tuning.get("best", {}), *ELSEWHERE})
             others = [f"{key} {run.settings.get(key)}" for key in keys if run.settings.get(key) != now.get(key)]
             if others:
                 found[f"{run.row} on {run.dataset} ({', '.join(others)})"] = None
