@@ -94,7 +94,24 @@ SHARED = (
     *roles.METRICS,
     *roles.CURVES,
 )
-_MAY_BE_NEGATIVE = ("popularity_exponent",)
+_SHARES = (
+    "ema_decay",
+    "calibration",
+    "mask_near_duplicates",
+    "hidden_users",
+    "hidden_items",
+    "held_out_items",
+    "mask_ratio",
+)
+# By name, as what the settings of others' models mean is not known here.
+_NOT_NEGATIVE = (
+    *("learning_rate", "schedule_factor", "warmup_steps", "stopping_step", "checkpoint_steps", "margin"),
+    *("candidates", "candidate_seed", "hidden_seed", "tie_seed"),
+    *("n_layers", "item_layers", "user_queries", "recency_scale", "whitened_scale", "times_per_second"),
+    *("reconstruction_weight", "contrastive_weight", "user_loss_weight", "specific_weight", "common_weight"),
+    *("cross_weight", "discriminator_weight", "alignment_weight", "separation_weight", "separation_margin"),
+    *("reversal_weight", "reversal_steps", "probe_users"),
+)
 
 
 def yaml_loader() -> type[yaml.SafeLoader]:
@@ -235,13 +252,12 @@ def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
     if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
         bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
         raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    for key, default in defaults.items():
-        is_number = isinstance(default, (int, float)) and key not in _MAY_BE_NEGATIVE
-        if is_number and not config[key] >= 0:
-            expected = "a number" if isinstance(default, float) else "a whole number"
+    for key in _NOT_NEGATIVE:
+        if key in defaults and not config[key] >= 0:
+            expected = "a number" if isinstance(defaults[key], float) else "a whole number"
             raise NestRecError(f"config key {key!r} is {config[key]}; expected {expected} from 0")
-    for key in ("ema_decay", "calibration", "mask_near_duplicates", "hidden_users", "hidden_items"):
-        if not 0 <= config[key] <= 1:
+    for key in _SHARES:
+        if key in defaults and not 0 <= config[key] <= 1:
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import write_dataset
 
+from nestrec_recbole import plugin, settings
 from nestrec_recbole.cli import main
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -70,6 +71,17 @@ def test_settings(setting: str, words: str, tmp_path: Path, capsys: pytest.Captu
     write_dataset(tmp_path / "data", "small", SEQUENCES)
     given = ["--data_path=data", "--feature_path=data", setting]
     assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "small", *given)
+
+
+@pytest.mark.parametrize("model", sorted(plugin.MODELS))
+def test_every_number_of_a_shipped_model_has_a_range(model: str) -> None:
+    numbers = {
+        key
+        for key, default in plugin.load_properties(model).items()
+        if isinstance(default, (int, float)) and not isinstance(default, bool) and not key.endswith("_prob")
+    }
+    ranged = {*settings._POSITIVE, *settings._NOT_NEGATIVE, *settings._SHARES, "MAX_ITEM_LIST_LENGTH", "temperature"}
+    assert numbers - ranged <= {"popularity_exponent"}
 
 
 @pytest.mark.parametrize(
