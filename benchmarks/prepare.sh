@@ -23,11 +23,17 @@ $nestrec convert sequences "$from/ml1m/sequences.txt" --name ml1m --data-path "$
 $nestrec convert sequences "$from/food_kitchen_abxi/sequences_ts.txt" --name food-kitchen --data-path "$to" \
   --items "$from/food_kitchen_abxi/items.jsonl" --fields domain title
 
-$nestrec convert pickles "$from/trigrec_food_kitchen/food_all.pkl" "$from/trigrec_food_kitchen/kitchen_all.pkl" \
-  --domains food kitchen --name trigrec --data-path "$to" \
-  --merged "$from/trigrec_food_kitchen/cross_f_train.pkl" "$from/trigrec_food_kitchen/cross_k_train.pkl"
-
-# Once more with kitchen first: without times, a user's last items of the second domain are taken for the later ones.
-$nestrec convert pickles "$from/trigrec_food_kitchen/kitchen_all.pkl" "$from/trigrec_food_kitchen/food_all.pkl" \
-  --domains kitchen food --name trigrec-kitchen --data-path "$to" \
-  --merged "$from/trigrec_food_kitchen/cross_f_train.pkl" "$from/trigrec_food_kitchen/cross_k_train.pkl"
+# Its users are windows of fewer histories: trigrec is as its authors have it, trigrec-distinct keeps one user of each.
+# Both are converted once with either domain first: without times, a user's last items of the second one are taken for
+# the later ones.
+pickles() {  # NAME FIRST SECOND OPTIONS...
+  name=$1 first=$2 second=$3
+  shift 3
+  $nestrec convert pickles "$from/trigrec_food_kitchen/${first}_all.pkl" "$from/trigrec_food_kitchen/${second}_all.pkl" \
+    --domains "$first" "$second" --name "$name" --data-path "$to" "$@" \
+    --merged "$from/trigrec_food_kitchen/cross_f_train.pkl" "$from/trigrec_food_kitchen/cross_k_train.pkl"
+}
+pickles trigrec food kitchen
+pickles trigrec-kitchen kitchen food
+pickles trigrec-distinct food kitchen --distinct-runs 2
+pickles trigrec-distinct-kitchen kitchen food --distinct-runs 2

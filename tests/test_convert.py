@@ -7,6 +7,7 @@ import json
 import pickle
 import socket
 from collections import Counter
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -391,9 +392,50 @@ def test_min_history_and_samples(tmp_path: Path) -> None:
     assert len(samples) > 1
 
 
+def runs_of(history: list[int], length: int) -> set[tuple[int, ...]]:
+    return {tuple(history[k : k + length]) for k in range(len(history) - length + 1)}
+
+
+@QUICK
+@given(histories=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=8), min_size=1, max_size=12))
+def test_windows_of_one_history_are_found_and_left_out(histories: list[list[int]], tmp_path: Path) -> None:
+    lines = [" ".join(map(str, [f"u{user}", *items])) for user, items in enumerate(histories)]
+    (tmp_path / "s.txt").write_text("\n".join(lines) + "\n")
+    endings = [tuple(items[-3:]) for items in histories if len(items) > 2]
+    known = Counter(run for items in histories for run in runs_of(items, 3))
+    report = convert(sequences(tmp_path / "s.txt"), "d", Options(), tmp_path)
+    shared = sum(known[run] > 1 for run in endings) / len(endings) if endings else 0
+    assert report["share_of_shared_endings"] == pytest.approx(shared)
+
+    convert(sequences(tmp_path / "s.txt"), "d", Options(Filters(distinct_runs=2)), tmp_path)
+    order = sorted(  # the longest first
+        range(len(histories)), key=lambda user: (-len(histories[user]), md5(f"u{user}".encode()).hexdigest())
+    )
+    taken: set[tuple[int, ...]] = set()
+    wanted = set()
+    for user in order:
+        if not runs_of(histories[user], 2) & taken:
+            wanted.add(f"u{user}")
+            taken |= runs_of(histories[user], 2)
+    assert {row[0] for row in rows_of(tmp_path / "d" / "d.inter")} == wanted
+
+
+def test_windows_are_told_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.txt").write_text("u a b c d\nv b c d e\nw c d e f\n")
+    told = ["--name", "d", "--data-path", str(tmp_path)]
+    main(["convert", "sequences", str(tmp_path / "s.txt"), *told])
+    assert "66.7% of users end with three items that follow each other in another's history too; they may be" in (
+        capsys.readouterr().out
+    )
+    main(["convert", "sequences", str(tmp_path / "s.txt"), *told, "--distinct-runs", "3"])
+    out = capsys.readouterr().out
+    assert "after distinct runs  8" in out and "0.0% of users end" in out
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"distinct_runs": 1}, "distinct_runs is 1; expected 0, or a number of items from 2"),
         ({"deduplicate": "frist"}, "did you mean 'first'"),
         ({"k_core_users": -1}, "k_core_users is -1"),
         ({"sample_users": 0}, "sample_users is 0"),

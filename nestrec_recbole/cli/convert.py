@@ -95,6 +95,8 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     filters("--since", metavar="TIME", help="a date (UTC), or a number in the corpus' unit")
     filters("--until", metavar="TIME", help="the first moment that is left out")
     filters("--sample-users", type=int, metavar="N")
+    windows = "of users that share so many items in a row, keep the one with the longest history"
+    filters("--distinct-runs", type=int, default=0, metavar="N", help=windows)
     filters("--k-core-users", type=int, default=0, metavar="K", help="fewest interactions of a user, iterated")
     filters("--k-core-items", type=int, default=0, metavar="K", help="fewest interactions of an item, iterated")
     filters("--min-history", type=int, default=0, metavar="N", help="of a user, once, at the end")

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 from nestrec_recbole.convert.corpus import PLACE
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.windows import without_windows
 from nestrec_recbole.errors import NestRecError, unknown
 
 DEDUPLICATE = ("none", "first", "last")
@@ -27,6 +28,9 @@ class Filters:
         Time range, ``until`` excluded: a date such as ``2018-01-01`` (UTC), or a number in the corpus' own unit.
     sample_users : int, optional
         Draw that many users by ``seed``.
+    distinct_runs : int
+        Of users whose histories share so many consecutive items, keep the longest history; 0: all. For data whose
+        users are windows of one history, see :mod:`~nestrec_recbole.convert.windows`.
     k_core_users, k_core_items : int
         Fewest interactions of a user and of an item, iterated until both hold.
     min_history : int
@@ -45,6 +49,7 @@ class Filters:
     since: str | None = None
     until: str | None = None
     sample_users: int | None = None
+    distinct_runs: int = 0
     k_core_users: int = 0
     k_core_items: int = 0
     min_history: int = 0
@@ -56,6 +61,8 @@ class Filters:
         for option in ("k_core_users", "k_core_items", "min_history"):
             if getattr(self, option) < 0:
                 raise NestRecError(f"{option} is {getattr(self, option)}; expected a whole number from 0")
+        if self.distinct_runs < 0 or self.distinct_runs == 1:
+            raise NestRecError(f"distinct_runs is {self.distinct_runs}; expected 0, or a number of items from 2")
         if self.sample_users is not None and self.sample_users < 1:
             raise NestRecError(f"sample_users is {self.sample_users}; expected a whole number from 1")
 
@@ -82,6 +89,8 @@ def apply_filters(staging: Staging, filters: Filters, time_unit: str) -> dict[st
         steps["time range"] = lambda: _time_range(staging, filters, time_unit)
     if filters.sample_users is not None:
         steps["sample of users"] = lambda: _sample_users(staging, filters)
+    if filters.distinct_runs:
+        steps["distinct runs"] = lambda: _keep(staging, f"WHERE {without_windows(staging, filters.distinct_runs)}")
     if max(filters.k_core_users, filters.k_core_items) > 1:
         steps["k-core"] = lambda: _k_core(staging, filters.k_core_users, filters.k_core_items)
     if filters.min_history > 1:

@@ -8,10 +8,12 @@ from typing import Any
 
 from nestrec_recbole.convert.corpus import Corpus
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.windows import share_of_shared_endings
 from nestrec_recbole.files import sha256_of
 
 _COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) FROM catalogue),
     min(timestamp), max(timestamp) FROM interactions"""
+_SUSPICIOUS = 0.2  # of endings that are shared: users are windows of one history
 _TIES = "SELECT count(*) FROM (SELECT DISTINCT u, timestamp FROM interactions)"
 _LENGTHS = "SELECT min(n), median(n), max(n) FROM (SELECT count(*) AS n FROM interactions GROUP BY u)"
 
@@ -31,6 +33,7 @@ def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found:
         "time_unit": corpus.time_unit,
         "time_range": [first, last],
         "share_of_ties": (n - staging.value(_TIES)) / adjacent if adjacent else 0.0,
+        "share_of_shared_endings": share_of_shared_endings(staging),
         **found,
         "notes": corpus.notes,
         "options": {**corpus.options, **options},
@@ -60,6 +63,10 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
         "time": f"{first} to {last} ({report['time_unit']})",
         "ties": f"{report['share_of_ties']:.1%} of neighbours in a history share their time",
     }
+    endings = report["share_of_shared_endings"]
+    lines["endings"] = f"{endings:.1%} of users end with three items that follow each other in another's history too"
+    if endings > _SUSPICIOUS:
+        lines["endings"] += "; they may be windows of one history, see --distinct-runs"
     steps = list(report["filters"].items())
     lines |= {f"after {step}": f"{left:,}" for step, left in steps[1:]}
     lines |= {f"field {field}": f"{share:.1%}" for field, share in report["fields"].items()}
