@@ -424,12 +424,12 @@ def test_windows_are_told_on_the_terminal(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "s.txt").write_text("u a b c d\nv b c d e\nw c d e f\n")
     told = ["--name", "d", "--data-path", str(tmp_path)]
     main(["convert", "sequences", str(tmp_path / "s.txt"), *told])
-    assert "66.7% of users end with three items that follow each other in another's history too; they may be" in (
+    assert "66.7% of users have the run of their last three items in common with another; they may be" in (
         capsys.readouterr().out
     )
     main(["convert", "sequences", str(tmp_path / "s.txt"), *told, "--distinct-runs", "3"])
     out = capsys.readouterr().out
-    assert "after distinct runs  8" in out and "0.0% of users end" in out
+    assert "after distinct runs  8" in out and "0.0% of users have the run" in out
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,9 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
         "time": f"{first} to {last} ({report['time_unit']})",
         "ties": f"{report['share_of_ties']:.1%} of neighbours in a history share their time",
     }
-    endings = (
-        f"{report['share_of_shared_endings']:.1%} of users end with three items that follow each other in another's"
-    )
-    advice = "; they may be windows of one history, see --distinct-runs"
-    lines["endings"] = f"{endings} history too{advice if report['share_of_shared_endings'] > _SUSPICIOUS else ''}"
+    shared = report["share_of_shared_endings"]
+    advice = "; they may be windows of one history, see --distinct-runs" if shared > _SUSPICIOUS else ""
+    lines["endings"] = f"{shared:.1%} of users have the run of their last three items in common with another{advice}"
     steps = list(report["filters"].items())
     lines |= {f"after {step}": f"{left:,}" for step, left in steps[1:]}
     lines |= {f"field {field}": f"{share:.1%}" for field, share in report["fields"].items()}
