@@ -30,14 +30,17 @@ BATCH, N_CANDIDATES = 32, 999
 SHAPE = {"hidden_size": 64, "inner_size": 128, "n_layers": 2, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 15}
 
 # As Beauty's validation data chose them for FastSASRec, the same for every row.
-BASE = {**load_preset("FastSASRec", "sparse"), "hidden_size": 64, "inner_size": 256, "n_layers": 2, "n_heads": 2}
-BASE |= {"epochs": 30, "stopping_step": 3, "valid_metric": "NDCG@10_f"}
+BASE = {**load_preset("FastSASRec", "sparse"), "hidden_size": 64, "epochs": 30, "stopping_step": 3}
+BASE |= {"valid_metric": "NDCG@10_f"}
+LAYERS = {"inner_size": 256, "n_layers": 2, "n_heads": 2}  # NestRec's levels have their own
+WITH_TITLES = "NestRec, merged, with titles"  # which TriGRec's own data lack
 USERS = {"users": {"model": "TriGRecUser"}}
 ORIGINAL = {"protocol": "original", "objective": "masked", "user_vectors": "frozen", "user_loss_weight": 0.0}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "FastSASRec, target alone": {"alone": {"model": "FastSASRec", "alone": True}},
     "FastSASRec, merged": {"merged": {"model": "FastSASRec"}},
     "FastSASRec, merged, softmax over both domains": {"merged": {"model": "FastSASRec", "domain_loss": "all"}},
+    WITH_TITLES: {"merged": {"model": "NestRec", "preset": "sparse", "item_fields": {"title": {"modality": "text"}}}},
     "TriGRec": {"recommender": {"model": "TriGRec"}},
     "TriGRec, stages one after the other": {**USERS, "recommender": {"model": "TriGRec"}},
     "TriGRecUser, specific + cross": USERS,
@@ -202,7 +205,8 @@ def settings_of(row: str, place: str) -> tuple[str, dict[str, dict[str, Any]], d
     stages = {name: dict(stage) for name, stage in ROWS[row].items()}
     for stage in stages.values():
         stage |= {"domains": [target]} if stage.pop("alone", False) else {}
-    return dataset, stages, {**BASE, "target_domain": target, "candidates": N_CANDIDATES}
+    layers = {} if row == WITH_TITLES else LAYERS
+    return dataset, stages, {**BASE, **layers, "target_domain": target, "candidates": N_CANDIDATES}
 
 
 def run(row: str, place: str, seed: int, data: str, folder: Path) -> dict[str, Any]:
@@ -251,6 +255,8 @@ def main() -> None:
     for seed in options.seeds:
         for place in options.on:
             for row in options.rows:
+                if row == WITH_TITLES and DATASETS[place][0] != "food-kitchen":
+                    continue
                 named, given = (row, place, seed), list(settings_of(row, place)[1:])
                 same = [one for one in results["runs"] if (one["row"], one["place"], one["seed"]) == named]
                 if same and same[0]["settings"] == given:
