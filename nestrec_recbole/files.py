@@ -21,6 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from nestrec_recbole.errors import NestRecError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
 FORGOTTEN = 7 * 24 * 3600  # seconds after which another machine's draft counts as abandoned
 
 
@@ -54,6 +61,28 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush(draft)
         with replaced(path, draft):
             pass
+
+
+@contextmanager
+def locked(path: Path, complaint: str) -> Iterator[None]:
+    """Hold the lock of a file, which says whose it is; it ends with the block, or with the process.
+
+    Raises
+    ------
+    NestRecError
+        When another process holds it: ``complaint``, with that process for its ``{}``.
+    """
+    with open(path, "a+") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise NestRecError(complaint.format(file.read() or "another process")) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @contextmanager

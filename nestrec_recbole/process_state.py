@@ -1,4 +1,4 @@
-"""What RecBole's ``Config`` reads from and leaves in the process: command line and environment, kept as they were."""
+"""What RecBole reads from and leaves in the process: command line, environment and event files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -33,3 +34,27 @@ def keeping_visible_gpus() -> Iterator[None]:
         os.environ.pop(_GPUS, None)
         if before is not None:
             os.environ[_GPUS] = before
+
+
+@contextmanager
+def events_in(folder: Path) -> Iterator[None]:
+    """RecBole's trainers write TensorBoard's events where the process stands; within, they write them to a folder.
+
+    The threads that write, which RecBole leaves running, end with the block.
+    """
+    import recbole.trainer.trainer as theirs
+    from torch.utils.tensorboard import SummaryWriter
+
+    before, writers = theirs.get_tensorboard, []
+
+    def get_tensorboard(logger: object) -> SummaryWriter:
+        writers.append(SummaryWriter(str(folder / "tensorboard")))
+        return writers[-1]
+
+    theirs.get_tensorboard = get_tensorboard
+    try:
+        yield
+    finally:
+        theirs.get_tensorboard = before
+        for writer in writers:
+            writer.close()

@@ -12,7 +12,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from nestrec_recbole import setting_roles as roles
-from nestrec_recbole.data.domains import PROTOCOLS
+from nestrec_recbole.data.domains import PROTOCOLS, has_target
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.fusion import FUSIONS
@@ -217,7 +217,11 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     _check_ranges(config, defaults)
     _check_columns(config)
     _check_without_effect(config)
-    if config["target_domain"] and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
+    for phase, mode in config["eval_args"]["mode"].items():
+        if mode == "labeled" or (mode != "full" and has_target(config)):
+            why = "models here rank items" if mode == "labeled" else "its negatives are of all domains"
+            raise NestRecError(f"eval_args.mode is {mode!r} for {phase}: {why}; set full, and `candidates` for samples")
+    if has_target(config) and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
 
 

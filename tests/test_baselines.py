@@ -258,7 +258,7 @@ def test_early_stopping_keeps_the_best_epoch(make: Any) -> None:
     assert trainer.evaluate(valid, load_best_model=False)["ndcg@10_f"] == best
 
 
-@pytest.mark.parametrize("model", ["GRU4Rec", "ItemKNN"])
+@pytest.mark.parametrize("model", ["GRU4Rec", "BERT4Rec", "SHAN", "ItemKNN"])
 def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> None:
     trainer, (train, valid, test) = prepare(make(model, epochs=1))
     trainer.fit(train, valid, verbose=False)
@@ -268,12 +268,12 @@ def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> Non
     ranks = rank_targets(loaded.eval().full_sort_predict, loaded_test.dataset)
     np.testing.assert_array_equal(ranks.rank, trainer.ranks.rank)
     assert evaluate_ranks(ranks, ["ndcg"], [10])["ndcg@10"] == pytest.approx(expected["ndcg@10"], abs=1e-4)
-    if model == "GRU4Rec":
+    if model in ("GRU4Rec", "BERT4Rec"):
         recommender = Recommender.load(trainer.saved_model_file)
         history = [str(token) for token in recommender.tokens[[1, 2, 3]]]
         ((first, score), *_) = recommender.recommend([history], k=3)[0]
         assert first not in history and first != "[PAD]" and np.isfinite(score)
-    else:
+    if model == "ItemKNN":
         with pytest.raises(NestRecError, match="ItemKNN knows its users by id"):
             Recommender.load(trainer.saved_model_file)
 

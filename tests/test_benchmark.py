@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from nestrec_recbole.cli import main
 from nestrec_recbole.convert import Options, Split, convert, table
 from nestrec_recbole.encode.foreign import import_features
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.files import locked
 from nestrec_recbole.tune import cluster as ray_cluster
 from nestrec_recbole.tune.space import Space
 
@@ -348,10 +350,9 @@ def test_a_folder_of_others_is_refused(place: Path, counted: list[str], capsys: 
         assert f"{key} is {value!r}, here it is" in capsys.readouterr().err
     (folder / "results.json").unlink()
     (folder / "thesis.txt").unlink()
-    (folder / ".lock").write_text(str(os.getppid()))
-    assert main(["benchmark", "suite.yaml"]) == 2
-    assert f"process {os.getppid()} is at work here" in capsys.readouterr().err
-    (folder / ".lock").write_text("999999999")
+    with locked(folder / ".lock", "{}"):
+        assert main(["benchmark", "suite.yaml"]) == 2
+    assert f"process {os.getpid()} of {socket.gethostname()} is at work here" in capsys.readouterr().err
     assert main(["benchmark", "suite.yaml"]) == 0 and len(counted) == 4
 
 

@@ -159,6 +159,10 @@ def test_own_domain_softmax_by_hand(shop: Any, make_config: Any) -> None:
         ({"domains": ["fod"]}, "unknown domain in `domains` 'fod'; did you mean 'food'?"),
         ({"domain_field": "domian"}, "no column 'domian'"),
         ({"protocol": "orginal"}, "config key 'protocol' is 'orginal'; expected one of strict, original"),
+        (
+            {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni50"}},
+            "eval_args.mode is 'uni50' for valid: its negatives are of all domains; set full",
+        ),
         ({"loss": "gbce"}, "loss 'gbce' is over all domains; set domain_loss: all, or loss: full_softmax"),
         ({"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO"}}, "target_domain: its split is leave-one-out"),
     ],
@@ -167,6 +171,16 @@ def test_bad_settings(settings: dict[str, Any], words: str, shop: Any) -> None:
     with pytest.raises(NestRecError) as caught:
         shop(**settings)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [0, "1"])
+def test_domains_may_be_called_by_numbers(target: Any, shop: Any, tmp_path: Path) -> None:
+    path = tmp_path / "data/shop/shop.item"
+    path.write_text(path.read_text().replace("food", "0").replace("kitchen", "1"))
+    dataset = shop(target_domain=target)
+    assert {str(token)[0] for token in dataset.field2id_token["item_id"][dataset.rankable]} == {"fk"[int(target)]}
+    alone = shop(target_domain=None, domains=[target])
+    assert {str(token)[0] for token in alone.field2id_token["item_id"][1:]} == {"fk"[int(target)]}
 
 
 def test_an_item_without_domain_is_named(shop: Any, tmp_path: Path) -> None:
@@ -280,19 +294,25 @@ def test_joins_that_cannot_be(
     assert not (tmp_path / "both").exists()
 
 
-@pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])
+@pytest.mark.parametrize("model", ["GRU4Rec", "BERT4Rec", "BPR"])
 def test_models_of_recbole_are_ranked_over_the_target_domain(model: str, tmp_path: Path, make_config: Any) -> None:
     """By the same targets, and with no item of the source domain before them or in their lists."""
+    from nestrec_recbole.evaluate.metrics import coverage
     from nestrec_recbole.evaluate.ranking import rank_targets
+    from nestrec_recbole.recommend import Recommender
 
     write(tmp_path / "data")
-    sampled = {"train_neg_sample_args": None} if model == "GRU4Rec" else {}
+    sampled = {} if model == "BPR" else {"train_neg_sample_args": None}
     trainer, (train, valid, test) = prepare(make_config(model, "shop", epochs=1, target_domain="food", **sampled))
     trainer.fit(train, valid, verbose=False, show_progress=False)
     ranks = rank_targets(trainer.model.full_sort_predict, test.dataset, k=10)
     tokens = test.dataset.field2id_token["item_id"]
     assert {str(tokens[i]) for i in ranks.targets} == {target for _, _, target in expected()[2]}
     assert (ranks.rank <= 5).all() and {str(t)[0] for t in tokens[np.unique(ranks.top)]} == {"f"}
+    assert ranks.n_items == 6 and coverage(ranks.top, ranks.n_items) == 1  # of what may be recommended
+    if model != "BPR":  # which knows users by id
+        lists = Recommender(trainer.model, test.dataset).recommend([["k1", "k2"]], k=20)
+        assert {token[0] for token, _ in lists[0]} == {"f"} and len(lists[0]) == 5
 
 
 def test_tuning_sees_no_test_item_and_the_same_training_histories(shop: Any) -> None:

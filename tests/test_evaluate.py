@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.evaluator import Collector, Evaluator
+from recbole.evaluator import Collector, Evaluator, metrics
 from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
 from nestrec_recbole import NestRecError, run_recbole
+from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.evaluate.beyond import F1, diversity, novelty, serendipity
+from nestrec_recbole.evaluate.beyond import F1, AveragePopularity, GiniIndex, diversity, novelty, serendipity
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, coverage, evaluate_ranks, row_values
 from nestrec_recbole.evaluate.ranking import Ranks, count_before, rank_targets, seen_items
+from nestrec_recbole.train.prepare import prepare
 
 SEQUENCES = [[(5 * start + step * step) % 31 for step in range(3 + start % 11)] for start in range(50)]
 
@@ -143,6 +145,12 @@ def test_other_metrics_come_from_recbole(tmp_path: Any, make_config: Any) -> Non
     assert result["itemcoverage@10"] == pytest.approx(len(np.unique(users_lists)) / train.dataset.item_num, abs=1e-4)
     targets = train.dataset.items[train.dataset.ends]  # RecBole counts targets only
     counts = np.bincount(targets, minlength=train.dataset.item_num)
+    lists = DataStruct()
+    lists.set("rec.items", torch.from_numpy(users_lists.astype(np.int64)))
+    lists.set("data.num_items", train.dataset.item_num)
+    lists.set("data.count_items", train.dataset.item_counter)
+    for theirs in (metrics.AveragePopularity, metrics.GiniIndex):  # of which we have our own
+        assert theirs(config).calculate_metric(lists).items() <= result.items()
     assert result["averagepopularity@10"] == pytest.approx(counts[users_lists].mean(), abs=1e-3)
 
 
@@ -190,6 +198,41 @@ def test_novelty_by_hand() -> None:
     assert values.tolist() == [[1, 1.5], [3, 3]]
 
 
+def test_lists_that_end_early_count_with_what_they_hold() -> None:
+    counts, short = np.array([0, 4, 2, 1, 1]), np.array([[1, 2, 0], [3, 0, 0]])
+    assert novelty(short, counts).tolist() == [[1, 1.5, 1.5], [3, 3, 3]]
+    assert serendipity(short, short == 3, counts).tolist() == [[0, 0, 0], [0.5, 0.25, 0.5 / 3]]
+    features = np.array([[0, 0], [1, 0], [0, 1], [1, 0], [1, 0]])
+    assert diversity(short, features).tolist() == [[0, 1, 1], [0, 0, 0]]
+    struct = DataStruct()
+    struct.set("rec.items", torch.from_numpy(short))
+    struct.set("data.num_items", 5)
+    struct.set("data.count_items", dict(enumerate(counts)))
+    how = {"topk": [1, 3], "metric_decimal_place": 9}
+    assert AveragePopularity(how).calculate_metric(struct) == {"averagepopularity@1": 2.5, "averagepopularity@3": 2.0}
+    # Of five numbers, the padding's among them, two are listed once each: (2 * 4 - 6 + 2 * 5 - 6) / (5 * 2).
+    assert GiniIndex(how).calculate_metric(struct)["giniindex@1"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "BPR"])
+def test_a_catalogue_that_is_shorter_than_the_lists(model: str, tmp_path: Any) -> None:
+    write_dataset(tmp_path / "data", "tiny", [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 0]])
+    settings = {"data_path": "data", "metrics": ["NDCG", "Novelty", "AveragePopularity", "GiniIndex", "ItemCoverage"]}
+    settings |= {"epochs": 1, "state": "ERROR", "show_progress": False, "valid_metric": "NDCG@10"}
+    settings |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    found, _, _ = bench_run.train(model, "tiny", {**settings, "checkpoint_dir": str(tmp_path / "saved")})
+    assert np.isfinite(list(found.metrics.values())).all()
+
+
+def test_a_valid_metric_that_no_row_has(tmp_path: Any, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    trainer, (train_data, valid, _) = prepare(
+        make_config("FastSASRec", "small", metrics=["NDCG", "Novelty"], valid_metric="Novelty@10_f", epochs=1)
+    )
+    with pytest.raises(NestRecError, match="'novelty@10_f' is not computed"):
+        trainer.fit(train_data, valid, verbose=False)
+
+
 def test_serendipity_by_hand() -> None:
     counts = np.array([0, 4, 2, 1, 3])  # by popularity: 1, 4, 2, 3
     values = serendipity(np.array([[3, 1], [1, 3]]), np.array([[True, False], [False, True]]), counts)
@@ -198,11 +241,11 @@ def test_serendipity_by_hand() -> None:
 
 
 def test_diversity_by_hand() -> None:
-    features = np.array([[0, 0], [2, 0], [0, 3], [-1, 0], [1, 0]])
+    features = np.array([[0, 0], [2, 0], [0, 3], [-1, 0], [1, 0], [0, 0], [0, 0]])
     found = diversity(np.array([[1, 4], [1, 2], [1, 3]]), features)
     assert found.tolist() == [[0, 0], [0, 1], [0, 2]]
     assert diversity(np.array([[1, 2, 3]]), features)[0] == pytest.approx([0, 1, (1 + 2 + 1) / 3])
-    assert diversity(np.array([[0, 0, 1]]), features)[0] == pytest.approx([0, 1, 1])  # nothing is known of item 0
+    assert diversity(np.array([[5, 6, 1]]), features)[0] == pytest.approx([0, 1, 1])  # nothing is known of 5 and 6
 
 
 @pytest.mark.parametrize("model", ["FastSASRec", "BPR"])

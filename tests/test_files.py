@@ -87,14 +87,19 @@ def test_what_is_renamed_is_on_the_disk(kind: str, tmp_path: Path, monkeypatch: 
     assert done == ["flushed", "renamed"]
 
 
-@pytest.mark.parametrize("owner", [f"{DEAD} another-machine", f"{os.getppid()} {socket.gethostname()}"])
-def test_results_that_others_work_on_are_left_to_them(owner: str, tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text(owner)
-    with (
-        pytest.raises(NestRecError, match=f"process {owner.split()[0]} is at work here"),
-        ResultsFolder(tmp_path).held(),
-    ):
-        pass
-    (tmp_path / ".lock").write_text(f"{DEAD} {socket.gethostname()}")
-    with ResultsFolder(tmp_path).held():
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}"
+def test_results_that_others_work_on_are_left_to_them(tmp_path: Path) -> None:
+    waiting = "from nestrec_recbole.bench.results import ResultsFolder; from pathlib import Path; import sys\n"
+    waiting += "with ResultsFolder(Path(sys.argv[1])).held() as drafts:\n    print(drafts, flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", waiting, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    drafts = Path(other.stdout.readline().strip())
+    with pytest.raises(NestRecError, match=f"process {other.pid} of .* is at work here"):
+        ResultsFolder(tmp_path).held().__enter__()
+    assert drafts.is_dir()
+    other.kill()  # its lock ends with it
+    other.wait()
+    with ResultsFolder(tmp_path).held() as drafts:
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} of {socket.gethostname()}"
+        assert not list(drafts.iterdir())

@@ -237,6 +237,15 @@ def test_a_best_row_that_was_not_tested_has_no_p_of_another(skills: Any, best: s
         assert "above NestRec <without> ids, the next" in said and "p < 0.001" in said
 
 
+def test_a_test_that_contradicts_the_means_is_told_as_it_is(tmp_path: Path) -> None:
+    """Means are over rows, tests over users: where one user has most rows, the best may be the worse one."""
+    folder = write_results(tmp_path / "tiny", rows=dict(zip(ROWS, (0.1, 0.9, 0.05), strict=True)), fails=None)
+    for path in runs_of(folder, "SASRec"):
+        metrics = {name: value + 1 for name, value in json.loads(path.read_text())["metrics"].items()}
+        change(path, metrics=metrics)
+    assert "Averaged user by user it is the other way round: p < 0.001" in said_of(folder)["small"]
+
+
 def test_one_seed_says_that_the_spread_is_unknown(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "tiny", seeds=(7,), fails=None)
     write_report(folder)

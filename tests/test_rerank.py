@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import write_dataset
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.cli import main
 from nestrec_recbole.recommend import Recommender
-from nestrec_recbole.recommend.rerank import rerank
+from nestrec_recbole.recommend.rerank import chooser, rerank
 from nestrec_recbole.recommend.users import histories_of, sample_users
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -108,6 +109,15 @@ def test_reranked_lists_are_more_diverse(checkpoint: str) -> None:
     assert dict(diverse).items() <= dict(recommender.recommend(history, k=12)[0]).items()  # scores stay what they are
     everything = recommender.recommend(history, k=50, diversity=0.5, novelty=0.2)[0]
     assert len(everything) == 10 and not {"i3", "i4", "[PAD]"} & dict(everything).keys()
+
+
+def test_novelty_needs_nothing_to_compare_items_by(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    dataset = SimpleNamespace(item_num=recommender.dataset.item_num, build=recommender.dataset.build, item_fields=list)
+    values, items = chooser(object(), dataset, novelty=0.5)(torch.randn(2, dataset.item_num), 3)
+    assert values.shape == items.shape == (2, 3)
+    with pytest.raises(NestRecError, match="object has no vectors of items"):
+        chooser(object(), dataset, diversity=0.5)
 
 
 def test_the_command_lists_users(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

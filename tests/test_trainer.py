@@ -88,6 +88,22 @@ def test_accumulated_steps_are_fewer(build: Build) -> None:
     assert (one.n_steps, two.n_steps) == (len(train), -(-len(train) // 4))
 
 
+def test_the_last_batches_of_an_epoch_count_as_many_as_they_are(build: Build) -> None:
+    """One batch an epoch: accumulating eight makes no smaller a step."""
+    found = []
+    for accumulate in (1, 8):
+        settings = {"epochs": 1, "train_batch_size": 100_000, "accumulation_steps": accumulate, "learner": "sgd"}
+        trainer, train, valid = build(**settings)
+        assert len(train) == 1
+        trainer.fit(train, valid, verbose=False, saved=False)
+        found.append(weights(trainer))
+    torch.testing.assert_close(*found)
+
+
+def test_runs_of_the_same_second_have_names_of_their_own(build: Build) -> None:
+    assert build()[0].saved_model_file != build()[0].saved_model_file
+
+
 def test_schedules(build: Build) -> None:
     trainer, *_ = build(warmup_steps=10, schedule="cosine", epochs=2)
     trainer.rate_factor.steps_per_epoch = 55

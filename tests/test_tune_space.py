@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import sys
@@ -152,6 +153,12 @@ def test_files_that_are_no_spaces(text: str, said: str, tmp_path: Path) -> None:
     assert said in str(caught.value) and str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
 
 
+def test_tuples_are_the_lists_that_a_file_has_for_them() -> None:
+    space = parse_space({"mlp_widths": {"choice": [(64, 32), [16]]}})
+    assert space.settings({"mlp_widths": 0}) == {"mlp_widths": [64, 32]}
+    assert json.loads(json.dumps(space.dimensions[0].values)) == list(space.dimensions[0].values)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match="no such space"):
         read_space(tmp_path / "mine.yaml")
@@ -182,6 +189,8 @@ def test_recbole_files_as_recbole_reads_them(tmp_path: Path, monkeypatch: pytest
     for name, (kind, values) in calls.items():
         theirs = tuple(values[0]) if kind == "choice" else values
         theirs = tuple(map(math.exp, theirs)) if kind == "loguniform" else theirs
+        if name == "mlp_hidden_size":  # RecBole's Config reads what is in quotation marks
+            theirs = tuple(map(ast.literal_eval, theirs))
         assert ours[name][0] == kind
         assert ours[name][1] == (theirs if kind == "choice" else pytest.approx(theirs))
 

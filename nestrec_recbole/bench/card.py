@@ -23,7 +23,7 @@ from nestrec_recbole.files import written_whole
 
 
 def write_card(config: Any, name: str, folder: Path) -> tuple[Path, str]:
-    """Describe a dataset in ``folder/<name>-<8 hex digits of its hash>/``, unless it is there already.
+    """Describe a dataset in ``folder/<name>-<8 hex digits of its hash>/``, unless it is there with these fields.
 
     Parameters
     ----------
@@ -44,16 +44,21 @@ def write_card(config: Any, name: str, folder: Path) -> tuple[Path, str]:
     files = data_files(config)
     digest = data_hash(config, files)
     place = folder / f"{name}-{digest[:8]}"
-    if not (place / "card.json").is_file():
+    modalities = _modalities(config)
+    if not _says(place / "card.json", modalities):
         dataset = SequenceDataset(config)
         train, *_ = dataset.build()
-        modalities = _modalities(config)
         with written_whole(place) as draft:
             draft.mkdir()
             _items(config, train, modalities, draft).to_parquet(draft / "items.parquet", index=False)
             card = {"dataset": name, **_figures(dataset), "fields": modalities, "files": files}
             (draft / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return place, digest
+
+
+def _says(card: Path, modalities: dict[str, str]) -> bool:
+    """Whether there is a card, and of these fields."""
+    return card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("fields") == modalities
 
 
 def _figures(dataset: SequenceDataset) -> dict[str, Any]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nestrec_recbole.bench.attempt import FORMAT
 from nestrec_recbole.bench.suite import Suite
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.files import written_whole
+from nestrec_recbole.files import locked, written_whole
 from nestrec_recbole.version import __version__
 
 Place = tuple[str, str, int]  # row, dataset, seed
@@ -70,22 +67,14 @@ class ResultsFolder:
             When another process is at work here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock, drafts = self.path / ".lock", self.path / ".drafts"
-        owner, _, host = (lock.read_text() if lock.is_file() else "").partition(" ")
-        here = host in ("", socket.gethostname())
-        if owner.isdecimal() and not (here and (int(owner) == os.getpid() or not _is_alive(int(owner)))):
-            raise NestRecError(
-                f"{self.path}: process {owner} is at work here{'' if here else f' from {host}'}; wait for it, or give "
-                f"another --results (if that is no nestrec, remove {lock})"
-            )
-        _write(lock, f"{os.getpid()} {socket.gethostname()}")
-        shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
-        drafts.mkdir()
-        try:
-            yield drafts
-        finally:
-            shutil.rmtree(drafts, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+        with locked(self.path / ".lock", f"{self.path}: {{}} is at work here; wait for it, or give another --results"):
+            drafts = self.path / ".drafts"
+            shutil.rmtree(drafts, ignore_errors=True)  # of a call that was killed
+            drafts.mkdir()
+            try:
+                yield drafts
+            finally:
+                shutil.rmtree(drafts, ignore_errors=True)
 
     def bring_up_to_date(self, wanted: Mapping[Place, str | None], labels: Mapping[str, Labels]) -> None:
         """Let ``runs/`` hold, of the runs there are, those that are wanted, as they are called now.
@@ -172,13 +161,6 @@ def _read_run(file: Path) -> dict[str, Any]:
             f"{file}: format {about.get('format')!r}, expected {FORMAT}; give another --results, or move it away"
         )
     return about
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _move(folder: Path, to: Path) -> None:

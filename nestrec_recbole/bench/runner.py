@@ -135,4 +135,5 @@ def _publish(folder: ResultsFolder, one: PlannedRun, files: dict[str, bytes]) ->
 def _spoken(about: dict[str, Any], metric: str) -> str:
     if about["status"] == "failed":
         return f"failed: {about['error']}"
-    return f"{metric} {about['metrics'][metric]:.4f}"
+    value = about["metrics"].get(metric)
+    return f"no {metric}" if value is None else f"{metric} {value:.4f}"

@@ -33,23 +33,21 @@ def main(folder: Path) -> int:
 def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train, measure, write the tables, and say what ``run.json`` wants to know."""
     import numpy as np
-    import recbole.trainer.trainer
     import torch
-    from torch.utils.tensorboard import SummaryWriter
 
     from nestrec_recbole.bench.run import Trained, all_metrics, train_and_rank
     from nestrec_recbole.bench.tables import write_tables
     from nestrec_recbole.data.content import item_content
     from nestrec_recbole.data.features import FeatureStore
+    from nestrec_recbole.process_state import events_in
     from nestrec_recbole.settings import decisive, is_plain
 
     torch.set_num_threads(spec["threads"])
-    # RecBole writes its events where it stands, whatever the settings.
-    recbole.trainer.trainer.get_tensorboard = lambda logger: SummaryWriter(str(folder / "tensorboard"))
     settings = {**spec["settings"], "checkpoint_dir": str(folder / "saved"), "show_progress": False, "state": "ERROR"}
     if "CUDA_VISIBLE_DEVICES" in os.environ:  # RecBole would set it to `gpu_id`, for all runs the same
         settings["gpu_id"] = os.environ["CUDA_VISIBLE_DEVICES"]
-    done: Trained = train_and_rank(spec["model"], spec["dataset"], settings)
+    with events_in(folder):
+        done: Trained = train_and_rank(spec["model"], spec["dataset"], settings)
     trainer, config = done.trainer, done.trainer.config
     tokens = done.test.field2id_token[done.test.iid_field]
     fields = [FeatureStore.open(path).align(tokens) for path in spec["content"]]

@@ -52,7 +52,7 @@ class Domains:
         NestRecError
             An item without domain, a target that is no domain, or evaluation that is not leave-one-out.
         """
-        if not config["target_domain"]:
+        if not has_target(config):
             return None
         split = config["eval_args"]["split"]
         if config["benchmark_filename"] or split != {"LS": "valid_and_test"}:
@@ -63,10 +63,10 @@ class Domains:
             item = found.index[found.isna().argmax()]
             raise NestRecError(f"{_item_file(config)}: item {item!r} has no {config['domain_field']!r}; give it one")
         names, numbers = np.unique(found.to_numpy(dtype=str), return_inverse=True)
-        target = config["target_domain"]
+        target = str(config["target_domain"])  # RecBole reads a number in its place
         if target not in names:
-            raise NestRecError(unknown("target_domain", str(target), map(str, names)))
-        _refuse_unknown_order(config, str(target))
+            raise NestRecError(unknown("target_domain", target, map(str, names)))
+        _refuse_unknown_order(config, target)
         return cls(tuple(map(str, names)), np.r_[0, numbers + 1].astype(np.int64), list(names).index(target) + 1)
 
     @property
@@ -152,13 +152,18 @@ def keep_domains(table: pd.DataFrame, config: Any) -> pd.DataFrame:
         When it names a domain that no item has.
     """
     given = config["domains"]
-    if not given:
+    if given in (None, "", [], ()):
         return table
-    domain_of = pd.Series(_read(config))
-    for name in (wanted := [given] if isinstance(given, str) else list(given)):
+    domain_of = pd.Series(_read(config)).astype(str)
+    for name in (wanted := [str(one) for one in (given if isinstance(given, (list, tuple)) else [given])]):
         if name not in set(domain_of):
-            raise NestRecError(unknown("domain in `domains`", str(name), map(str, domain_of.unique())))
+            raise NestRecError(unknown("domain in `domains`", name, domain_of.unique()))
     return table[table[config["ITEM_ID_FIELD"]].map(domain_of).isin(wanted)].reset_index(drop=True)
+
+
+def has_target(config: Any) -> bool:
+    """Whether ``target_domain`` is set; a domain may be called 0."""
+    return config["target_domain"] not in (None, "")
 
 
 def warn_of_original() -> None:

@@ -35,7 +35,7 @@ def split_rows(
     Raises
     ------
     NestRecError
-        When the order is not ``TO`` or the split is not one of RecBole's.
+        When the order is not ``TO``, the split is not one of RecBole's, or its ratios are not three.
     """
     if eval_args["order"] != "TO":
         raise NestRecError(f"eval_args.order is {eval_args['order']!r}: sequential models need 'TO' (time order)")
@@ -48,6 +48,8 @@ def split_rows(
         return [np.flatnonzero(part == p) for p in range(3)]
     if mode not in ("RS", "TS") or not isinstance(argument, list):
         raise NestRecError(f"eval_args.split is {split!r}: expected LS with a mode, or RS or TS with a list of ratios")
+    if len(argument) != 3:
+        raise NestRecError(f"eval_args.split is {split!r}: expected three ratios, of training, validation and test")
     total = sum(argument)
     ratios = [ratio / total for ratio in argument]
     if mode == "TS":

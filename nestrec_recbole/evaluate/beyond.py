@@ -23,7 +23,7 @@ def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     top : numpy.ndarray of shape (n_rows, K)
-        Recommended items, best first.
+        Recommended items, best first; 0 where a list has ended, which counts for nothing.
     counts : numpy.ndarray of shape (n_items,)
         How often each item was a training target (RecBole counts no other interactions).
 
@@ -33,7 +33,7 @@ def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
         Column k - 1 is the novelty at k.
     """
     information = np.log2(counts.sum()) - np.log2(np.maximum(counts, 1))
-    return _means_so_far(information[top])
+    return _means_so_far(information[top], top)
 
 
 def serendipity(top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -54,10 +54,10 @@ def serendipity(top: np.ndarray, is_hit: np.ndarray, counts: np.ndarray) -> np.n
     numpy.ndarray of shape (n_rows, K)
     """
     n_items = len(counts) - 1
-    popularity_rank = np.empty(len(counts))
+    popularity_rank = np.zeros(len(counts))
     popularity_rank[1 + np.argsort(-counts[1:], kind="stable")] = np.arange(1, n_items + 1)
     ahead = (popularity_rank[top] - np.arange(1, top.shape[1] + 1)) / n_items
-    return _means_so_far(np.maximum(ahead, 0) * is_hit)
+    return (np.maximum(ahead, 0) * is_hit).cumsum(axis=1) / np.arange(1, top.shape[1] + 1)
 
 
 def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -68,9 +68,9 @@ def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     top : numpy.ndarray of shape (n_rows, K)
-        Recommended items, best first.
+        Recommended items, best first; 0 where a list has ended.
     features : numpy.ndarray of shape (n_items, d)
-        An item without features is at distance 1 from all others.
+        Row 0 is zero. An item without features is at distance 1 from all others.
 
     Returns
     -------
@@ -79,17 +79,20 @@ def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
     """
     unit, is_known = unit_rows(features), (np.linalg.norm(features, axis=1) > 0).astype(np.float64)
     together, n_known = np.zeros((len(top), features.shape[1])), np.zeros(len(top))
-    values = np.zeros(top.shape)
+    values, length = np.zeros(top.shape), (top > 0).cumsum(axis=1)
     for place, items in enumerate(top.T):  # list by list would hold n_rows x K x d
         together += unit[items]
         n_known += is_known[items]
-        if place:  # |sum x|^2 = sum |x|^2 + 2 sum over pairs of x_i x_j
-            values[:, place] = 1 - ((together**2).sum(axis=1) - n_known) / ((place + 1) * place)
+        pairs, several = length[:, place] * (length[:, place] - 1), length[:, place] > 1
+        likeness = (together**2).sum(axis=1) - n_known  # |sum x|^2 = sum |x|^2 + 2 sum over pairs of x_i x_j
+        values[several, place] = 1 - likeness[several] / pairs[several]
     return values
 
 
-def _means_so_far(values: np.ndarray) -> np.ndarray:
-    return values.cumsum(axis=1) / np.arange(1, values.shape[1] + 1)
+def _means_so_far(values: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Means (n_rows, K) over the items of each list up to each place; what is behind its end counts for nothing."""
+    is_item = top > 0
+    return (values * is_item).cumsum(axis=1) / is_item.cumsum(axis=1).clip(min=1)
 
 
 class _Beyond(AbstractMetric):
@@ -140,6 +143,33 @@ class Diversity(_Beyond):
         return diversity(top, dataobject.get("data.item_content")).mean(axis=0)
 
 
+class AveragePopularity(_Beyond):
+    """How often an item of a list was a training target: RecBole's, which counts the padding of short lists too."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.count_items", "data.num_items"]
+    smaller = True
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        return _means_so_far(_counts(dataobject)[top], top).mean(axis=0)
+
+
+class GiniIndex(_Beyond):
+    """How unequally the lists name the items: RecBole's, which counts the padding of short lists too."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.num_items"]
+    smaller = True
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        top, n_items = dataobject.get("rec.items").numpy(), dataobject.get("data.num_items")
+        weights = 2 * np.arange(1, n_items + 1) - n_items - 1
+        found: dict[str, float] = {}
+        for k in self.topk:
+            items = top[:, :k]
+            counts = np.sort(np.bincount(items[items > 0], minlength=n_items))
+            found[f"giniindex@{k}"] = round(float(weights @ counts / counts.sum() / n_items), self.decimal_place)
+        return found
+
+
 class F1(_Beyond):
     """Harmonic mean of each list's precision and recall, as a RecBole metric; 0 for a list without a hit."""
 
@@ -158,7 +188,7 @@ def _counts(dataobject: Any) -> np.ndarray:
     return counts
 
 
-METRICS = (Novelty, Serendipity, Diversity, F1)
+METRICS = (Novelty, Serendipity, Diversity, AveragePopularity, GiniIndex, F1)
 
 
 def look_at_content(metrics: Iterable[str]) -> bool:

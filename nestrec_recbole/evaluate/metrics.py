@@ -84,8 +84,10 @@ def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, flo
     if not others:
         return {}
     struct = DataStruct()
-    struct.set("rec.items", torch.from_numpy(ranks.top.astype(np.int64)))
-    hits = ranks.top == ranks.targets[:, None]
+    missing = max(config["topk"]) - ranks.top.shape[1]  # where fewer items are ranked
+    top = np.pad(ranks.top.astype(np.int64), ((0, 0), (0, max(0, missing))))
+    struct.set("rec.items", torch.from_numpy(top))
+    hits = top == ranks.targets[:, None]
     struct.set("rec.topk", torch.from_numpy(np.column_stack([hits, np.ones(len(hits), dtype=bool)]).astype(np.int64)))
     ones = torch.ones(len(ranks.rank), 1, dtype=torch.float64)
     length = ones * (ranks.n_items - 1)

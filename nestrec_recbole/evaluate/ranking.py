@@ -39,7 +39,7 @@ class Ranks:
     top, top_unseen : numpy.ndarray of shape (n_rows, k), int32
         The recommended items under each protocol; k is 0 where no lists were asked for.
     n_items : int
-        Size of the catalogue, the padding item included.
+        How many items are ranked, and the padding item.
     rank_candidates : numpy.ndarray of shape (n_rows,), int64, optional
         Among the candidates drawn for the row, where the setting ``candidates`` asks for them.
     groups : dict of str to numpy.ndarray of shape (n_rows,), bool
@@ -101,9 +101,11 @@ def rank_targets(
     """
     n_items, processes = dataset.item_num, Processes.current()
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    not_rankable, pools = _not_rankable(dataset, targets), _candidates(dataset)
-    highest = None if dataset.rankable is None else torch.where(not_rankable, -torch.inf, torch.inf).to(device)
-    k = min(k, int((~not_rankable).sum()))
+    excluded, pools = not_rankable(dataset), _candidates(dataset)
+    _check_targets(dataset, targets, excluded.numpy())
+    highest = None if dataset.rankable is None else torch.where(excluded, -torch.inf, torch.inf).to(device)
+    n_ranked = int((~excluded).sum())
+    k = min(k, n_ranked)
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
     blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items)))))
     found = _nothing_yet(len(dataset), k, pools is not None)
@@ -116,7 +118,8 @@ def rank_targets(
             for name, values in _rank_block(scores, targets[rows], seen_items(dataset, rows), pool, k).items():
                 found[name][rows] = values
             bar.update(len(rows))
-    return Ranks(users, targets, n_items=n_items, groups=_groups(dataset, users, targets), **_joined(found, processes))
+    groups = _groups(dataset, users, targets)
+    return Ranks(users, targets, n_items=n_ranked + 1, groups=groups, **_joined(found, processes))
 
 
 def _nothing_yet(n_rows: int, k: int, has_candidates: bool) -> dict[str, np.ndarray]:
@@ -191,16 +194,19 @@ def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) ->
     return groups | ({"cold": is_cold, "warm": ~is_cold} if dataset.config["hidden_items"] else {})
 
 
-def _not_rankable(dataset: SequenceDataset, targets: np.ndarray) -> Tensor:
+def not_rankable(dataset: SequenceDataset) -> Tensor:
     """Items that are never counted nor listed, (n_items,) bool: the padding item and those not ``rankable``."""
     excluded = np.zeros(dataset.item_num, dtype=bool) if dataset.rankable is None else ~dataset.rankable
+    return torch.from_numpy(excluded | (np.arange(len(excluded)) == 0))
+
+
+def _check_targets(dataset: SequenceDataset, targets: np.ndarray, excluded: np.ndarray) -> None:
     if excluded[targets].any():
         item = str(dataset.field2id_token[dataset.iid_field][targets[excluded[targets]][0]])
         raise NestRecError(
             f"{int(excluded[targets].sum())} targets, {item!r} among them, are items that may not be recommended; "
             "leave their rows out of the evaluation"
         )
-    return torch.from_numpy(excluded | (np.arange(len(excluded)) == 0))
 
 
 def _candidates(dataset: SequenceDataset) -> np.ndarray | None:

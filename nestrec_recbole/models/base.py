@@ -197,7 +197,7 @@ class SequenceModel(SequentialRecommender):
         """Encode histories down to one state each: (B, d). Columns that are padding in every row are not computed."""
         longest = int(interaction[self.ITEM_SEQ_LEN].max())
         fields = interaction.interaction
-        cut = {k: v[:, :longest] if k.endswith("_list") else v for k, v in fields.items()}
+        cut = {k: v[:, :longest] if k.endswith("_list") and v.ndim > 1 else v for k, v in fields.items()}
         return self.last_state(self.encode(type(interaction)(cut)), interaction)
 
     def remember(self, name: str, compute: Callable[[], Tensor], items: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.data.domains import has_target
 from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError, unknown
@@ -252,5 +253,5 @@ def _check(config: Any) -> None:
         raise NestRecError("seen_bias has no effect on pairs; set it to False, or history: True")
     if config["negatives"] == "in_batch":
         raise NestRecError("negatives: in_batch has no effect on pairs; set uniform, popularity or inverse_popularity")
-    if config["target_domain"] and config["domain_loss"] != "all":
+    if has_target(config) and config["domain_loss"] != "all":
         raise NestRecError("pairs are trained on all domains; set domain_loss: all, or history: True")

@@ -24,19 +24,13 @@ def chooser(
     Raises
     ------
     NestRecError
-        When a weight is below 0, or both are above 1 together.
+        When a weight is below 0, both are above 1 together, or there is nothing to compare items by.
     """
     if min(diversity, novelty) < 0 or diversity + novelty > 1:
         raise NestRecError(f"diversity {diversity} and novelty {novelty}: expected at least 0, together at most 1")
     if not diversity and not novelty:
         return _best
-    fields = dataset.item_fields()
-    is_comparable = any(field.modality in COMPARABLE for field in fields)
-    if not is_comparable and not hasattr(model, "item_table"):
-        raise NestRecError(
-            f"{type(model).__name__} has no vectors of items, and its dataset no text or image to compare"
-        )
-    features = torch.from_numpy(item_content(fields)) if is_comparable else model.item_table().detach().float().cpu()
+    features = _features(model, dataset) if diversity else torch.zeros(dataset.item_num, 1)
     counts = torch.from_numpy(dataset.build()[0].item_counts()).clamp(min=1).double()
     information = (counts.sum().log2() - counts.log2()).float()
 
@@ -49,6 +43,18 @@ def chooser(
         return best.gather(1, places), items.gather(1, places)
 
     return choose
+
+
+def _features(model: Any, dataset: Any) -> Tensor:
+    """What items are compared by: (n_items, f)."""
+    fields = dataset.item_fields()
+    if any(field.modality in COMPARABLE for field in fields):
+        return torch.from_numpy(item_content(fields))
+    if not hasattr(model, "item_table"):
+        raise NestRecError(
+            f"{type(model).__name__} has no vectors of items, and its dataset no text or image to compare"
+        )
+    return model.item_table().detach().float().cpu()
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +93,7 @@ def rerank(
     """
     allowed = scores > -torch.inf
     value = (1 - diversity - novelty) * _scaled(scores, allowed) + novelty * _scaled(information[items], allowed)
-    unit = F.normalize(features, dim=-1)[items]  # (B, C, f)
+    unit = F.normalize(features[items], dim=-1)  # (B, C, f)
     # A candidate that may not be chosen comes after all others, one that has been chosen not again.
     value = value.masked_fill(~allowed, -1e9)
     likeness = torch.full_like(value, -1.0 if diversity else 0.0)

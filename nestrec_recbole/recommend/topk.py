@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.ranking import CPU_SCORES
+from nestrec_recbole.evaluate.ranking import CPU_SCORES, not_rankable
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser
@@ -45,6 +45,7 @@ class Recommender:
         self.model, self.dataset = model.eval(), dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
+        self.not_ranked = not_rankable(dataset)
 
     @classmethod
     def load(cls, path: str | Path) -> Recommender:
@@ -182,13 +183,14 @@ class Recommender:
         try:
             scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
         except KeyError as error:
-            if users is None and error.args == (self.model.USER_ID,):
-                raise NestRecError(
-                    f"{type(self.model).__name__} needs to know whose history it is: give users"
-                ) from None
+            reader, column = type(self.model).__name__, error.args[0]
+            if users is None and column == self.model.USER_ID:
+                raise NestRecError(f"{reader} needs to know whose history it is: give users") from None
+            if column in self.dataset.field2type or str(column).endswith(self.dataset.config["LIST_SUFFIX"]):
+                raise NestRecError(f"{reader} reads {column!r}, which a history of items does not say") from None
             raise
         scores = scores.view(len(lengths), -1)[:, : len(self.tokens)]
-        scores[:, 0] = -torch.inf
+        scores[:, self.not_ranked] = -torch.inf
         return scores
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:

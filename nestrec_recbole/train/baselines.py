@@ -13,7 +13,7 @@ import torch
 from recbole.config import Config
 from recbole.data.utils import get_dataloader
 from recbole.sampler import KGSampler
-from recbole.utils import InputType, ModelType, get_local_time, get_model, get_trainer, init_seed
+from recbole.utils import InputType, ModelType, get_model, get_trainer, init_seed
 from torch import Tensor
 
 from nestrec_recbole.compat import load_checkpoint
@@ -29,7 +29,7 @@ from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.settings import check_known, check_metrics
-from nestrec_recbole.train.checkpoint import free_name, load_weights, model_tensors, read_checkpoint, write_checkpoint
+from nestrec_recbole.train.checkpoint import load_weights, model_tensors, new_name, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors
 
@@ -78,8 +78,7 @@ class BaselineTrainer(ExactEvaluation):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)  # type: ignore[call-arg]
-        folder = Path(config["checkpoint_dir"])
-        self.saved_model_file = free_name(folder / f"{config['model']}-{get_local_time()}")
+        self.saved_model_file = new_name(config)
         self.history = []
         self.eval_collector: Any = _Nothing()
 
@@ -156,6 +155,8 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
         config, model, dataset, training, validation and test data.
     """
     config = load_checkpoint(path)["config"]
+    for noted in {*config.external_config_dict} - {*config.known_settings, *_DERIVED}:  # by RecBole's transforms
+        del config.external_config_dict[noted]
     share_settings(config)
     whole = sequences_for(config)
     trainer, loaders = prepare_baseline(config, whole)

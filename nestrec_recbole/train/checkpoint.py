@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.utils import get_local_time
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -123,10 +125,7 @@ def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def free_name(stem: Path) -> str:
-    """``<stem>.safetensors``, numbered where a run of the same second has taken the name."""
-    path, number = stem.with_name(stem.name + ".safetensors"), 1
-    while path.exists():
-        number += 1
-        path = stem.with_name(f"{stem.name}-{number}.safetensors")
-    return str(path)
+def new_name(config: Any) -> str:
+    """``<checkpoint_dir>/<model>-<time>-<random>.safetensors``: another name for runs that begin in the same second."""
+    name = f"{config['model']}-{get_local_time()}-{secrets.token_hex(3)}.safetensors"
+    return str(Path(config["checkpoint_dir"]) / name)

@@ -45,6 +45,11 @@ class ExactEvaluation:
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         assert result is not None  # there is validation data
+        if self.valid_metric.lower() not in result:
+            raise NestRecError(
+                f"valid_metric {self.valid_metric!r} is not computed: it is of lists under _f, or no validation row is "
+                f"in its group; computed are {', '.join(result)}"
+            )
         return calculate_valid_score(result, self.valid_metric), result
 
     def draw_curves(self) -> None:

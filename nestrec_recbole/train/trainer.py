@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from recbole.utils import dict2str, early_stopping, get_local_time
+from recbole.utils import dict2str, early_stopping
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,9 +21,9 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import (
-    free_name,
     load_weights,
     model_tensors,
+    new_name,
     read_checkpoint,
     take_weights,
     write_checkpoint,
@@ -60,8 +60,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.processes = Processes.current()
         if self.processes.size > 1:  # dropout and negatives are drawn anew in each
             torch.manual_seed(config["seed"] + self.processes.rank)
-        name = free_name(Path(self.checkpoint_dir) / f"{config['model']}-{get_local_time()}")
-        self.saved_model_file = self.processes.gather(name)[0]  # one name for all
+        self.saved_model_file = self.processes.gather(new_name(config))[0]  # one name for all
         self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
         self.rate_factor = RateFactor(config)
@@ -103,7 +102,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 loss = self.model.calculate_loss(batch)
             self._check_finite(loss, epoch_idx, place)
             due = due or bool(save_every and (place + 1) % save_every == 0)
-            self.scaler.scale(loss * (own * self.processes.size / of_all / accumulate)).backward()
+            together = min(accumulate, n_batches - place // accumulate * accumulate)  # fewer at an epoch's end
+            self.scaler.scale(loss * (own * self.processes.size / of_all / together)).backward()
             total, n_targets = total + loss.detach() * own, n_targets + own
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.files import sha256_of, written_whole
+from nestrec_recbole.files import locked, sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
 from nestrec_recbole.settings import check_metrics
@@ -103,8 +103,10 @@ def search(
         from nestrec_recbole.tune.running import make_strategy, run_trials
 
         strategy, data = make_strategy(task, plan), shared_data(task, config)
-        _claim(folder, about)  # after all that can refuse
-        folders = run_trials(task, plan, strategy, data, say)
+        folder.mkdir(parents=True, exist_ok=True)  # after all that can refuse
+        with locked(folder / ".lock", f"{folder}: {{}} searches here; wait for it, or name another --folder"):
+            _claim(folder, about)
+            folders = run_trials(task, plan, strategy, data, say)
     if plan.hours is None:  # else there may be more time later
         _drop_checkpoints(task)
     return _best(task, config["valid_metric"], [trial for trial in map(Trial.read, folders) if trial])
@@ -155,7 +157,7 @@ def _check_folder(folder: Path, about: dict[str, Any], resume: bool) -> None:
     """Refuse a folder of anything else than this search; an empty one is free."""
     path = folder / "search.json"
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(folder.glob("[!.]*")):
             raise NestRecError(f"{folder} is not empty and holds no search; name another --folder")
         return
     if not resume:

@@ -228,7 +228,12 @@ def _dimension(name: str, how: Any, place: str) -> Dimension:
     if kind != "choice":
         _check_numbers(kind, values, place)
     conditions = {key: value if isinstance(value, list) else [value] for key, value in when.items()}
-    return Dimension(name, kind, tuple(values), conditions)
+    return Dimension(name, kind, tuple(_as_list(value) for value in values), conditions)
+
+
+def _as_list(value: Any) -> Any:
+    """Tuples as the lists that a file has in their place."""
+    return [_as_list(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_numbers(kind: str, values: list[Any], place: str) -> None:
@@ -265,7 +270,19 @@ def _read_hyper(text: str, path: Path) -> dict[str, Any]:
             parsed = ast.literal_eval(values if kind == "choice" else f"[{values}]")
         except (SyntaxError, ValueError):
             raise NestRecError(f"{path}: line {number}: {values} is no list of values") from None
+        if kind == "choice" and isinstance(parsed, (list, tuple)):
+            parsed = [_literal(value) for value in parsed]
         if kind == "loguniform" and all(isinstance(value, (int, float)) and value < 700 for value in parsed):
             parsed = [float(f"{math.exp(value):.12g}") for value in parsed]
         described[name] = {kind: list(parsed) if isinstance(parsed, (list, tuple)) else parsed}
     return described
+
+
+def _literal(value: Any) -> Any:
+    """A list that stands in quotation marks, as in RecBole's own files: ``'[64,32]'``."""
+    if not isinstance(value, str) or not value.startswith(("[", "(")):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return value

@@ -22,7 +22,7 @@ from nestrec_recbole.compat_tuning import ray_session
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.memory import give_back, keep_little
-from nestrec_recbole.process_state import without_arguments
+from nestrec_recbole.process_state import events_in, without_arguments
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.optimisation import take_rates
 from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
@@ -182,7 +182,8 @@ def run_trial(task: Task, point: Point, data: Any, report: Report, start: Path |
         if trial.status != "running":
             return trial
     try:
-        _train(task, trial, folder, data, report, start)
+        with events_in(folder):
+            _train(task, trial, folder, data, report, start)
         trial.status = "finished"
     except NestRecError as error:
         trial.status, trial.error = "failed", str(error)

@@ -92,17 +92,20 @@ def _best(ranked: list[RowResult], metric: str) -> str:
         best += f", the best baseline ({_value(reference, metric)}). "
     else:
         best += f", the next ({_value(reference, metric)}). "
-    return best + _judgement(first if first.against else second)  # the first itself may be what others are tested on
+    return best + (_judgement(first, 1) if first.against else _judgement(second, -1))
 
 
-def _judgement(row: RowResult) -> str:
+def _judgement(row: RowResult, sign: int) -> str:
+    """What the test says of the best row: it is ``row``, or (``sign`` -1) the one that ``row`` was compared with."""
     found = row.comparison
     if found is None or row.p is None:
         return f"Whether that holds was not tested: {row.untested or 'it is one of a kind'}."
-    low, high = (
-        (found.low, found.high) if row.verdict != "worse" and found.difference >= 0 else (-found.high, -found.low)
-    )
-    words = "The difference holds" if row.verdict != "not distinguished" else "That may be chance"
+    low, high = sorted((sign * found.low, sign * found.high))
+    words = "The difference holds"
+    if row.verdict == "not distinguished":
+        words = "That may be chance"
+    elif sign * found.difference < 0:  # users have several rows each, and some far more than others
+        words = "Averaged user by user it is the other way round"
     return (
         f"{words}: {p_value(row.p)} after Holm's correction, {1 - LEVEL:.0%} confidence interval "
         f"{low:+.4f} to {high:+.4f}, paired over {found.n_users:,} users."
