@@ -25,6 +25,7 @@ from conftest import write_dataset
 
 from nestrec_recbole.bench import attempt, keys, plan, tuning
 from nestrec_recbole.bench import cluster as bench_cluster
+from nestrec_recbole.bench.card import write_card
 from nestrec_recbole.bench.progress import Progress
 from nestrec_recbole.bench.resolve import resolve
 from nestrec_recbole.bench.results import ResultsFolder, read_runs
@@ -33,6 +34,7 @@ from nestrec_recbole.convert import Options, Split, convert, table
 from nestrec_recbole.encode.foreign import import_features
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import locked
+from nestrec_recbole.train.prepare import configure
 from nestrec_recbole.tune import cluster as ray_cluster
 from nestrec_recbole.tune.space import Space
 
@@ -354,6 +356,25 @@ def test_a_folder_of_others_is_refused(place: Path, counted: list[str], capsys: 
         assert main(["benchmark", "suite.yaml"]) == 2
     assert f"process {os.getpid()} of {socket.gethostname()} is at work here" in capsys.readouterr().err
     assert main(["benchmark", "suite.yaml"]) == 0 and len(counted) == 4
+
+
+def test_a_metric_that_a_run_has_not_stops_no_suite(
+    place: Path, counted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = SUITE.replace("metrics: [ndcg@10,", "metrics: [ndcg@10_cold,").replace("epochs: 2,", "hidden_items: 0.001,")
+    (place / "suite.yaml").write_text(suite)
+    assert main(["benchmark", "suite.yaml"]) == 0 and len(counted) == 4
+    assert capsys.readouterr().out.count("no ndcg@10_cold") == 4
+
+
+def test_a_card_says_what_item_fields_are_now(place: Path) -> None:
+    found = []
+    for fields in ({"title": {"modality": "category"}}, {"title": {"modality": "text"}}):
+        settings = {"data_path": "data", "item_fields": fields, "show_progress": False, "state": "ERROR"}
+        path, _ = write_card(configure("ItemQFormer", "circle", settings), "circle", place)
+        table = pd.read_parquet(path / "items.parquet")
+        found.append((json.loads((path / "card.json").read_text())["fields"], int(table["has_text"].sum())))
+    assert found == [({"title": "category"}, 0), ({"title": "text"}, 10)]
 
 
 def test_names_that_are_not_in_the_suite(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,9 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import get_model, get_trainer
 
 import nestrec_recbole
+from nestrec_recbole import NestRecError
 from nestrec_recbole.data.loader import WindowLoader, cut_windows
+from nestrec_recbole.train.prepare import prepare
 
 ANYTIME = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -221,6 +223,22 @@ def test_columns_may_have_other_names(tmp_path: Any, make_config: Any) -> None:
         trainer.evaluate(test, load_best_model=False)
         tokens = test.dataset.field2id_token["movie_id"][trainer.ranks.targets]
         assert sorted(tokens) == ["i3", "i4", "i5"]  # the last of each user, told by the column of times
+
+
+def test_a_column_may_be_called_a_list(tmp_path: Any, make_config: Any) -> None:
+    place = write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3], [1, 2, 3, 0]])
+    header, *lines = (place / "d.inter").read_text().splitlines()
+    (place / "d.inter").write_text("\n".join([f"{header}\twish_list:float", *(f"{line}\t1" for line in lines)]) + "\n")
+    columns = {"inter": ["user_id", "item_id", "timestamp", "wish_list"]}
+    trainer, (_, valid, _) = prepare(make_config("FastSASRec", "d", load_col=columns))
+    assert trainer.evaluate(valid, load_best_model=False)["ndcg@10"] > 0
+
+
+@pytest.mark.parametrize("split", [{"RS": [0.8, 0.2]}, {"TS": [0.8, 0.2]}])
+def test_ratios_are_three(split: dict[str, Any], tmp_path: Any, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]])
+    with pytest.raises(NestRecError, match="expected three ratios, of training, validation and test"):
+        create_dataset(make_config("FastSASRec", "d", eval_args={"split": split, "order": "TO"})).build()
 
 
 @pytest.mark.parametrize(("times", "warned"), [([1, 2, 3, 4], True), ([1, 2, 2, 4], False)])
