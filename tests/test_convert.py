@@ -24,14 +24,17 @@ from nestrec_recbole.convert import (
     amazon2014,
     amazon2023,
     convert,
+    join,
     movielens,
     pickles,
     pixelrec,
     sequences,
     table,
 )
+from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.staging import name as quoted
 from nestrec_recbole.convert.text import clean_text
-from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.atomic import copy_statement, read_columns, read_header
 from nestrec_recbole.files import sha256_of
 
 Row = tuple[str, ...]
@@ -329,6 +332,62 @@ def test_titles_that_begin_with_a_quotation_mark(tmp_path: Path) -> None:
         == 0
     )
     assert rows_of(tmp_path / "q" / "q.item")[0] == ("a", "two cells")
+
+
+def write_atomic(folder: Path, interactions: str, items: str = "") -> Path:
+    """A folder of atomic files, of lines whose cells are parted by a comma."""
+    folder.mkdir()
+    header = "user_id:token,item_id:token,timestamp:float\n"
+    (folder / f"{folder.name}.inter").write_text((header + interactions).replace(",", "\t"))
+    if items:
+        (folder / f"{folder.name}.item").write_text(items.replace(",", "\t"))
+    return folder
+
+
+@pytest.fixture
+def food(tmp_path: Path) -> Path:
+    return write_atomic(tmp_path / "food", "u,a,1\n", "item_id:token,title:token_seq\na,tea\n")
+
+
+def test_names_of_fields_that_are_joined_are_no_sql(food: Path, tmp_path: Path) -> None:
+    """They are renamed as those of other corpora are."""
+    header = "item_id:token,t\" FROM (SELECT 1)) TO 'written' --:token_seq,rowid:token,x-y:float\n"
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n", header + "b,pan,r,3\n")
+    convert(join([food, pots]), "d", data_path=tmp_path)
+    item = read_columns(tmp_path / "d" / "d.item").set_index("item_id")
+    assert list(item) == ["domain", "title", "t_FROM_SELECT_1_TO_written", "item_rowid", "x_y"]
+    assert item.loc["b"].dropna().tolist() == ["pots", "pan", "r", "3.0"] and not Path("written").exists()
+
+
+def test_names_are_quoted_when_they_are_written(tmp_path: Path) -> None:
+    with Staging(tmp_path, "100MB") as staging:
+        field = 'a" AS b, "c'
+        staging.run(copy_statement(f"SELECT 1 AS {quoted(field)}", tmp_path / "f", {field: "float"}, order="1"))
+    assert (tmp_path / "f").read_text() == 'a" AS b, "c:float\n1\n'
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("item_id:token,Title:token", r"fields 'title' and 'Title' have the same name; rename one"),
+        ("item_id:token,Domain:token", r"fields 'domain' and 'Domain' have the same name; rename one"),
+        ("item_id:token,x:token,X:token", "pots.item: line 1: column 'X' appears twice; rename one of the two"),
+        ("item_id:token,:token", "pots.item: line 1: column 2 has no name; give it one"),
+        ("item:token,x:token", "pots.item: line 1: no column 'item_id'; expected item_id"),
+    ],
+)
+def test_headers_that_cannot_be_joined(header: str, words: str, food: Path, tmp_path: Path) -> None:
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n", f"{header}\n")
+    with pytest.raises(NestRecError, match=words):
+        join([food, pots])
+
+
+@pytest.mark.parametrize("about", ["{bad", "{}", "[]", '{"time_unit": 5}', "\xff"])
+def test_a_damaged_report_cannot_be_joined(about: str, food: Path, tmp_path: Path) -> None:
+    (food / "dataset.json").write_text(about, encoding="latin-1")
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n")
+    with pytest.raises(NestRecError, match=r"food/dataset\.json: says no time_unit out of s, ms, place in the history"):
+        join([food, pots])
 
 
 # -- filters ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from nestrec_recbole.convert.sources import Record, Source
 from nestrec_recbole.convert.staging import Staging
 
 PLACE = "place in the history"  # the time unit of corpora that have no times
+UNITS = ("s", "ms", PLACE)
 RESERVED = ("user_id", "item_id", "rating", "timestamp")  # columns of .inter: no other field may have their names
 
 Locate = Callable[[int], Record]  # row of the table `raw` -> "file: line n" and what stands there
@@ -29,7 +30,7 @@ class Corpus:
     sources : tuple of Path
         All files that are read.
     time_unit : str
-        ``s``, ``ms`` or :data:`PLACE`.
+        One of :data:`UNITS`.
     read_interactions : callable
         Creates the table ``raw`` in the order of the sources: ``user_id, item_id`` VARCHAR, ``timestamp`` BIGINT, and
         where there is one ``rating`` DOUBLE and ``review`` VARCHAR. What is missing or ill-typed is NULL there; the
