@@ -309,6 +309,15 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+@pytest.mark.parametrize("column", ["rowid", "RowID"])
+def test_a_column_that_is_called_rowid_does_not_say_which_record_is_first(column: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "i.csv").write_text(f"item_id,{column},title\na,9,first\na,7,second\n")
+    convert(table([tmp_path / "t.csv"], items=tmp_path / "i.csv"), "d", data_path=tmp_path)
+    assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", f"item_{column}", "title"]
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", "9.0", "first")]
+
+
 def test_titles_that_begin_with_a_quotation_mark(tmp_path: Path) -> None:
     """A quote in a .tsv is a character; read as the beginning of a cell, it would swallow the lines after it."""
     titles = {"a": '"Heroes"', "b": "plain", "c": '"Weird Al', "d": 'a 12" single', "e": '"'}

@@ -59,7 +59,7 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
         columns = _load_columns(staging, source, key, among)
     names = field_names(str(source.files[0]), [column for column in columns if column != key])
     selected = [f"{name(key)}::VARCHAR AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
-    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped ORDER BY rowid")
+    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped")
     staging.run("DROP TABLE untyped")
     untyped = isinstance(source, Delimited)
     return {field: _kind(staging, table, field, untyped) for field in names.values()}
