@@ -309,6 +309,21 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "times"), [("s", ["1577836799", "1577838600"]), ("ms", ["1577836799250", "1577838600000"])]
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_dates_have_offsets_and_fractions(kind: str, unit: str, times: list[str], tmp_path: Path) -> None:
+    moments = ["2020-01-01T00:30:00Z", "2020-01-01 00:59:59.25+01:00"]
+    frame = pd.DataFrame({"user_id": "u", "item_id": ["late", "early"], "timestamp": moments})
+    if kind == "csv":
+        frame.to_csv(tmp_path / "t.csv", index=False)
+    else:
+        frame.assign(timestamp=pd.to_datetime(moments, utc=True, format="ISO8601")).to_parquet(tmp_path / "t.parquet")
+    convert(table([tmp_path / f"t.{kind}"], time_unit=unit), "d", data_path=tmp_path)
+    assert [row[1:] for row in rows_of(tmp_path / "d" / "d.inter")] == list(zip(["early", "late"], times, strict=True))
+
+
 @pytest.mark.parametrize("column", ["rowid", "RowID"])
 def test_a_column_that_is_called_rowid_does_not_say_which_record_is_first(column: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
