@@ -414,6 +414,28 @@ def test_a_damaged_report_cannot_be_joined(about: str, food: Path, tmp_path: Pat
         join([food, pots])
 
 
+def test_images_and_domains_are_no_text(tmp_path: Path) -> None:
+    """They are written as they are, without the cleaning of texts."""
+    image = f"R&amp;D/Ⅳ  <b>/{'x' * 40}.JPG"
+    header = "item_id:token,image:token_seq,title:token\n"
+    write_atomic(tmp_path / "R&amp;B", "u,a,1\n", f"{header}a,{image},Tea\n")
+    write_atomic(tmp_path / "pots", "u,b,2\nu,c,3\n", f"{header}b,/{image},Pan\nc,http://x/{image},Pot\n")
+    options = Options(lower_case=True, max_text_length=20)
+    convert(join([tmp_path / "R&amp;B", tmp_path / "pots"]), "d", options, tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [
+        ("a", "R&amp;B", f"{tmp_path}/R&amp;B/{image}", "tea"),
+        ("b", "pots", f"/{image}", "pan"),
+        ("c", "pots", f"http://x/{image}", "pot"),
+    ]
+
+
+def test_an_image_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\n")
+    write_lines(tmp_path / "i.jsonl", [{"item_id": "a", "image": " A\t\u2028B.jpg\n"}, {"item_id": "b", "image": "\r"}])
+    convert(sequences(tmp_path / "s.txt", items=tmp_path / "i.jsonl"), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", "A  B.jpg"), ("b", "")]
+
+
 # -- filters ----------------------------------------------------------------------------------------------------
 
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3), st.integers(1, 5)), min_size=1)

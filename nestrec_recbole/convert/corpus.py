@@ -39,6 +39,8 @@ class Corpus:
         Create ``raw_items`` or ``raw_users`` of those in the table ``catalogue`` (``item_id``) or ``audience``
         (``user_id``), and return their fields. Text columns may be dirty; an ``image`` column of ``raw_items`` that is
         no field holds a URL.
+    verbatim : tuple of str
+        Item fields that are names or places, no text: they are not cleaned.
     columns : dict
         ``user_id``, ``item_id``, ``timestamp``, ``rating`` -> what the source calls it, for errors.
     options : dict
@@ -53,6 +55,7 @@ class Corpus:
     read_interactions: Callable[[Staging], Locate]
     read_items: Callable[[Staging], Fields] | None = None
     read_users: Callable[[Staging], Fields] | None = None
+    verbatim: tuple[str, ...] = ("image",)
     columns: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from pathlib import Path
 from nestrec_recbole.convert.corpus import RESERVED, Fields
 from nestrec_recbole.convert.sources import Delimited, JsonObjects, Source
 from nestrec_recbole.convert.staging import Staging, literal, name
+from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError, unknown
 
@@ -151,7 +152,12 @@ def _kind(staging: Staging, table: str, field: str, untyped: bool) -> str:
 
 
 def write_fields(
-    staging: Staging, kind: str, fields: Fields, path: Path, clean: Callable[[str], str]
+    staging: Staging,
+    kind: str,
+    fields: Fields,
+    path: Path,
+    clean: Callable[[str], str],
+    verbatim: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Clean the fields and write them, one line per item or user that occurs; none that nobody has.
 
@@ -169,6 +175,8 @@ def write_fields(
         The ``.item`` or ``.user`` file; without any field there is none.
     clean : callable
         Text -> text, applied to every distinct one once.
+    verbatim : tuple of str
+        Fields that are written as they are, but for line breaks and other control characters, which become spaces.
 
     Returns
     -------
@@ -188,6 +196,10 @@ def write_fields(
         elif type_ == "float":
             value = f"TRY_CAST({column} AS DOUBLE)"
             columns.append(f"CASE WHEN isfinite({value}) THEN {value} END AS {name(field)}")
+        elif field in verbatim:
+            columns.append(
+                f"nullif(trim(regexp_replace({column}::VARCHAR, '{CONTROL}', ' ', 'g')), '') AS {name(field)}"
+            )
         else:  # each distinct text is cleaned once
             distinct = f"SELECT DISTINCT {column}::VARCHAR AS text FROM {raw} WHERE {column} IS NOT NULL"
             cleaned = f"{kind}_text_{number}"

@@ -106,6 +106,7 @@ def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None)
         time_unit=units[0],
         read_interactions=lambda staging: _read(staging, sides),
         read_items=lambda staging: _read_items(staging, sides, renamed),
+        verbatim=("image", DOMAIN),
         options={"domains": names},
     )
 

@@ -126,9 +126,9 @@ def _convert(
     chosen_items = choose({**items, **pictured}, options.fields) | pictured
     chosen_users = choose(users, options.user_fields)
     coverage: dict[str, float] = {}
-    for kind, fields in (("item", chosen_items), ("user", chosen_users)):
+    for kind, fields, verbatim in (("item", chosen_items, corpus.verbatim), ("user", chosen_users, ())):
         clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
-        coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean)
+        coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean, verbatim)
     split = write_split(staging, options.split, draft, name) if options.split else None
     found = {"filters": steps, "fields": coverage, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)
