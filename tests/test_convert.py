@@ -544,6 +544,8 @@ def test_windows_are_told_on_the_terminal(tmp_path: Path, capsys: pytest.Capture
         ({"deduplicate": "frist"}, "did you mean 'first'"),
         ({"k_core_users": -1}, "k_core_users is -1"),
         ({"sample_users": 0}, "sample_users is 0"),
+        ({"min_rating": float("nan")}, "min_rating is nan; expected a finite number"),
+        ({"min_rating": float("inf")}, "min_rating is inf; expected a finite number"),
         ({"since": "soon"}, "since is 'soon'; expected a date"),
         ({"since": "2018-01-01"}, "has no times"),
         ({"min_rating": 3.0}, "this corpus has no ratings"),
@@ -561,8 +563,24 @@ def test_time_range_in_dates(tmp_path: Path) -> None:
     reviews = write_lines(tmp_path / "r.jsonl", [review("u", f"i{t}", t) for t in times])
     convert(amazon2023([reviews]), "d", Options(Filters(since="2018-01-01", until="2019-01-01")), tmp_path)
     assert [row[3] for row in rows_of(tmp_path / "d" / "d.inter")] == ["1514764800000"]
-    with pytest.raises(NestRecError, match="since is '2018', which is a moment of 1970; for the year give 2018-01-01"):
-        convert(amazon2023([reviews]), "d", Options(Filters(since="2018")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("digits", "words"),
+    [
+        ("2018", "for the year give 2018-01-01, for the number 02018"),
+        ("201803", "for the month give 2018-03-01, for the number 0201803"),
+        ("20180331", "for the date give 2018-03-31, for the number 020180331"),
+    ],
+)
+def test_digits_of_a_date_are_no_moment(digits: str, words: str, tmp_path: Path) -> None:
+    """In seconds and milliseconds since 1970, that is; places in histories have no dates."""
+    reviews = write_lines(tmp_path / "r.jsonl", [review("u", "a", 30_000_000)])
+    with pytest.raises(NestRecError, match=f"since is '{digits}', which is a moment of 1970; {words}"):
+        convert(amazon2023([reviews]), "d", Options(Filters(since=digits)), tmp_path)
+    assert convert(amazon2023([reviews]), "d", Options(Filters(since=f"0{digits}")), tmp_path)["items"] == 1
+    (tmp_path / "s.txt").write_text("u a b\n")
+    assert convert(sequences(tmp_path / "s.txt"), "s", Options(Filters(until=digits)), tmp_path)["items"] == 2
 
 
 # -- texts ------------------------------------------------------------------------------------------------------
