@@ -123,6 +123,9 @@ def _convert(
     with_urls = "image" not in items or options.images.download
     images = collect_images(staging, options.images, draft, cache, with_urls)
     pictured: Fields = {"image": "token"} if staging.has("pictures") else {}
+    twin = next((field for field in items if field not in pictured and field.lower() in pictured), None)
+    if twin is not None:
+        raise NestRecError(f"field {twin!r} of items and that of their images have the same name; rename the column")
     chosen_items = choose({**items, **pictured}, options.fields) | pictured
     chosen_users = choose(users, options.user_fields)
     coverage: dict[str, float] = {}
