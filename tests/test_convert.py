@@ -24,14 +24,17 @@ from nestrec_recbole.convert import (
     amazon2014,
     amazon2023,
     convert,
+    join,
     movielens,
     pickles,
     pixelrec,
     sequences,
     table,
 )
+from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.staging import name as quoted
 from nestrec_recbole.convert.text import clean_text
-from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.atomic import copy_statement, read_columns, read_header
 from nestrec_recbole.files import sha256_of
 
 Row = tuple[str, ...]
@@ -306,6 +309,30 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "times"), [("s", ["1577836799", "1577838600"]), ("ms", ["1577836799250", "1577838600000"])]
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_dates_have_offsets_and_fractions(kind: str, unit: str, times: list[str], tmp_path: Path) -> None:
+    moments = ["2020-01-01T00:30:00Z", "2020-01-01 00:59:59.25+01:00"]
+    frame = pd.DataFrame({"user_id": "u", "item_id": ["late", "early"], "timestamp": moments})
+    if kind == "csv":
+        frame.to_csv(tmp_path / "t.csv", index=False)
+    else:
+        frame.assign(timestamp=pd.to_datetime(moments, utc=True, format="ISO8601")).to_parquet(tmp_path / "t.parquet")
+    convert(table([tmp_path / f"t.{kind}"], time_unit=unit), "d", data_path=tmp_path)
+    assert [row[1:] for row in rows_of(tmp_path / "d" / "d.inter")] == list(zip(["early", "late"], times, strict=True))
+
+
+@pytest.mark.parametrize("column", ["rowid", "RowID"])
+def test_a_column_that_is_called_rowid_does_not_say_which_record_is_first(column: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "i.csv").write_text(f"item_id,{column},title\na,9,first\na,7,second\n")
+    convert(table([tmp_path / "t.csv"], items=tmp_path / "i.csv"), "d", data_path=tmp_path)
+    assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", f"item_{column}", "title"]
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", "9.0", "first")]
+
+
 def test_titles_that_begin_with_a_quotation_mark(tmp_path: Path) -> None:
     """A quote in a .tsv is a character; read as the beginning of a cell, it would swallow the lines after it."""
     titles = {"a": '"Heroes"', "b": "plain", "c": '"Weird Al', "d": 'a 12" single', "e": '"'}
@@ -329,6 +356,84 @@ def test_titles_that_begin_with_a_quotation_mark(tmp_path: Path) -> None:
         == 0
     )
     assert rows_of(tmp_path / "q" / "q.item")[0] == ("a", "two cells")
+
+
+def write_atomic(folder: Path, interactions: str, items: str = "") -> Path:
+    """A folder of atomic files, of lines whose cells are parted by a comma."""
+    folder.mkdir()
+    header = "user_id:token,item_id:token,timestamp:float\n"
+    (folder / f"{folder.name}.inter").write_text((header + interactions).replace(",", "\t"))
+    if items:
+        (folder / f"{folder.name}.item").write_text(items.replace(",", "\t"))
+    return folder
+
+
+@pytest.fixture
+def food(tmp_path: Path) -> Path:
+    return write_atomic(tmp_path / "food", "u,a,1\n", "item_id:token,title:token_seq\na,tea\n")
+
+
+def test_names_of_fields_that_are_joined_are_no_sql(food: Path, tmp_path: Path) -> None:
+    """They are renamed as those of other corpora are."""
+    header = "item_id:token,t\" FROM (SELECT 1)) TO 'written' --:token_seq,rowid:token,x-y:float\n"
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n", header + "b,pan,r,3\n")
+    convert(join([food, pots]), "d", data_path=tmp_path)
+    item = read_columns(tmp_path / "d" / "d.item").set_index("item_id")
+    assert list(item) == ["domain", "title", "t_FROM_SELECT_1_TO_written", "item_rowid", "x_y"]
+    assert item.loc["b"].dropna().tolist() == ["pots", "pan", "r", "3.0"] and not Path("written").exists()
+
+
+def test_names_are_quoted_when_they_are_written(tmp_path: Path) -> None:
+    with Staging(tmp_path, "100MB") as staging:
+        field = 'a" AS b, "c'
+        staging.run(copy_statement(f"SELECT 1 AS {quoted(field)}", tmp_path / "f", {field: "float"}, order="1"))
+    assert (tmp_path / "f").read_text() == 'a" AS b, "c:float\n1\n'
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("item_id:token,Title:token", r"fields 'title' and 'Title' have the same name; rename one"),
+        ("item_id:token,Domain:token", r"fields 'domain' and 'Domain' have the same name; rename one"),
+        ("item_id:token,x:token,X:token", "pots.item: line 1: column 'X' appears twice; rename one of the two"),
+        ("item_id:token,:token", "pots.item: line 1: column 2 has no name; give it one"),
+        ("item:token,x:token", "pots.item: line 1: no column 'item_id'; expected item_id"),
+    ],
+)
+def test_headers_that_cannot_be_joined(header: str, words: str, food: Path, tmp_path: Path) -> None:
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n", f"{header}\n")
+    with pytest.raises(NestRecError, match=words):
+        join([food, pots])
+
+
+@pytest.mark.parametrize("about", ["{bad", "{}", "[]", '{"time_unit": 5}', "\xff"])
+def test_a_damaged_report_cannot_be_joined(about: str, food: Path, tmp_path: Path) -> None:
+    (food / "dataset.json").write_text(about, encoding="latin-1")
+    pots = write_atomic(tmp_path / "pots", "u,b,2\n")
+    with pytest.raises(NestRecError, match=r"food/dataset\.json: says no time_unit out of s, ms, place in the history"):
+        join([food, pots])
+
+
+def test_images_and_domains_are_no_text(tmp_path: Path) -> None:
+    """They are written as they are, without the cleaning of texts."""
+    image = f"R&amp;D/Ⅳ  <b>/{'x' * 40}.JPG"
+    header = "item_id:token,image:token_seq,title:token\n"
+    write_atomic(tmp_path / "R&amp;B", "u,a,1\n", f"{header}a,{image},Tea\n")
+    write_atomic(tmp_path / "pots", "u,b,2\nu,c,3\n", f"{header}b,/{image},Pan\nc,http://x/{image},Pot\n")
+    options = Options(lower_case=True, max_text_length=20)
+    convert(join([tmp_path / "R&amp;B", tmp_path / "pots"]), "d", options, tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [
+        ("a", "R&amp;B", f"{tmp_path}/R&amp;B/{image}", "tea"),
+        ("b", "pots", f"/{image}", "pan"),
+        ("c", "pots", f"http://x/{image}", "pot"),
+    ]
+
+
+def test_an_image_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\n")
+    write_lines(tmp_path / "i.jsonl", [{"item_id": "a", "image": " A\t\u2028B.jpg\n"}, {"item_id": "b", "image": "\r"}])
+    convert(sequences(tmp_path / "s.txt", items=tmp_path / "i.jsonl"), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.item") == [("a", "A  B.jpg"), ("b", "")]
 
 
 # -- filters ----------------------------------------------------------------------------------------------------
@@ -439,6 +544,8 @@ def test_windows_are_told_on_the_terminal(tmp_path: Path, capsys: pytest.Capture
         ({"deduplicate": "frist"}, "did you mean 'first'"),
         ({"k_core_users": -1}, "k_core_users is -1"),
         ({"sample_users": 0}, "sample_users is 0"),
+        ({"min_rating": float("nan")}, "min_rating is nan; expected a finite number"),
+        ({"min_rating": float("inf")}, "min_rating is inf; expected a finite number"),
         ({"since": "soon"}, "since is 'soon'; expected a date"),
         ({"since": "2018-01-01"}, "has no times"),
         ({"min_rating": 3.0}, "this corpus has no ratings"),
@@ -456,8 +563,24 @@ def test_time_range_in_dates(tmp_path: Path) -> None:
     reviews = write_lines(tmp_path / "r.jsonl", [review("u", f"i{t}", t) for t in times])
     convert(amazon2023([reviews]), "d", Options(Filters(since="2018-01-01", until="2019-01-01")), tmp_path)
     assert [row[3] for row in rows_of(tmp_path / "d" / "d.inter")] == ["1514764800000"]
-    with pytest.raises(NestRecError, match="since is '2018', which is a moment of 1970; for the year give 2018-01-01"):
-        convert(amazon2023([reviews]), "d", Options(Filters(since="2018")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("digits", "words"),
+    [
+        ("2018", "for the year give 2018-01-01, for the number 02018"),
+        ("201803", "for the month give 2018-03-01, for the number 0201803"),
+        ("20180331", "for the date give 2018-03-31, for the number 020180331"),
+    ],
+)
+def test_digits_of_a_date_are_no_moment(digits: str, words: str, tmp_path: Path) -> None:
+    """In seconds and milliseconds since 1970, that is; places in histories have no dates."""
+    reviews = write_lines(tmp_path / "r.jsonl", [review("u", "a", 30_000_000)])
+    with pytest.raises(NestRecError, match=f"since is '{digits}', which is a moment of 1970; {words}"):
+        convert(amazon2023([reviews]), "d", Options(Filters(since=digits)), tmp_path)
+    assert convert(amazon2023([reviews]), "d", Options(Filters(since=f"0{digits}")), tmp_path)["items"] == 1
+    (tmp_path / "s.txt").write_text("u a b\n")
+    assert convert(sequences(tmp_path / "s.txt"), "s", Options(Filters(until=digits)), tmp_path)["items"] == 2
 
 
 # -- texts ------------------------------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ def test_images_are_verified_and_bad_ones_listed_with_the_reason(posters: Path, 
     assert not (tmp_path / "d" / "images").exists()
 
 
+def test_a_column_with_the_name_of_the_images_is_refused(posters: Path, tmp_path: Path) -> None:
+    """DuckDB ignores case: the file would hold the column twice."""
+    (tmp_path / "i.csv").write_text("item_id,Image\na,cover\n")
+    corpus = sequences(tmp_path / "s.txt", items=tmp_path / "i.csv")
+    with pytest.raises(NestRecError, match="field 'Image' of items and that of their images have the same name"):
+        convert(corpus, "d", Options(images=Images(posters)), tmp_path)
+
+
 def test_images_are_resized_and_encoded_anew(posters: Path, tmp_path: Path) -> None:
     images = Images(posters, resize=32, format="jpeg", min_size=16)
     convert(sequences(tmp_path / "s.txt"), "d", Options(images=images), tmp_path)

@@ -12,6 +12,7 @@ from nestrec_recbole.convert.sources import Record, Source
 from nestrec_recbole.convert.staging import Staging
 
 PLACE = "place in the history"  # the time unit of corpora that have no times
+UNITS = ("s", "ms", PLACE)
 RESERVED = ("user_id", "item_id", "rating", "timestamp")  # columns of .inter: no other field may have their names
 
 Locate = Callable[[int], Record]  # row of the table `raw` -> "file: line n" and what stands there
@@ -29,7 +30,7 @@ class Corpus:
     sources : tuple of Path
         All files that are read.
     time_unit : str
-        ``s``, ``ms`` or :data:`PLACE`.
+        One of :data:`UNITS`.
     read_interactions : callable
         Creates the table ``raw`` in the order of the sources: ``user_id, item_id`` VARCHAR, ``timestamp`` BIGINT, and
         where there is one ``rating`` DOUBLE and ``review`` VARCHAR. What is missing or ill-typed is NULL there; the
@@ -38,6 +39,8 @@ class Corpus:
         Create ``raw_items`` or ``raw_users`` of those in the table ``catalogue`` (``item_id``) or ``audience``
         (``user_id``), and return their fields. Text columns may be dirty; an ``image`` column of ``raw_items`` that is
         no field holds a URL.
+    verbatim : tuple of str
+        Item fields that are names or places, no text: they are not cleaned.
     columns : dict
         ``user_id``, ``item_id``, ``timestamp``, ``rating`` -> what the source calls it, for errors.
     options : dict
@@ -52,6 +55,7 @@ class Corpus:
     read_interactions: Callable[[Staging], Locate]
     read_items: Callable[[Staging], Fields] | None = None
     read_users: Callable[[Staging], Fields] | None = None
+    verbatim: tuple[str, ...] = ("image",)
     columns: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

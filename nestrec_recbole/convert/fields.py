@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import RESERVED, Fields
 from nestrec_recbole.convert.sources import Delimited, JsonObjects, Source
 from nestrec_recbole.convert.staging import Staging, literal, name
+from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError, unknown
 
 KINDS = ("token", "token_seq", "float")
 MOST_FIELDS = 200
+_ROWID = "rowid"  # a column of this name would hide DuckDB's own, which says which record came first
 _NUMBERS = (
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
     *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
@@ -56,9 +58,9 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
         columns = _load_objects(staging, source, key, among)
     else:
         columns = _load_columns(staging, source, key, among)
-    names = _field_names(source, [column for column in columns if column != key])
+    names = field_names(str(source.files[0]), [column for column in columns if column != key])
     selected = [f"{name(key)}::VARCHAR AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
-    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped ORDER BY rowid")
+    staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped")
     staging.run("DROP TABLE untyped")
     untyped = isinstance(source, Delimited)
     return {field: _kind(staging, table, field, untyped) for field in names.values()}
@@ -116,17 +118,23 @@ def _json_value(staging: Staging, key: str) -> str:
     return f"CASE json_type({at}) WHEN 'ARRAY' THEN {items} ELSE json ->> {_pointer(key)} END"
 
 
-def _field_names(source: Source, columns: list[str]) -> dict[str, str]:
-    """Names that atomic files can hold: no colon, tab or quote, and none that ``.inter`` has already."""
+def field_names(where: str, columns: Sequence[str]) -> dict[str, str]:
+    """Names that atomic files can hold: no colon, tab or quote, and none that ``.inter`` or DuckDB has already.
+
+    Raises
+    ------
+    NestRecError
+        Names that are the same but for case, or more than 200 fields.
+    """
     if len(columns) > MOST_FIELDS:
-        raise NestRecError(f"{source.files[0]}: {len(columns)} different fields, expected {MOST_FIELDS} at most")
+        raise NestRecError(f"{where}: {len(columns)} different fields, expected {MOST_FIELDS} at most")
     names: dict[str, str] = {}
     for column in columns:
         field = re.sub(r"\W+", "_", column).strip("_") or "field"
-        field = f"item_{field}" if field.lower() in RESERVED else field
+        field = f"item_{field}" if field.lower() in (*RESERVED, _ROWID) else field
         twin = next((other for other, taken in names.items() if taken.lower() == field.lower()), None)
         if twin is not None:
-            raise NestRecError(f"{source.files[0]}: fields {twin!r} and {column!r} have the same name; rename one")
+            raise NestRecError(f"{where}: fields {twin!r} and {column!r} have the same name; rename one")
         names[column] = field
     return names
 
@@ -144,7 +152,12 @@ def _kind(staging: Staging, table: str, field: str, untyped: bool) -> str:
 
 
 def write_fields(
-    staging: Staging, kind: str, fields: Fields, path: Path, clean: Callable[[str], str]
+    staging: Staging,
+    kind: str,
+    fields: Fields,
+    path: Path,
+    clean: Callable[[str], str],
+    verbatim: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Clean the fields and write them, one line per item or user that occurs; none that nobody has.
 
@@ -162,6 +175,8 @@ def write_fields(
         The ``.item`` or ``.user`` file; without any field there is none.
     clean : callable
         Text -> text, applied to every distinct one once.
+    verbatim : tuple of str
+        Fields that are written as they are, but for line breaks and other control characters, which become spaces.
 
     Returns
     -------
@@ -181,6 +196,10 @@ def write_fields(
         elif type_ == "float":
             value = f"TRY_CAST({column} AS DOUBLE)"
             columns.append(f"CASE WHEN isfinite({value}) THEN {value} END AS {name(field)}")
+        elif field in verbatim:
+            columns.append(
+                f"nullif(trim(regexp_replace({column}::VARCHAR, '{CONTROL}', ' ', 'g')), '') AS {name(field)}"
+            )
         else:  # each distinct text is cleaned once
             distinct = f"SELECT DISTINCT {column}::VARCHAR AS text FROM {raw} WHERE {column} IS NOT NULL"
             cleaned = f"{kind}_text_{number}"

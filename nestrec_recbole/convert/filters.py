@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,6 +14,8 @@ from nestrec_recbole.convert.windows import without_windows
 from nestrec_recbole.errors import NestRecError, unknown
 
 DEDUPLICATE = ("none", "first", "last")
+_MONTH = r"(19|20)\d\d(0[1-9]|1[0-2])"
+_BARE_DATES = {"year": r"\d{4}", "month": _MONTH, "date": _MONTH + r"(0[1-9]|[12]\d|3[01])"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Filters:
                 raise NestRecError(f"{option} is {getattr(self, option)}; expected a whole number from 0")
         if self.distinct_runs < 0 or self.distinct_runs == 1:
             raise NestRecError(f"distinct_runs is {self.distinct_runs}; expected 0, or a number of items from 2")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise NestRecError(f"min_rating is {self.min_rating}; expected a finite number")
         if self.sample_users is not None and self.sample_users < 1:
             raise NestRecError(f"sample_users is {self.sample_users}; expected a whole number from 1")
 
@@ -133,8 +139,11 @@ def _time_range(staging: Staging, filters: Filters, unit: str) -> None:
 
 def _moment(option: str, text: str, unit: str) -> int:
     """A date or a number in the corpus' unit."""
-    if text.isdecimal() and len(text) == 4 and unit != PLACE:
-        raise NestRecError(f"{option} is {text!r}, which is a moment of 1970; for the year give {text}-01-01")
+    bare = next((what for what, digits in _BARE_DATES.items() if re.fullmatch(digits, text)), None)
+    if bare and unit != PLACE:
+        date = f"{text[:4]}-{text[4:6] or '01'}-{text[6:] or '01'}"
+        why = f"which is a moment of 1970; for the {bare} give {date}, for the number 0{text}"
+        raise NestRecError(f"{option} is {text!r}, {why}")
     try:
         return int(text)
     except ValueError:

@@ -6,10 +6,11 @@ from typing import Any
 
 from nestrec_recbole.convert.corpus import Corpus, Locate
 from nestrec_recbole.convert.staging import Staging
+from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.errors import NestRecError
 
 LARGEST_TIME = 2**53  # RecBole reads times as float64
-_NO_ID = r"^$|^[\[{]|[\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]"  # RecBole keeps [PAD] for itself; { is a JSON object
+_NO_ID = rf"^$|^[\[{{]|{CONTROL}"  # RecBole keeps [PAD] for itself; { is a JSON object
 
 
 def number_ids(staging: Staging, corpus: Corpus, locate: Locate) -> None:

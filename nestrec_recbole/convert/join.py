@@ -9,13 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import PLACE, RESERVED, Corpus, Fields, Locate
-from nestrec_recbole.convert.sources import Delimited, check_files
+from nestrec_recbole.convert.corpus import PLACE, RESERVED, UNITS, Corpus, Fields, Locate
+from nestrec_recbole.convert.fields import field_names
+from nestrec_recbole.convert.sources import Delimited, check_columns, check_files
 from nestrec_recbole.convert.staging import Staging, literal, name
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.errors import NestRecError
 
 COLUMNS = ("user_id", "item_id", "timestamp")
+DOMAIN = "domain"
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,36 @@ class _Side:
         Raises
         ------
         NestRecError
-            When there is no ``.inter`` file, or no user, item or timestamp in it.
+            When there is no ``.inter`` file, no user, item or timestamp in it, or no item in the ``.item`` file.
         """
         (path,) = check_files([folder / f"{folder.name}.inter"])
-        header = read_header(path)
-        for column in COLUMNS:
-            if column not in header:
-                raise NestRecError(f"{path}: line 1: no column {column!r}; expected {', '.join(COLUMNS)}")
-        about, item_file = folder / "dataset.json", folder / f"{folder.name}.item"
-        unit = json.loads(about.read_text(encoding="utf-8"))["time_unit"] if about.is_file() else "s"
+        item_file = folder / f"{folder.name}.item"
+        interactions = _atomic(path, read_header(path), COLUMNS)
         fields = read_header(item_file) if item_file.is_file() else {}
-        items = _atomic(item_file, fields) if fields else None
-        kept = {field: kind for field, kind in fields.items() if field not in (*RESERVED, "domain")}
-        return cls(domain, folder, _atomic(path, header), items, kept, unit)
+        items = _atomic(item_file, fields, ("item_id",)) if fields else None
+        kept = {field: kind for field, kind in fields.items() if field not in (*RESERVED, DOMAIN)}
+        return cls(domain, folder, interactions, items, kept, _time_unit(folder / "dataset.json"))
 
 
-def _atomic(path: Path, header: Fields) -> Delimited:
+def _atomic(path: Path, header: Fields, expected: tuple[str, ...]) -> Delimited:
+    for column in expected:
+        if column not in header:
+            raise NestRecError(f"{path}: line 1: no column {column!r}; expected {', '.join(expected)}")
+    check_columns(path, tuple(header))
     return Delimited((path,), tuple(header), "\t", quote="")
+
+
+def _time_unit(about: Path) -> str:
+    """What ``dataset.json`` says; seconds where there is none."""
+    if not about.is_file():
+        return "s"
+    try:
+        unit = json.loads(about.read_text(encoding="utf-8"))["time_unit"]
+    except (ValueError, TypeError, KeyError):
+        unit = None
+    if unit not in UNITS:
+        raise NestRecError(f"{about}: says no time_unit out of {', '.join(UNITS)}; convert that dataset anew")
+    return unit
 
 
 def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None) -> Corpus:
@@ -71,7 +86,8 @@ def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None)
     Raises
     ------
     NestRecError
-        Not two datasets of different names, a missing file or column, or times that cannot be compared.
+        Not two datasets of different names, a missing file or column, item fields whose names differ in case only, or
+        times that cannot be compared.
     """
     paths = tuple(Path(folder) for folder in folders)
     names = tuple(domains) if domains else tuple(path.name for path in paths)
@@ -83,14 +99,22 @@ def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None)
         raise NestRecError(
             f"{paths[0]} has times in {units[0]}, {paths[1]} in {units[1]}: they cannot be merged in time"
         )
+    renamed = _renamed(sides)
     return Corpus(
         name="join",
         sources=tuple(file for side in sides for s in (side.interactions, side.items) if s for file in s.files),
         time_unit=units[0],
         read_interactions=lambda staging: _read(staging, sides),
-        read_items=lambda staging: _read_items(staging, sides),
+        read_items=lambda staging: _read_items(staging, sides, renamed),
+        verbatim=("image", DOMAIN),
         options={"domains": names},
     )
+
+
+def _renamed(sides: Sequence[_Side]) -> dict[str, str]:
+    """Item fields of both sides, and what the joined dataset calls them."""
+    files = [str(file) for side in sides if side.items for file in side.items.files]
+    return field_names(" and ".join(files), list({DOMAIN: None} | sides[0].fields | sides[1].fields))
 
 
 def _read(staging: Staging, sides: Sequence[_Side]) -> Locate:
@@ -124,10 +148,11 @@ def _item(side: _Side, prefixed: bool) -> str:
 def _picture(side: _Side) -> str:
     """The column ``image``: paths inside a side's folder from where the joined dataset finds them too."""
     folder = literal(f"{side.folder.resolve()}/")
-    return f"CASE WHEN image = '' OR starts_with(image, '/') THEN image ELSE {folder} || image END AS image"
+    found = "image = '' OR starts_with(image, '/') OR contains(image, '://')"
+    return f"CASE WHEN {found} THEN image ELSE {folder} || image END"
 
 
-def _read_items(staging: Staging, sides: Sequence[_Side]) -> Fields:
+def _read_items(staging: Staging, sides: Sequence[_Side], renamed: dict[str, str]) -> Fields:
     prefixed = staging.value("SELECT prefixed FROM joined")
     tables = []
     for number, side in enumerate(sides):
@@ -136,10 +161,12 @@ def _read_items(staging: Staging, sides: Sequence[_Side]) -> Fields:
             staging.run(f"CREATE TABLE items_{number} AS SELECT DISTINCT item_id FROM side_{number}")
         else:
             staging.load(f"items_{number}", "*", side.items)
-        fields = "".join(f", {_picture(side) if field == 'image' else name(field)}" for field in side.fields)
-        tables.append(f"SELECT {item} AS item_id, {literal(side.domain)} AS domain{fields} FROM items_{number}")
+        columns = [f"{item} AS item_id", f"{literal(side.domain)} AS {DOMAIN}"]
+        for field in side.fields:
+            columns.append(f"{_picture(side) if field == 'image' else name(field)} AS {name(renamed[field])}")
+        tables.append(f"SELECT {', '.join(columns)} FROM items_{number}")
     union = " UNION ALL BY NAME ".join(tables)
     staging.run(f"CREATE TABLE raw_items AS SELECT * FROM ({union}) WHERE item_id IN (FROM catalogue)")
     kinds = sides[0].fields | sides[1].fields
     mixed = {f for f in kinds if len({side.fields[f] for side in sides if f in side.fields}) > 1}
-    return {"domain": "token"} | {field: "token_seq" if field in mixed else kind for field, kind in kinds.items()}
+    return {DOMAIN: "token"} | {renamed[f]: "token_seq" if f in mixed else kind for f, kind in kinds.items()}

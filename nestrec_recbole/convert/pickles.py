@@ -52,6 +52,7 @@ def pickles(
         time_unit=PLACE,
         read_interactions=lambda staging: _read(staging, files, names, merged_files, notes),
         read_items=_read_domains if len(files) > 1 else None,
+        verbatim=("domain",),
         options={"domains": names},
         notes=notes,
     )

@@ -123,12 +123,15 @@ def _convert(
     with_urls = "image" not in items or options.images.download
     images = collect_images(staging, options.images, draft, cache, with_urls)
     pictured: Fields = {"image": "token"} if staging.has("pictures") else {}
+    twin = next((field for field in items if field not in pictured and field.lower() in pictured), None)
+    if twin is not None:
+        raise NestRecError(f"field {twin!r} of items and that of their images have the same name; rename the column")
     chosen_items = choose({**items, **pictured}, options.fields) | pictured
     chosen_users = choose(users, options.user_fields)
     coverage: dict[str, float] = {}
-    for kind, fields in (("item", chosen_items), ("user", chosen_users)):
+    for kind, fields, verbatim in (("item", chosen_items, corpus.verbatim), ("user", chosen_users, ())):
         clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
-        coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean)
+        coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean, verbatim)
     split = write_split(staging, options.split, draft, name) if options.split else None
     found = {"filters": steps, "fields": coverage, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)

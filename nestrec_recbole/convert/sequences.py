@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate
+from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate, record_of
 from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.sources import DELIMITERS, Delimited, JsonObjects, Lines, Source, check_files, extension
 from nestrec_recbole.convert.staging import Staging
@@ -88,8 +88,9 @@ def _has_times(source: Lines) -> bool:
 
 def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
     staging.load("lines", "line, rest", source)
+    record = record_of(source)
     for (row,) in staging.run("SELECT rowid FROM lines WHERE rest IS NOT NULL ORDER BY rowid LIMIT 1"):
-        raise NestRecError(f"{source.files[0]}: line {row + 1}: holds a control character; remove it")
+        raise NestRecError(f"{record(row)[0]}: holds a control character; remove it")
     words = "SELECT rowid AS line, regexp_split_to_array(trim(line, ' \t'), '[ \t]+') AS words FROM lines"
     events = "SELECT line, words[1] AS user_id, unnest(words[2:]) AS event FROM histories"
     if has_times:  # what stands behind the last bar
@@ -103,8 +104,8 @@ def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
     staging.run(f"CREATE TABLE events AS {events}")
     mixed = "SELECT line, event FROM events WHERE regexp_matches(event, '.\\|\\d+$') ORDER BY rowid LIMIT 1"
     for line, event in [] if has_times else staging.run(mixed):
-        where = f"{source.files[0]}: line {line + 1}"
-        raise NestRecError(f"{where}: {event!r} has a time, the first history has none; give all items times, or none")
+        why = f"{event!r} has a time, the first history has none; give all items times, or none"
+        raise NestRecError(f"{record(line)[0]}: {why}")
     staging.run(
         f"CREATE TABLE raw AS SELECT user_id, {item} AS item_id, {time} AS timestamp, line, event "
         "FROM (SELECT *, rowid AS row FROM events) ORDER BY row"
@@ -112,6 +113,6 @@ def _read_histories(staging: Staging, source: Lines, has_times: bool) -> Locate:
 
     def locate(row: int) -> tuple[str, dict[str, Any]]:
         line, user, item, event = staging.run("SELECT line, user_id, item_id, event FROM raw WHERE rowid = ?", [row])[0]
-        return f"{source.files[0]}: line {line + 1}", {"user_id": user, "item_id": item, "timestamp": event}
+        return record(line)[0], {"user_id": user, "item_id": item, "timestamp": event}
 
     return locate

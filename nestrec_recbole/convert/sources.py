@@ -291,6 +291,18 @@ def _read_header(path: Path, delimiter: str, quote: str) -> tuple[str, ...]:
         raise NestRecError(f"{path}: line 1: not a valid header ({error}); fix it") from None
     if not any(cells):
         raise NestRecError(f"{path}: line 1: the file is empty; expected a header of column names")
+    check_columns(path, cells)
+    return tuple(cells)
+
+
+def check_columns(path: Path, cells: Sequence[str]) -> None:
+    """Refuse a header whose columns DuckDB, which ignores case, could not tell apart or name.
+
+    Raises
+    ------
+    NestRecError
+        A column without a name, with a control character in it, or that is there twice.
+    """
     lower = [cell.lower() for cell in cells]
     for place, cell in enumerate(lower):
         if not cell:
@@ -299,7 +311,6 @@ def _read_header(path: Path, delimiter: str, quote: str) -> tuple[str, ...]:
             raise NestRecError(f"{path}: line 1: column {cells[place]!r} holds a control character; rename it")
         if cell in lower[:place]:
             raise NestRecError(f"{path}: line 1: column {cells[place]!r} appears twice; rename one of the two")
-    return tuple(cells)
 
 
 @dataclass(frozen=True)
@@ -315,10 +326,11 @@ class Lines(Source):
         )
 
     def walk(self) -> Iterator[Record]:
-        """See :class:`Source`."""
+        """See :class:`Source`. DuckDB leaves empty lines out, and ends a line at a carriage return too."""
         for path in self.files:
             for number, line in byte_lines(path):
-                yield f"{path}: line {number}", {"line": decode(path, number, line)}
+                for part in filter(None, decode(path, number, line).split("\r")):
+                    yield f"{path}: line {number}", {"line": part}
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,13 @@ def table(
         ``.csv``, ``.tsv`` (perhaps ``.gz``) or ``.parquet``, all of the same columns. Text is UTF-8.
     user, item, time, rating : str
         Columns of the interactions. A time is a number, rounded to a whole one, or a date with or without a time of
-        day (UTC), which becomes seconds since 1970.
+        day (UTC, unless it says its offset), which becomes whole seconds since 1970, or milliseconds.
     items, users : str or Path, optional
         All their columns become fields.
     items_key, users_key : str, optional
         Their id columns; called as in the interactions by default.
     time_unit : str
-        ``s`` or ``ms``.
+        ``s`` or ``ms``: what numbers are, and what dates become.
     quoted : bool
         Cells of a ``.tsv`` may stand in quotes, as those of a ``.csv`` may; by default a quote is a character.
 
@@ -62,7 +62,7 @@ def table(
         name="table",
         sources=tuple(file for found in sources for file in found.files),
         time_unit=time_unit,
-        read_interactions=lambda staging: read_interactions(staging, source, columns),
+        read_interactions=lambda staging: read_interactions(staging, source, columns, time_unit),
         read_items=fields_reader(item_source, "item", item_key),
         read_users=fields_reader(user_source, "user", user_key),
         columns=columns,
@@ -79,8 +79,8 @@ def table_source(paths: Sequence[str | Path], quoted: bool = False) -> Source:
     return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, quoted=quoted)
 
 
-def read_interactions(staging: Staging, source: Source, columns: dict[str, str]) -> Locate:
-    """Create ``raw`` of the mapped columns of a table.
+def read_interactions(staging: Staging, source: Source, columns: dict[str, str], time_unit: str = "s") -> Locate:
+    """Create ``raw`` of the mapped columns of a table; parameters as in :func:`table`.
 
     Raises
     ------
@@ -92,9 +92,10 @@ def read_interactions(staging: Staging, source: Source, columns: dict[str, str])
         if column not in known:
             raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; map it to the right one")
     texts = {field: f"{name(column)}::VARCHAR" for field, column in columns.items()}
-    moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMP)"
+    moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMPTZ)"
+    since_1970 = f"epoch_ms({moment})" if time_unit == "ms" else f"floor(epoch({moment}))::BIGINT"
     select = [f"{texts['user_id']} AS user_id", f"{texts['item_id']} AS item_id"]
-    select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS BIGINT), floor(epoch({moment}))::BIGINT) AS timestamp")
+    select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS BIGINT), {since_1970}) AS timestamp")
     if "rating" in texts:
         select.append(f"TRY_CAST({texts['rating']} AS DOUBLE) AS rating")
     staging.load("raw", ", ".join(select), source)

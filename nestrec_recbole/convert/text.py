@@ -7,6 +7,7 @@ import unicodedata
 from html.parser import HTMLParser
 
 LONGEST_RAW = 20_000  # characters looked at: the parser of the standard library takes quadratic time on broken markup
+CONTROL = r"[\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]"  # to DuckDB: what an atomic file cannot hold
 _SKIPPED = ("script", "style")
 _NOT_PLAIN = re.compile(r"[^ -;=?-~]|&|  ")  # anything but single-spaced ASCII without markup
 # Controls, formats such as the soft hyphen, surrogates, private use and unassigned; a zero-width joiner binds emoji.

@@ -169,7 +169,8 @@ def copy_statement(query: str, path: str | Path, fields: dict[str, str], order: 
     order : str
         What the lines are sorted by.
     """
-    columns = ", ".join(f'"{name}" AS "{name}:{kind}"' for name, kind in fields.items())
+    quoted = {name.replace('"', '""'): kind for name, kind in fields.items()}
+    columns = ", ".join(f'"{name}" AS "{name}:{kind}"' for name, kind in quoted.items())
     target = str(path).replace("'", "''")
     # Nothing is quoted: to RecBole and to `read_columns` a quote is a character like any other.
     layout = "FORMAT csv, DELIMITER '\t', HEADER true, QUOTE '', ESCAPE '', NULLSTR ''"
