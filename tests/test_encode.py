@@ -370,6 +370,21 @@ def test_fields_of_every_modality_by_column(make_dataset: Any) -> None:
     assert (fields["added"].values[ids[0]] == fields["added"].values[ids[2]]).all()
 
 
+def test_lists_as_conversion_joins_them_are_split_at_their_commas(make_dataset: Any) -> None:
+    cells = ["Sci Fi, Comedy", "Comedy", "Drama,Sci Fi", ","]
+    item = "item_id:token\tgenres:token_seq\n" + "".join(f"i{i}\t{cell}\n" for i, cell in enumerate(cells))
+    fields = {"genres": {"modality": "category"}}
+    dataset = make_dataset(item, fields)
+    (field,) = dataset.item_fields()
+    half = 0.5**0.5
+    expected = [[0, half, 0, half], [0, 1, 0, 0], [0, 0, half, half], [1, 0, 0, 0]]
+    ids = [dataset.field2token_id["item_id"][f"i{i}"] for i in range(4)]
+    assert field.values[ids] == pytest.approx(np.array(expected), abs=1e-6)
+    other = make_dataset(item.replace(",", ""), fields)  # other names: parted by spaces
+    assert other.feature_paths["genres"].name.split("-")[:2] != dataset.feature_paths["genres"].name.split("-")[:2]
+    assert FeatureStore.open(other.feature_paths["genres"]).manifest.settings["separator"] == " "
+
+
 def test_two_models_may_want_two_encoders_of_one_field(make_dataset: Any) -> None:
     one = make_dataset(None, {"year": {"modality": "number"}})
     other = make_dataset(None, {"year": {"modality": "number", "encoder": "log1p"}})
