@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from recbole.data import create_dataset
 
 import nestrec_recbole.encode.shards as shards
 from nestrec_recbole import NestRecError
+from nestrec_recbole.convert import Options, Split, amazon2023, convert
 from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
@@ -25,9 +28,11 @@ from nestrec_recbole.encode.category import encode_categories
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.engine import Engine
+from nestrec_recbole.encode.items import encode_fields, read_recipes
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
 from nestrec_recbole.encode.recipe import BACKBONES, Recipe, downloaded_revision
+from nestrec_recbole.encode.reviews import check_reviews
 from nestrec_recbole.encode.shards import distinct_inputs, encode_inputs
 from nestrec_recbole.encode.text import open_text_encoder
 from nestrec_recbole.encode.time import encode_times, parse_times
@@ -370,6 +375,21 @@ def test_fields_of_every_modality_by_column(make_dataset: Any) -> None:
     assert (fields["added"].values[ids[0]] == fields["added"].values[ids[2]]).all()
 
 
+def test_lists_as_conversion_joins_them_are_split_at_their_commas(make_dataset: Any) -> None:
+    cells = ["Sci Fi, Comedy", "Comedy", "Drama,Sci Fi", ","]
+    item = "item_id:token\tgenres:token_seq\n" + "".join(f"i{i}\t{cell}\n" for i, cell in enumerate(cells))
+    fields = {"genres": {"modality": "category"}}
+    dataset = make_dataset(item, fields)
+    (field,) = dataset.item_fields()
+    half = 0.5**0.5
+    expected = [[0, half, 0, half], [0, 1, 0, 0], [0, 0, half, half], [1, 0, 0, 0]]
+    ids = [dataset.field2token_id["item_id"][f"i{i}"] for i in range(4)]
+    assert field.values[ids] == pytest.approx(np.array(expected), abs=1e-6)
+    other = make_dataset(item.replace(",", ""), fields)  # other names: parted by spaces
+    assert other.feature_paths["genres"].name.split("-")[:2] != dataset.feature_paths["genres"].name.split("-")[:2]
+    assert FeatureStore.open(other.feature_paths["genres"]).manifest.settings["separator"] == " "
+
+
 def test_two_models_may_want_two_encoders_of_one_field(make_dataset: Any) -> None:
     one = make_dataset(None, {"year": {"modality": "number"}})
     other = make_dataset(None, {"year": {"modality": "number", "encoder": "log1p"}})
@@ -390,6 +410,70 @@ def test_components_are_fitted_on_items_of_the_training_split(make_dataset: Any,
     assert abs(field.values[field.mask].mean()) > 1e-5
     wider = make_dataset(None, fields, eval_args={"split": {"LS": "test_only"}, "order": "TO", "group_by": "user"})
     assert wider.feature_paths != dataset.feature_paths  # other training items, other components
+
+
+REVIEWS = "".join(
+    json.dumps(
+        {"user_id": f"u{user}", "parent_asin": f"i{item}", "timestamp": 60_000 * step, "rating": 5.0, "text": "x"}
+    )
+    + "\n"
+    for user, items in enumerate(4 * SEQUENCES)
+    for step, item in enumerate(items)
+)
+RATIOS = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user"}
+FILES = ["train", "valid", "test"]
+
+
+@pytest.mark.parametrize(
+    ("split", "settings", "refused"),
+    [
+        (None, {}, ""),
+        (None, {"user_inter_num_interval": "[0,inf)", "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}, ""),
+        (None, {"eval_args": RATIOS}, r"leave_one_out, and under eval_args.split \{'RS'.* convert with --split"),
+        (None, {"val_interval": {"rating": "[4,inf)"}}, "under val_interval .*; filter in `nestrec convert`, or leave"),
+        (None, {"user_inter_num_interval": "[5,inf)"}, "under user_inter_num_interval"),
+        (None, {"item_inter_num_interval": "[5,inf)"}, "under item_inter_num_interval"),
+        (None, {"rm_dup_inter": "first"}, "under rm_dup_inter first"),
+        (None, {"target_domain": "x"}, "under target_domain x"),
+        ("leave_one_out", {}, ""),
+        ("leave_one_out", {"benchmark_filename": FILES}, ""),
+        ("temporal", {"benchmark_filename": FILES}, ""),
+        (
+            "temporal",
+            {},
+            "made for temporal, and under eval_args.split .*; .* its benchmark_filename, or leave 'review'",
+        ),
+        ("temporal", {"benchmark_filename": ["test", "valid", "train"]}, "temporal, and under benchmark_filename"),
+        (None, {"benchmark_filename": FILES}, "leave_one_out, and under benchmark_filename"),
+    ],
+)
+def test_reviews_go_with_the_split_they_were_made_for(
+    split: str | None, settings: dict[str, Any], refused: str, tmp_path: Path, make_config: Any
+) -> None:
+    (tmp_path / "r.jsonl").write_text(REVIEWS)
+    how = Options(split=Split(split, (0.5, 0.25, 0.25)) if split else None)
+    convert(amazon2023([tmp_path / "r.jsonl"], review_text=9), "d", how, tmp_path / "data")
+    config = make_config("ItemQFormer", "d", **settings)
+    with pytest.raises(NestRecError, match=refused) if refused else nullcontext():
+        check_reviews(config, read_recipes(config))
+    check_reviews(config, ["title"])
+    (tmp_path / "data/d/dataset.json").unlink()  # reviews that somebody else has chosen
+    check_reviews(config, ["review"])
+
+
+def test_a_run_with_the_reviews_of_its_targets_is_refused(make_dataset: Any, make_config: Any, tmp_path: Path) -> None:
+    about = tmp_path / "data/small/dataset.json"
+    item = "item_id:token\treview:float\n" + "".join(f"i{i}\t{i}\n" for i in range(9))
+    for fields in (None, {"review": {"modality": "number"}}):
+        make_dataset(item, fields)
+        about.write_text(json.dumps({"options": {"review_text": 2}, "split": None}))
+        make_dataset(None, fields)
+        with pytest.raises(NestRecError, match="a target's own review may be in it"):
+            make_dataset(None, fields, eval_args=RATIOS)
+        # By itself, for nobody's targets, it can be encoded as ever.
+        config = make_config("ItemQFormer", "small", eval_args=RATIOS)
+        encode_fields(config, ["review"], {"modality": "number", "encoder": "log1p"}, QUIET)
+        about.unlink()
 
 
 def test_views_reach_the_field(make_dataset: Any) -> None:

@@ -136,6 +136,17 @@ def test_imported_again_is_replaced_and_zeros_are_missing(place: Path, make_conf
     assert [path.name for path in store.path.parent.iterdir() if path.is_dir()] == [store.path.name]
 
 
+def test_null_for_a_vector_is_missing(place: Path, make_config: Any) -> None:
+    vectors = [None if row in (0, 3) else values for row, values in enumerate(VALUES)]
+    pd.DataFrame({"item": [f"i{row}" for row in range(9)], "vector": vectors}).to_parquet("f.parquet")
+    store = import_features(make_config("ItemQFormer", "small"), "f.parquet", "theirs")
+    assert store.items == [f"i{row}" for row in range(9) if row not in (0, 3)]
+    assert (np.asarray(store.embeddings) == np.delete(VALUES, [0, 3], axis=0)).all()
+    pd.DataFrame({"item": ["i0"], "vector": [None]}).to_parquet("f.parquet")
+    with pytest.raises(NestRecError, match=r"f\.parquet: .* expected numbers \(n_items, width\)"):
+        import_features(make_config("ItemQFormer", "small"), "f.parquet", "theirs")
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [

@@ -138,6 +138,19 @@ def test_transformers_models_are_transformers(name: str, pictures: list[Picture]
     assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["clip", "resnet", "convnext"])
+@pytest.mark.parametrize("saved_as", [torch.float16, torch.bfloat16])
+def test_models_saved_in_half_precision(
+    name: str, saved_as: torch.dtype, pictures: list[Picture], tmp_path: Path
+) -> None:
+    model, processor = transformers_model(name)
+    for folder, dtype in (("half", saved_as), ("whole", torch.float32)):  # the same weights
+        model.to(dtype).save_pretrained(tmp_path / folder)
+        processor.save_pretrained(tmp_path / folder)
+    half, whole = (open_image_encoder(Recipe("image", f"hf:{tmp_path / f}"))(pictures) for f in ("half", "whole"))
+    assert (half == whole).all()
+
+
 @torch.no_grad()
 def test_a_vit_without_pooler_gives_its_class_token(pictures: list[Picture], tmp_path: Path) -> None:
     import transformers as t

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,25 @@ def test_the_unit_that_conversion_wrote_down_counts(unit: str, words: str, tmp_p
     train, _, _ = data_preparation(config, create_dataset(config))
     with pytest.raises(NestRecError, match=words):
         next(iter(train))
+
+
+def test_the_unit_is_read_once_not_for_every_batch(
+    tmp_path: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_dataset(tmp_path / "data", "circle", CIRCLE)
+    (place / "dataset.json").write_text('{"time_unit": "s"}')
+    read: list[str] = []
+    parse = json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **given: read.append(text) or parse(text, **given))
+    how = {"use_times": True, "item_fields": {"year": {"modality": "number"}}}
+    dataset = create_dataset(make_config("UserQFormer", "circle", **how))
+    train, valid, _ = copy.deepcopy(dataset.build())
+    for part in (train, valid, train.select([0])):
+        assert "exact_time_list" in part[:1] and "exact_time_list" in part[:1]
+    assert read.count('{"time_unit": "s"}') == 1
+    times = make_config("UserQFormer", "circle", times_per_second=1000.0, **how)
+    plain = create_dataset(make_config("FastSASRec", "circle"))
+    plain.build()
+    for other in (dataset.under(times), plain.under(times)):  # settings that a dataset was not made with
+        with pytest.raises(NestRecError, match="set times_per_second: 1"):
+            other.build()[0][:1]

@@ -262,6 +262,23 @@ def test_frozen_vectors_are_those_of_the_export(shop: Any) -> None:
         last.model.full_sort_predict(history(1, 2))
 
 
+def test_what_is_frozen_is_told_by_one_number(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by those of all users, at every step."""
+    looked_at: list[int] = []
+    isnan = torch.Tensor.isnan
+    monkeypatch.setattr(torch.Tensor, "isnan", lambda self: looked_at.append(self.numel()) or isnan(self))
+    (one, (train, _, _)), (other, _) = (shop("TriGRec", user_vectors="frozen") for _ in range(2))
+    batch = next(iter(train))
+    one.model.encode(batch)
+    assert one.model.frozen_vectors.isfinite().all()
+    kept = one.model.frozen_vectors.fill_(0.5).clone()
+    other.model.load_state_dict(one.model.state_dict())
+    for model in (one.model, other.model):  # what a checkpoint brings is frozen too
+        model.encode(batch)
+        assert torch.equal(model.frozen_vectors, kept)
+    assert looked_at == [1, 1, 1]
+
+
 def test_export_refuses_other_models(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     trainer, (train, valid, _) = shop("FastSASRec")
     trainer.fit(train, valid, verbose=False)

@@ -61,6 +61,7 @@ class SequenceDataset(AtomicDataset):
     _table: Any
     _aligned: dict[Path, ItemField]  # by feature store
     _settled: list[np.ndarray] | None = None  # the rows of each split, where the config no longer says
+    _time_unit: str | None = None  # by `dataset.json`, where times are used and it is there
 
     def __init__(self, config: Any) -> None:
         self._indexed = False
@@ -91,6 +92,7 @@ class SequenceDataset(AtomicDataset):
             self._aug_presets()
         else:
             self._index_benchmark(table)
+        self._time_unit = self._read_unit()
         self._indexed = True
         self._table = None
 
@@ -241,10 +243,16 @@ class SequenceDataset(AtomicDataset):
         self._check_unit()
         return {"exact_time_list": torch.from_numpy(gather(self.times, starts, ends, width))}
 
+    def _read_unit(self) -> str | None:
+        """What ``nestrec convert`` has written down, read once: a list of every image is in that file too."""
+        path = Path(self.dataset_path) / "dataset.json"
+        if not self.config["use_times"] or not path.is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8")).get("time_unit", "s")
+
     def _check_unit(self) -> None:
         """Compare ``times_per_second`` with what ``nestrec convert`` has written down."""
-        path = Path(self.dataset_path) / "dataset.json"
-        unit = json.loads(path.read_text(encoding="utf-8")).get("time_unit", "s") if path.is_file() else None
+        path, unit = Path(self.dataset_path) / "dataset.json", self._time_unit
         expected = {"s": 1, "ms": 1000, None: self.config["times_per_second"]}.get(unit)
         if expected is None:
             raise NestRecError(f"use_times: {path} says that times are the {unit}; set it to False")
@@ -301,6 +309,7 @@ class SequenceDataset(AtomicDataset):
         """The same data for a model of other settings, which must not differ in what is read or split."""
         other = copy.copy(self)
         other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
+        other._time_unit = other._read_unit()
         return other
 
     @cached_property

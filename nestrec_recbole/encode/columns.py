@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from logging import getLogger
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.time import encode_times, parse_times
 from nestrec_recbole.errors import NestRecError
 
+COMMA = r",\s*"  # as `nestrec convert` joins lists
 _EXPECTED = {"number": "a number", "time": "a Unix time or a date", "place": "a latitude and a longitude"}
 
 
@@ -31,7 +33,7 @@ def encode_column(path: Path, name: str, cells: pd.Series, recipe: Recipe, separ
         None of them empty.
     recipe : Recipe
     separator : str, optional
-        Between the values of a cell, where the column is a sequence.
+        Between the values of a cell, where the column is a sequence; see :func:`separator_of`.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def encode_column(path: Path, name: str, cells: pd.Series, recipe: Recipe, separ
         When no cell is.
     """
     if recipe.modality == "category":
-        values = [[v for v in cell.split(separator) if v] if separator else [cell] for cell in cells]
+        values = [_split(cell, separator) if separator else [cell] for cell in cells]
         try:
             return encode_categories(values, recipe.encoder, recipe.width)
         except NestRecError as error:
@@ -63,10 +65,20 @@ def encode_column(path: Path, name: str, cells: pd.Series, recipe: Recipe, separ
     return encoded
 
 
+def separator_of(cells: pd.Series, given: str) -> str:
+    """What separates the values of a column's cells: commas if one of them has any, else what is ``given``."""
+    return COMMA if cells.str.contains(",", regex=False).any() else given
+
+
 def warn_of_missing(path: Path, name: str, n_cells: int, why: str, token: str, cell: str) -> None:
     """Say that cells count as missing, and name the first."""
     where = f"item {token!r}: {cell!r}"
     getLogger().warning("%s: %s: %d values are %s and count as missing (%s)", path, name, n_cells, why, where)
+
+
+def _split(cell: str, separator: str) -> list[str]:
+    values = re.split(COMMA, cell) if separator == COMMA else cell.split(separator)
+    return [value for value in values if value] or [cell]
 
 
 def _parse(modality: str, cells: pd.Series) -> np.ndarray:

@@ -16,7 +16,7 @@ from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_f
 from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
-from nestrec_recbole.encode.columns import encode_column, warn_of_missing
+from nestrec_recbole.encode.columns import encode_column, separator_of, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
@@ -50,7 +50,8 @@ def ensure_field(
         training = source.cells.index.isin(list(training_items()))
         identity["training"] = content_hash(source.cells.index[training], source.cells.index[training])
     if recipe.modality == "category":
-        identity["separator"] = config["seq_separator"] if header[name].endswith("_seq") else None
+        is_sequence = header[name].endswith("_seq")
+        identity["separator"] = separator_of(source.cells, config["seq_separator"]) if is_sequence else None
     store = store_path(folder, name, identity, source.sha256)
     if (store / "manifest.json").is_file():
         return store

@@ -30,7 +30,7 @@ def import_features(
 
     Known are RecBole's atomic files with a ``float_seq`` column (``additional_feat_suffix``), UniSRec's ``.feat1CLS``,
     MMRec's ``image_feat.npy`` and any other ``.npy``, ``.npz``, and Parquet. A row of zeros, with which these formats
-    say that there is none, counts as missing.
+    say that there is none, counts as missing, as does null for a vector in Parquet.
 
     Parameters
     ----------
@@ -148,7 +148,8 @@ def _read_parquet(file: Path) -> Features:
     first, *others = table.columns
     tokens = table[first].astype(str).tolist()
     if len(others) == 1 and table[others[0]].dtype == object:
-        return tokens, _stack(file, table[others[0]].tolist(), tokens)
+        vectors = table.set_axis(tokens)[others[0]].dropna()
+        return vectors.index.tolist(), _stack(file, vectors.tolist(), vectors.index)
     return tokens, table[others].to_numpy()
 
 

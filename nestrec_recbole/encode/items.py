@@ -15,6 +15,7 @@ from nestrec_recbole.data.pictures import SUFFIXES
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
 from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.reviews import check_reviews
 from nestrec_recbole.encode.sources import item_path, read_cells, require_field, require_items
 from nestrec_recbole.errors import NestRecError
 
@@ -51,9 +52,11 @@ def ensure_item_features(
     Raises
     ------
     NestRecError
-        No ``.item`` file, an unknown field or setting, a field that no item has, or an encoder that cannot be loaded.
+        No ``.item`` file, an unknown field or setting, a field that no item has, an encoder that cannot be loaded, or
+        reviews under another split than they were made for.
     """
     recipes = read_recipes(config)
+    check_reviews(config, recipes)
     engine = engine or Engine(progress=bool(config["show_progress"]))
     return {name: ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()}
 
@@ -86,7 +89,12 @@ def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine
     else:
         guessed = {name: guess(path, name, header[name], config) or {"modality": "text"} for name in names}
         config["item_fields"] = {name: {"modality": guessed[name]["modality"], **how} for name in names}
-    return list(ensure_item_features(config, lambda: SequenceDataset(config).training_items(), engine).values())
+    recipes = read_recipes(config)
+
+    def training_items() -> Iterable[str]:
+        return SequenceDataset(config).training_items()
+
+    return [ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()]
 
 
 def read_recipes(config: Any) -> dict[str, Recipe]:

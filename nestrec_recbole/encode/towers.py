@@ -70,7 +70,9 @@ class _Transformers:
 
         refuse_missing_path(encoder, name)
         self.encoder, self.name, self.revision = encoder, name, revision
-        self.model, report = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+        # As saved, a half-precision ResNet would not take pixels, which are float32.
+        options = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
+        self.model, report = AutoModel.from_pretrained(name, **options)
         # Checkpoints of DINO and ViT often come without the pooler that the class has: then the class token counts.
         self.has_pooler = not any(key.startswith("pooler.") for key in report["missing_keys"])
         refuse_random(encoder, report, unused=("pooler.",))

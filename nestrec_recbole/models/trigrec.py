@@ -105,7 +105,7 @@ class TriGRec(TriGRecUser):
         """The user vectors that do not change, the same at each step: (B, 1 -> T, d)."""
         if self.USER_ID not in batch.interaction:
             raise NestRecError("user_vectors: frozen has vectors of known users only; give user_id, or set visible")
-        if self.frozen_vectors.isnan().all():
+        if self.frozen_vectors[-1, 0, 0].isnan():  # the last that `freeze` writes
             self.freeze()
         shape = (-1, batch[self.ITEM_SEQ].shape[1], -1)
         specific, cross = self.frozen_vectors[batch[self.USER_ID]].unbind(1)
