@@ -62,6 +62,7 @@ for reads_items in ("FDSA", "GRU4RecF", "SASRecF", "S3Rec", "DIN", "DIEN"):
     OWN[reads_items] = {**OWN.get(reads_items, {}), **ITEM_COLUMNS, "selected_features": ["class"]}
 OWN["DIN"] |= {"MAX_ITEM_LIST_LENGTH": 4}
 OWN["FM"] = LABELS
+OWN["ConvNCF"] = {"embedding_size": 64}  # as its strides are
 # Not installed here, or (DGCF) it draws as many users as there are items.
 CANNOT = ("XGBoost", "LightGBM", "NCL", "KGIN", "MCCLK", "KGAT", "DGCF")
 NOISY = ("Random", "ADMMSLIM", "KTUP")  # their scores are drawn anew each time

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_dataset
 from recbole.data import create_dataset
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole.convert import convert, join
+from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.layers.full_softmax import full_softmax
 from nestrec_recbole.train.prepare import prepare
 
@@ -251,6 +255,21 @@ def test_joining_two_datasets_on_their_users(tmp_path: Path, make_config: Any) -
     assert rows_read[-1].split("\t") == ["pots:7", "pots", "pan", "", "blue"]
     dataset = create_dataset(make_config("FastSASRec", "both", target_domain="food"))
     assert rows(dataset.build()[2]) == {("u1", "food:1 pots:1 food:2 pots:7", "food:3")}
+
+
+def test_reviews_are_not_joined(tmp_path: Path) -> None:
+    """They were chosen for the split of one side, and may be of what is predicted in the other."""
+    for name in ("food", "pots"):
+        write_dataset(tmp_path, name, [[0, 1, 2]])
+        path = tmp_path / name / f"{name}.item"
+        header, *lines = path.read_text().splitlines()
+        path.write_text("\n".join([f"{header}\treview:token_seq", *(f"{line}\tfine" for line in lines)]) + "\n")
+    folders = [tmp_path / "food", tmp_path / "pots"]
+    for options, there in (({"review_text": 3}, False), ({}, True)):
+        for folder in folders:
+            (folder / "dataset.json").write_text(json.dumps({"time_unit": "s", "options": options}))
+        convert(join(folders), "both", data_path=tmp_path)
+        assert ("review" in read_header(tmp_path / "both" / "both.item")) is there
 
 
 def test_pictures_of_joined_datasets_are_found(tmp_path: Path) -> None:

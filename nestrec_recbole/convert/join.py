@@ -45,8 +45,12 @@ class _Side:
         interactions = _atomic(path, read_header(path), COLUMNS)
         fields = read_header(item_file) if item_file.is_file() else {}
         items = _atomic(item_file, fields, ("item_id",)) if fields else None
-        kept = {field: kind for field, kind in fields.items() if field not in (*RESERVED, DOMAIN)}
-        return cls(domain, folder, interactions, items, kept, _time_unit(folder / "dataset.json"))
+        about = _read_about(folder / "dataset.json")
+        others = [*RESERVED, DOMAIN]
+        if about["options"].get("review_text"):  # chosen for the split of this side alone
+            others.append("review")
+        kept = {field: kind for field, kind in fields.items() if field not in others}
+        return cls(domain, folder, interactions, items, kept, about["time_unit"])
 
 
 def _atomic(path: Path, header: Fields, expected: tuple[str, ...]) -> Delimited:
@@ -57,17 +61,18 @@ def _atomic(path: Path, header: Fields, expected: tuple[str, ...]) -> Delimited:
     return Delimited((path,), tuple(header), "\t", quote="")
 
 
-def _time_unit(about: Path) -> str:
-    """What ``dataset.json`` says; seconds where there is none."""
+def _read_about(about: Path) -> dict[str, Any]:
+    """What ``dataset.json`` says; times are seconds where there is none."""
     if not about.is_file():
-        return "s"
+        return {"time_unit": "s", "options": {}}
     try:
-        unit = json.loads(about.read_text(encoding="utf-8"))["time_unit"]
-    except (ValueError, TypeError, KeyError):
+        found = json.loads(about.read_text(encoding="utf-8"))
+        unit, _ = found["time_unit"], found.setdefault("options", {})
+    except (ValueError, TypeError, KeyError, AttributeError):
         unit = None
     if unit not in UNITS:
         raise NestRecError(f"{about}: says no time_unit out of {', '.join(UNITS)}; convert that dataset anew")
-    return unit
+    return found
 
 
 def join(folders: Sequence[str | Path], *, domains: Sequence[str] | None = None) -> Corpus:
