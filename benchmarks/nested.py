@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from readme import HERE, put_table, read_results, write_results
+from readme import HERE, difference, put_table, read_results, write_results
 
 from nestrec_recbole.bench.run import train
 from nestrec_recbole.encode.items import read_recipes
@@ -138,11 +138,6 @@ def table(results: dict[str, Any]) -> str:
         lines += ["", f"| run | seeds | valid | {' | '.join(COLD_COLUMNS)} |", "|---" * (len(COLD_COLUMNS) + 3) + "|"]
         lines += [f"| {row(name, runs, COLD_COLUMNS)} |" for name in cold]
     return "\n".join(lines)
-
-
-def difference(one: dict[str, float], p: float) -> str:
-    """A comparison in words: the mean difference, its 95% interval, and p as corrected."""
-    return f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}], p {p:.4f}"
 
 
 def summary(runs: list[dict[str, Any]], dataset: str) -> str:

@@ -38,3 +38,8 @@ def write_results(name: str, results: dict[str, Any]) -> None:
 def read_results(name: str) -> dict[str, Any]:
     """Read what :func:`write_results` wrote."""
     return json.loads((HERE / "results" / f"{name}.json").read_text())
+
+
+def difference(one: dict[str, float], p: float) -> str:
+    """A comparison in words: the mean difference, its 95% interval, and p as corrected."""
+    return f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}], p {p:.4f}"

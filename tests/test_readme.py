@@ -68,6 +68,8 @@ def test_places_and_models_exist() -> None:
         ("seeded", "quality"),
         ("seeded", "fusion"),
         ("nested", "nested-beauty"),
+        ("trigrec", "trigrec"),
+        ("trigrec_speed", "trigrec-speed"),
     ],
 )
 def test_tables_are_those_of_the_results(script: str, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
