@@ -717,6 +717,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "nestrec: missing.txt: file not found; check the path\n"
 
 
+def test_a_folder_whose_description_is_damaged_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b\n")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    (tmp_path / "d/dataset.json").write_text("{")
+    with pytest.raises(NestRecError, match=r"dataset\.json: damaged"):
+        convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    assert (tmp_path / "d/d.inter").is_file()
+
+
 def test_files_of_the_user_survive_a_second_conversion(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("u a b c\n")
     convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)

@@ -18,7 +18,7 @@ def check_target(data_path: Path, name: str) -> Path:
     Raises
     ------
     NestRecError
-        When the name is none of a folder, or the folder holds what no conversion wrote.
+        When the name is none of a folder, or the folder holds what no conversion wrote, or does not say what one did.
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise NestRecError(f"dataset name {name!r}: expected letters, digits, '_', '-', '.' or '+'; it names a folder")
@@ -27,6 +27,8 @@ def check_target(data_path: Path, name: str) -> Path:
     holds_something = target.exists() and any(target.iterdir() if target.is_dir() else [target])
     if holds_something and not (target / "dataset.json").is_file():
         raise NestRecError(f"{target}: not written by `nestrec convert`, and kept; choose another name or move it")
+    if holds_something:
+        _written(target)
     return target
 
 
@@ -73,8 +75,16 @@ def replace(target: Path, draft: Path) -> None:
 
 def _carry_over(old: Path, target: Path) -> None:
     """Keep what an earlier conversion did not write: encoded features, settings, files of the user's own."""
-    written = json.loads((old / "dataset.json").read_text(encoding="utf-8")).get("files", {})
-    ours = {"dataset.json", *(name.partition("/")[0] for name in written)}
+    ours = {"dataset.json", *(name.partition("/")[0] for name in _written(old))}
     for entry in old.iterdir():
         if entry.name not in ours and not (target / entry.name).exists():
             entry.rename(target / entry.name)
+
+
+def _written(folder: Path) -> list[str]:
+    """The files that a conversion wrote, by its ``dataset.json``."""
+    about = folder / "dataset.json"
+    try:
+        return list(json.loads(about.read_text(encoding="utf-8")).get("files", {}))
+    except (ValueError, AttributeError):
+        raise NestRecError(f"{about}: damaged, so that what is yours in that folder cannot be told; move it") from None
