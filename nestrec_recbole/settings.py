@@ -105,7 +105,15 @@ _SHARES = (
 )
 # By name, as what the settings of others' models mean is not known here.
 _NOT_NEGATIVE = (
-    *("learning_rate", "schedule_factor", "warmup_steps", "stopping_step", "checkpoint_steps", "margin"),
+    *(
+        "learning_rate",
+        "weight_decay",
+        "schedule_factor",
+        "warmup_steps",
+        "stopping_step",
+        "checkpoint_steps",
+        "margin",
+    ),
     *("candidates", "candidate_seed", "hidden_seed", "tie_seed"),
     *("n_layers", "item_layers", "user_queries", "recency_scale", "whitened_scale", "times_per_second"),
     *("reconstruction_weight", "contrastive_weight", "user_loss_weight", "specific_weight", "common_weight"),
@@ -233,6 +241,11 @@ def _check_without_effect(config: Any) -> None:
         raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
     if config["transform"]:
         raise NestRecError(f"config key 'transform' is {config['transform']!r}: models of this package take none")
+    clip = config["clip_grad_norm"]
+    if clip is not None and not (
+        isinstance(clip, dict) and {*clip} <= {"max_norm", "norm_type"} and "max_norm" in clip
+    ):
+        raise NestRecError(f"config key 'clip_grad_norm' is {clip!r}; expected {{'max_norm': 1.0}}")
     for key in ("save_dataset", "save_dataloaders"):
         if config[key]:
             raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")

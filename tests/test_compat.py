@@ -210,6 +210,31 @@ def test_checkpoint_loads_to_the_same_model(model: str, build: Callable[..., Any
     assert trainer.evaluate(test_data, load_best_model=False) == result
 
 
+def test_a_checkpoint_of_recboles_recommends(build: Callable[..., Any]) -> None:
+    from nestrec_recbole.recommend import Recommender
+
+    config = build("SASRec")
+    model, _, (train_data, valid_data, _) = make_model(config)
+    trainer = Trainer(config, model)
+    trainer.fit(train_data, valid_data)
+    recommender = Recommender.load(trainer.saved_model_file)
+    history = [[str(token) for token in recommender.tokens[1:4]]]
+    assert len(recommender.recommend(history, k=3)[0]) == 3
+    with pytest.raises(NestRecError, match="need a checkpoint of this package"):
+        recommender.recommend(history, novelty=0.5)
+
+
+def test_every_word_of_the_command_line_is_read(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--checkpoint_dir=a=b", "epochs"])
+    assert make_config("FastSASRec", "ml-100k")["checkpoint_dir"] == "a=b"
+    assert "'epochs' is no --key=value" in caplog.text
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--epochs=1", "--epochs=2"])
+    with pytest.raises(NestRecError, match="--epochs is given twice: 1 and 2"):
+        make_config("FastSASRec", "ml-100k")
+
+
 @pytest.mark.parametrize("model", ["BPR", "SASRec", MyBPR])
 def test_training_resumes(model: Any, build: Callable[..., Any]) -> None:
     config = build(model)

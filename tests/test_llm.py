@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from nestrec_recbole import NestRecError
 from nestrec_recbole.models.adapters import adapter_folder
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
+from nestrec_recbole.train.pipeline import _base_files
+from nestrec_recbole.train.prepare import prepare
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj", "up_proj"]}
 QUICK = {"learning_rate": 0.01, "hidden_dropout_prob": 0.0, "train_batch_size": 64}
@@ -36,6 +38,7 @@ def trained(model: Any) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+FIELDS = {"title": {"modality": "text"}, "year": {"modality": "number"}}  # of `build_nestrec`
 HISTORIES = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 1], [5]]
 
 
@@ -122,6 +125,55 @@ def test_checkpoints_hold_adapters_and_no_frozen_weight(build_nestrec: BuildNest
     resumed.resume_checkpoint(last)
     tensors, _ = read_checkpoint(last)
     assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in resumed.model.state_dict().items())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_stack_begins_where_its_user_level_ended(
+    wide: bool, build_nestrec: BuildNestRec, make_config: Any, qwen3: Path
+) -> None:
+    """Behind a language model that changes nothing, states are those of UserQFormer, whatever its width."""
+    width = 16 if wide else 24
+    settings = {"epochs": 2, "hidden_size": width, "n_heads": 2, "inner_size": 32, "learning_rate": 0.01}
+    settings |= {"MAX_ITEM_LIST_LENGTH": 30, "item_fields": FIELDS}
+    users, (train, valid, _) = prepare(make_config("UserQFormer", "circle", checkpoint_dir="users", **settings))
+    users.fit(train, valid, verbose=False)
+    users.evaluate(valid)
+    llm = {"path": str(qwen3), "lora": LORA} if wide else {}
+    model, *_ = build_nestrec(llm, hidden_size=width, init_from=users.saved_model_file)
+    assert model.to_state.weight.shape == (width, 24)
+    tokens = torch.randn(5, width)
+    with torch.no_grad():
+        through = model.to_state(tokens @ model.to_llm.weight.T)
+        torch.testing.assert_close(through, users.model.to_state(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_are_of_the_weights_they_were_trained_with(
+    build_nestrec: BuildNestRec, qwen3: Path, tmp_path: Path
+) -> None:
+    from recbole.quick_start import load_data_and_model
+    from transformers import Qwen3Model
+
+    base = tmp_path / "base"
+    shutil.copytree(qwen3, base)
+    _, trainer, train, valid = build_nestrec({"path": str(base), "lora": LORA}, epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    load_data_and_model(trainer.saved_model_file)
+    before = _base_files(str(base))
+    other = Qwen3Model.from_pretrained(base)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.01)
+    other.save_pretrained(base)
+    with pytest.raises(NestRecError, match=r"llm\.path holds other weights than when this was trained"):
+        load_data_and_model(trainer.saved_model_file)
+    assert _base_files(str(base)) != before  # by which the pipeline knows that a stage is to be run again
+
+
+def test_lora_of_pefts_own_defaults(build_nestrec: BuildNestRec, qwen3: Path) -> None:
+    model, *_ = build_nestrec({"path": str(qwen3), "lora": {}})
+    assert all("lora_" in name for name in trained(model) if name.startswith("llm."))
+    with pytest.raises(NestRecError, match=r"llm\.lora is True; expected keys of peft.LoraConfig"):
+        build_nestrec({"path": str(qwen3), "lora": True})
 
 
 def test_a_checkpoint_older_than_a_setting_still_loads(build_nestrec: BuildNestRec) -> None:

@@ -132,6 +132,16 @@ def test_what_is_given_for_all_stages_goes_over_those_that_ship(capsys: pytest.C
         assert len(json.loads(about.read_text())["history"]) == (1 if name == "stated" else 2)
 
 
+def test_settings_go_to_the_stages_whose_model_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"--{key}={value}" for key, value in SMALL.items()]
+    Path("mine.yaml").write_text("llm: {layers: 1}\nuser_queries: 2\n")
+    arguments = ["pipeline", "--dataset", "small", "--folder", "runs", "--config", "mine.yaml", *given]
+    assert main([*arguments, "--joint.llm.title_tokens=3"]) == 0
+    (joint,) = Path("runs/small-NestRec").glob("joint-*/weights.safetensors")
+    llm = read_checkpoint(joint)[1]["config"]["llm"]
+    assert (llm["layers"], llm["title_tokens"]) == (1, 3)
+
+
 def test_mistakes_in_later_stages_are_said_before_any_is_trained() -> None:
     from nestrec_recbole import NestRecError
 

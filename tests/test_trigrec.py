@@ -224,7 +224,7 @@ def words(settings: dict[str, Any], folder: Path) -> list[str]:
 def test_pipeline_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data", USERS)
     arguments = ["pipeline", "--model", "TriGRec", "--dataset", "shop", "--folder", "runs", *words({}, tmp_path)]
-    override = "learning_rate=0.002,metrics=['NDCG','MRR'],users.epochs=2"
+    override = "learning_rate=0.002, metrics=['NDCG','MRR'], users.epochs=2"
     assert main([*arguments, "--override", override]) == 0
     assert "ndcg@10\t" in capsys.readouterr().out
     (weights,) = Path("runs/shop-TriGRec").glob("users-*/weights.safetensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +40,6 @@ VERBS = {
     "tune": tune,
     "recommend": recommend,
 }
-_COMMA = r"\s*,\s*(?![^\[({]*[\])}])"  # outside of brackets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
-    rest += [f"--{word}" for word in re.split(_COMMA, getattr(options, "override", "")) if word]
+    rest += [f"--{word}" for word in _split(getattr(options, "override", ""))]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:
         hint = "settings are given as --key=value" if takes_settings else f"`nestrec {options.verb} --help` lists them"
@@ -70,3 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, NotImplementedError, OSError) as error:  # NestRecError, and RecBole's own complaints
         print(f"nestrec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _split(words: str) -> list[str]:
+    """Split at commas outside of brackets and quotation marks."""
+    found, depth, quote = [""], 0, ""
+    for letter in words:
+        if quote or letter in "'\"":
+            quote = "" if letter == quote else quote or letter
+        else:
+            depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth and not quote:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [word.strip() for word in found if word.strip()]

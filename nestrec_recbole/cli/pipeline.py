@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TAKES_SETTINGS = True  # as --key=value for all stages, --stage.key=value for one
+TAKES_SETTINGS = True  # as --key=value for the stages whose model has it, --stage.key=value for one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.cli.run import print_metrics, read_settings
+    from nestrec_recbole.compat import literal
     from nestrec_recbole.errors import NestRecError
     from nestrec_recbole.plugin import pipeline_stages
     from nestrec_recbole.train.pipeline import run_pipeline
@@ -43,7 +44,12 @@ def call(options: Any) -> int:
             continue
         if stage not in stages:
             raise NestRecError(f"--{key}={value}: no stage {stage!r}; there are {', '.join(stages)}")
-        stages[stage][inner] = value
+        outer, within, last = inner.partition(".")
+        if within:  # --joint.llm.layers=2
+            so_far = stages[stage].get(outer) or settings.get(outer) or {}
+            stages[stage][outer] = {**so_far, last: literal(value)}
+        else:
+            stages[stage][inner] = value
     folder = Path(options.folder) / f"{options.dataset}-{options.model}"
     result = run_pipeline(options.dataset, stages, settings, folder, options.until)
     print_metrics({"test_result": result.get("test"), "best_valid_result": result["valid"]})

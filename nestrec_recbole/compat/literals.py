@@ -1,11 +1,14 @@
-"""Settings as text are read, not run."""
+"""Settings as text are read, not run, and every one of the command line is."""
 
 from __future__ import annotations
 
 import ast
+import sys
+from logging import getLogger
 from typing import Any
 
 from nestrec_recbole.compat.once import replace_once
+from nestrec_recbole.errors import NestRecError
 
 _HARMLESS = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load, ast.UnaryOp, ast.unaryop)
 _SETTINGS = (str, int, float, list, tuple, dict)
@@ -22,7 +25,21 @@ def read_literals_only() -> None:
                 config_dict[key] = literal(value)
         return config_dict
 
+    def load_cmd_line(self: Config) -> dict[str, Any]:
+        """As RecBole's, which passes over words with two ``=``, a path among them."""
+        if "ipykernel_launcher" in sys.argv[0]:
+            return {}
+        found: dict[str, Any] = {}
+        for word in sys.argv[1:]:
+            key, equals, value = word.removeprefix("--").partition("=")
+            if not (word.startswith("--") and equals):
+                getLogger().warning("command line argument %r is no --key=value and sets nothing", word)
+            elif found.setdefault(key, value) != value:
+                raise NestRecError(f"--{key} is given twice: {found[key]} and {value}")
+        return self._convert_config_dict(found)
+
     replace_once(Config, "_convert_config_dict", convert)
+    replace_once(Config, "_load_cmd_line", load_cmd_line)
 
 
 def literal(text: str) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 
 from nestrec_recbole.errors import NestRecError
 
+BASE = "llm.path"  # beside the fields: a hash of the weights that adapters were trained on
+
 
 def numbering(dataset: Any, fields: Iterable[str]) -> dict[str, str]:
     """A hash of the tokens of each field, such as ``item_id``, in the order of their numbers.
@@ -27,6 +29,8 @@ def check_numbering(model: Any, saved: Mapping[str, str] | None, path: str | os.
     """
     own, saved = getattr(model, "numbering", None) or {}, saved or {}
     for name in sorted(own.keys() & saved.keys()):
+        if own[name] != saved[name] and name == BASE:
+            raise NestRecError(f"{path}: {BASE} holds other weights than when this was trained; give it those it had")
         if own[name] != saved[name]:
             raise NestRecError(
                 f"{path}: the dataset has other values of {name!r}, or in another order, than when this was trained; "

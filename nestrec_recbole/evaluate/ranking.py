@@ -194,9 +194,10 @@ def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) ->
     return groups | ({"cold": is_cold, "warm": ~is_cold} if dataset.config["hidden_items"] else {})
 
 
-def not_rankable(dataset: SequenceDataset) -> Tensor:
+def not_rankable(dataset: Any) -> Tensor:
     """Items that are never counted nor listed, (n_items,) bool: the padding item and those not ``rankable``."""
-    excluded = np.zeros(dataset.item_num, dtype=bool) if dataset.rankable is None else ~dataset.rankable
+    rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
+    excluded = np.zeros(dataset.item_num, dtype=bool) if rankable is None else ~rankable
     return torch.from_numpy(excluded | (np.arange(len(excluded)) == 0))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,11 @@ class SequenceModel(SequentialRecommender):
         fields = interaction.interaction
         cut = {k: v[:, :longest] if k.endswith("_list") and v.ndim > 1 else v for k, v in fields.items()}
         return self.last_state(self.encode(type(interaction)(cut)), interaction)
+
+    def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this model takes of the weights of another one, where ``init_from`` names it: those of the same name."""
+        own = self.state_dict()
+        return {name: weight for name, weight in weights.items() if name in own}
 
     def remember(self, name: str, compute: Callable[[], Tensor], items: Tensor | None = None) -> Tensor:
         """Compute a tensor over the catalogue once per training step, or once per evaluation; see CatalogueCache.

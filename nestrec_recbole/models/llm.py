@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from nestrec_recbole.layers.packing import Layout, Packed
 from nestrec_recbole.models.adapters import with_lora
 
 TINY_LAYERS = 2
+SAMPLED = 64  # numbers of each parameter that tell weights apart
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
 
@@ -46,7 +49,7 @@ def build_llm(settings: dict[str, Any], width: int, heads: int, inner_width: int
         # The second is its name before transformers 5.20. Reentrant, it would need an input with a gradient.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if settings["lora"]:
+    if settings["lora"] is not None:
         return with_lora(model, settings["lora"])
     model.requires_grad_(not settings["path"] or settings["learning_rate"] != 0)
     model.get_input_embeddings().requires_grad_(False)
@@ -76,6 +79,17 @@ def weights_from_path(llm: nn.Module, settings: dict[str, Any]) -> frozenset[str
     return frozenset(name for name, parameter in llm.named_parameters() if not parameter.requires_grad)
 
 
+def fingerprint(model: nn.Module, names: Collection[str]) -> str:
+    """A hash of a few numbers of each of these parameters, by which other weights are told."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name in names:
+            flat = parameter.detach().flatten()
+            some = flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu()
+            digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _check(settings: dict[str, Any]) -> None:
     for key, choices in {"dtype": DTYPES, "attention": ATTENTIONS}.items():
         if settings[key] not in choices:
@@ -87,17 +101,19 @@ def _check(settings: dict[str, Any]) -> None:
         number = settings[key]
         if not (number is None and or_else) and (not isinstance(number, int) or number < 1 or number is True):
             raise NestRecError(f"config key 'llm.{key}' is {number!r}; expected a whole number from 1{or_else}")
+    if settings["lora"] is not None and not isinstance(settings["lora"], dict):
+        raise NestRecError(f"llm.lora is {settings['lora']!r}; expected keys of peft.LoraConfig, such as {{r: 16}}")
     if settings["packing"] and settings["attention"] == "eager":
         raise NestRecError("llm.packing has no eager attention; set llm.attention to sdpa or flash_attention_2")
     frozen = settings["learning_rate"] == 0
-    if settings["dtype"] != "fp32" and not (settings["path"] and (settings["lora"] or frozen)):
+    if settings["dtype"] != "fp32" and not (settings["path"] and (settings["lora"] is not None or frozen)):
         raise NestRecError("llm.dtype bf16 is for frozen weights, and these are trained; set llm.path and llm.lora")
 
 
 def _tiny(settings: dict[str, Any], width: int, heads: int, inner_width: int) -> Any:
     from transformers import AutoModel, Qwen3Config
 
-    if settings["lora"]:
+    if settings["lora"] is not None:
         raise NestRecError("llm.lora adapts pretrained weights, and config: tiny has none; set llm.path, or remove it")
     config = Qwen3Config(
         vocab_size=1,  # tokens come as vectors

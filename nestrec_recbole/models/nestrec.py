@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nestrec_recbole.data.numbering import BASE
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.packing import lay_out
 from nestrec_recbole.models.adapters import adapter_folder, write_adapters
-from nestrec_recbole.models.llm import build_llm, read_tokens, weights_from_path
+from nestrec_recbole.models.llm import build_llm, fingerprint, read_tokens, weights_from_path
 from nestrec_recbole.models.prompt import Prompt
 from nestrec_recbole.models.userqformer import UserQFormer
 
@@ -38,6 +39,8 @@ class NestRec(UserQFormer):
         self.llm_rate = _rate("llm.learning_rate", config["llm"]["learning_rate"])
         self.qformer_rate = _rate("qformer_learning_rate", config["qformer_learning_rate"])
         super().__init__(config, dataset)
+        if self.not_saved:
+            self.numbering[BASE] = fingerprint(self, self.not_saved)
         self.packing = config["llm"]["packing"]
         self.prompt = Prompt(config["llm"], config, dataset, self.llm.config.vocab_size)
         self._check_positions(config)
@@ -89,6 +92,16 @@ class NestRec(UserQFormer):
         tokens = layout.fill(vectors, self.llm.get_input_embeddings()(layout.text))
         last_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
         return self.finished(self.to_state(self.dropout(last_token)), batch)
+
+    def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As the base's; a UserQFormer's map of user tokens to states goes on behind the language model.
+
+        It reads what ``to_llm`` makes of those tokens, so that the stack begins where UserQFormer ended.
+        """
+        taken = super().starting_from(weights)
+        if "to_state.weight" in taken and "to_llm.weight" not in weights:
+            taken["to_state.weight"] = taken["to_state.weight"] @ self.to_llm.weight.detach().T
+        return taken
 
     # -- what is saved, and where -------------------------------------------------------------------------------
 

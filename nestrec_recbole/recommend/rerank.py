@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nestrec_recbole.data.content import COMPARABLE, item_content
+from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError
 
 CANDIDATES = 100  # of each user, that a list is chosen from
@@ -30,6 +31,8 @@ def chooser(
         raise NestRecError(f"diversity {diversity} and novelty {novelty}: expected at least 0, together at most 1")
     if not diversity and not novelty:
         return _best
+    if not isinstance(dataset, SequenceDataset):
+        raise NestRecError("diversity and novelty need a checkpoint of this package; train the model with `nestrec`")
     features = _features(model, dataset) if diversity else torch.zeros(dataset.item_num, 1)
     counts = torch.from_numpy(dataset.build()[0].item_counts()).clamp(min=1).double()
     information = (counts.sum().log2() - counts.log2()).float()

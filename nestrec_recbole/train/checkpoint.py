@@ -56,7 +56,7 @@ def load_weights(
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     check_numbering(model, about.get("numbering"), path)
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    weights = _of_model(tensors)
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
         holder = "the model" if name in own else "the checkpoint"
@@ -77,8 +77,8 @@ def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
 _HELD_OUT_BY = (*FILES, *KEPT_DOMAINS, *HELD_OUT, *HISTORIES)
 
 
-def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: Any) -> list[str]:
-    """Start a model from a checkpoint of another stage: weights of the same name are taken, the others stay.
+def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[str]:
+    """Start a model from a checkpoint of another stage: what it says it takes of the weights; the others stay.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def take_weights(model: torch.nn.Module, path: str | os.PathLike[str], config: A
                 f"init_from {path}: its {key} is {theirs}, here it is {ours}: it may know what is held out"
             )
     own = model.state_dict()
-    taken = {name: tensors[f"model.{name}"] for name in own if f"model.{name}" in tensors}
+    taken = model.starting_from(_of_model(tensors))
     if not taken:
         raise NestRecError(f"init_from {path}: a {about['model']}, of which this model has no part")
     theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
@@ -129,3 +129,7 @@ def new_name(config: Any) -> str:
     """``<checkpoint_dir>/<model>-<time>-<random>.safetensors``: another name for runs that begin in the same second."""
     name = f"{config['model']}-{get_local_time()}-{secrets.token_hex(3)}.safetensors"
     return str(Path(config["checkpoint_dir"]) / name)
+
+
+def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}

@@ -12,10 +12,12 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.utils import get_model
 
+from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.processes import Processes
+from nestrec_recbole.properties_files import is_ours, load_properties
 from nestrec_recbole.settings import decisive
 from nestrec_recbole.train.prepare import prepare
 from nestrec_recbole.train.trainer import last_checkpoint
@@ -37,7 +39,7 @@ def run_pipeline(
     stages : mapping of str to mapping
         Name of a stage to its settings, ``model`` among them.
     settings : mapping
-        Of every stage; a stage's own go over them.
+        Of every stage whose model has them; a stage's own go over them.
     folder : str or Path
         Each stage gets ``<stage>-<key>/`` in it: ``weights.safetensors`` and ``stage.json``, which says what made
         them. The key is a hash of settings, data, code version and the stage before, so a stage whose inputs are
@@ -73,11 +75,19 @@ def _settings_of(name: str, stages: Mapping[str, Any], settings: Mapping[str, An
     own = {**settings, **stages[name]}
     if "model" not in own:
         raise NestRecError(f"stage {name!r} names no model")
+    of_models = [_settings_known_to(stage.get("model")) for stage in stages.values() if isinstance(stage, Mapping)]
+    for key in {*settings} - {*stages[name]} - _settings_known_to(own["model"]):
+        if any(key in known for known in of_models):  # meant for the stages whose model has it
+            del own[key]
     if "seen_bias" not in stages[name] and not getattr(get_model(own["model"]), "ranks_by_softmax", True):
         own.pop("seen_bias", None)  # meant for the stages that rank
     if stages[name].get("init_from") and name != next(iter(stages)):
         raise NestRecError(f"stage {name!r} starts from the one before; init_from is for the first stage alone")
     return own
+
+
+def _settings_known_to(model: Any) -> set[str]:
+    return {*load_properties(model)} if is_ours(model) else set()
 
 
 def _run_stage(
@@ -129,7 +139,15 @@ def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -
         "settings": decisive(config),
         "data": {path.name: sha256_of(path) for path in files},
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
+        "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
         "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),
         "version": __version__,
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
+
+
+def _base_files(path: str | None) -> Any:
+    """What a language model's ``path`` holds: hashes of its weights, or the commit of one of the hub."""
+    if not path or not Path(path).is_dir():
+        return path and downloaded_revision(path)
+    return {file.name: sha256_of(file) for file in sorted(Path(path).glob("*.safetensors"))}
