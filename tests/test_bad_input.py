@@ -153,6 +153,7 @@ def test_items(item: str | None, words: str, tmp_path: Path, capsys: pytest.Capt
     ("arguments", "words"),
     [
         (["missing.safetensors", "a"], "missing.safetensors: no such checkpoint"),
+        (["i3", "-k", "2", "i4"], "i3: no such checkpoint"),  # items may stand behind an option
         (["cut.safetensors", "a"], "cut.safetensors: truncated or damaged checkpoint"),
     ],
 )

@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
+    if hasattr(options, "items"):  # argparse gives them up where an option stands before them
+        options.items, rest = options.items + [w for w in rest if w[:1] != "-"], [w for w in rest if w[:1] == "-"]
     rest += [f"--{word}" for word in _split(getattr(options, "override", ""))]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nestrec_recbole.compat.once import replace_once
+from nestrec_recbole.errors import NestRecError
 
 checkpoint_readers: dict[str, Callable[..., dict[str, Any]]] = {}
 """Readers of checkpoint formats other than RecBole's own, by suffix; each returns a dict of RecBole's shape."""
@@ -43,10 +44,12 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = None, **_:
     Raises
     ------
     NestRecError
-        When the file is damaged, or asks to call what a checkpoint has no use for.
+        When the file is missing or damaged, or asks to call what a checkpoint has no use for.
     """
     from nestrec_recbole.unpickle import load_torch
 
+    if not Path(path).is_file():
+        raise NestRecError(f"{path}: no such checkpoint")
     reader = checkpoint_readers.get(Path(path).suffix, load_torch)
     return reader(path, map_location)
 

@@ -23,7 +23,9 @@ def user_ids(dataset: SequenceDataset, users: Sequence[str]) -> np.ndarray:
     tokens = [str(user) for user in users]
     strange = [user for user in tokens if user not in known or user == "[PAD]"]
     if strange:
-        raise NestRecError(f"dataset {dataset.dataset_name!r}: {unknown('user', strange[0], map(str, known))}")
+        others = f" ({len(strange)} of {len(tokens)} are)" if len(strange) > 1 else ""
+        names = [str(user) for user in known if user != "[PAD]"]
+        raise NestRecError(f"dataset {dataset.dataset_name!r}: {unknown('user', strange[0], names)}{others}")
     return np.array([known[user] for user in tokens], dtype=np.int64)
 
 
@@ -44,7 +46,10 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     rows = last[user_ids(dataset, users)]
     if len(rows) and rows.min() < 0:
         short = users[int(rows.argmin())]
-        raise NestRecError(f"dataset {dataset.dataset_name!r}: user {short!r} has fewer than two interactions")
+        raise NestRecError(
+            f"dataset {dataset.dataset_name!r}: user {short!r} has fewer than two interactions; leave it out, and give "
+            "its item in place of a user"
+        )
     parts = [slice(int(dataset.starts[row]), int(dataset.ends[row]) + 1) for row in rows]
     tokens = dataset.field2id_token[dataset.iid_field]
     times = None if dataset.times is None else [dataset.times[part].tolist() for part in parts]
