@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
-    if hasattr(options, "items"):  # argparse gives them up where an option stands before them
-        options.items, rest = options.items + [w for w in rest if w[:1] != "-"], [w for w in rest if w[:1] == "-"]
+    if hasattr(verb, "WORDS"):  # argparse gives those up that stand behind an option
+        vars(options)[verb.WORDS] += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
     rest += [f"--{word}" for word in _split(getattr(options, "override", ""))]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:

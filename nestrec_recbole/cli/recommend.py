@@ -8,6 +8,9 @@ import sys
 from typing import Any
 
 
+WORDS = "items"  # which may stand anywhere
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("checkpoint")
