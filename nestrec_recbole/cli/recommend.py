@@ -7,7 +7,6 @@ import json
 import sys
 from typing import Any
 
-
 WORDS = "items"  # which may stand anywhere
 
 
