@@ -43,8 +43,10 @@ def test_every_run_leaves_its_curves(tmp_path: Path, drawn: list[Figure]) -> Non
     run_recbole("FastSASRec", "small", config_dict=settings)
     (picture,) = Path("saved").glob("*.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    (checkpoint,) = Path("saved").glob("*[0-9].safetensors")
-    assert picture.stem == checkpoint.stem
+    checkpoint = picture.with_suffix(".safetensors")
+    assert sorted(Path("saved").glob("*.safetensors")) == sorted(
+        [checkpoint, checkpoint.with_stem(f"{checkpoint.stem}-last")]
+    )
     history = read_checkpoint(checkpoint.with_stem(f"{checkpoint.stem}-last"))[1]["history"]
     assert len(history) == 3 and all(one["valid_ndcg@10"] == one["valid_score"] for one in history)
     (figure,) = drawn

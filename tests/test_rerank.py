@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,9 +110,9 @@ def test_reranked_lists_are_more_diverse(checkpoint: str) -> None:
     assert len(everything) == 10 and not {"i3", "i4", "[PAD]"} & dict(everything).keys()
 
 
-def test_novelty_needs_nothing_to_compare_items_by(checkpoint: str) -> None:
-    recommender = Recommender.load(checkpoint)
-    dataset = SimpleNamespace(item_num=recommender.dataset.item_num, build=recommender.dataset.build, item_fields=list)
+def test_novelty_needs_nothing_to_compare_items_by(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Recommender.load(checkpoint).dataset
+    monkeypatch.setattr(dataset, "item_fields", list)
     values, items = chooser(object(), dataset, novelty=0.5)(torch.randn(2, dataset.item_num), 3)
     assert values.shape == items.shape == (2, 3)
     with pytest.raises(NestRecError, match="object has no vectors of items"):
