@@ -16,6 +16,7 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.convert import convert, join
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.layers.full_softmax import full_softmax
+from nestrec_recbole.train.checkpoint import _given
 from nestrec_recbole.train.prepare import prepare
 
 # One user a line, oldest first: f is food, k is kitchen.
@@ -185,6 +186,8 @@ def test_domains_may_be_called_by_numbers(target: Any, shop: Any, tmp_path: Path
     assert {str(token)[0] for token in dataset.field2id_token["item_id"][dataset.rankable]} == {"fk"[int(target)]}
     alone = shop(target_domain=None, domains=[target])
     assert {str(token)[0] for token in alone.field2id_token["item_id"][1:]} == {"fk"[int(target)]}
+    assert _given("target_domain", 0) == _given("target_domain", "0") == "0"
+    assert _given("target_domain", None) is _given("hidden_items", 0.0) is None
 
 
 def test_an_item_without_domain_is_named(shop: Any, tmp_path: Path) -> None:

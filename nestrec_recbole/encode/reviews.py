@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nestrec_recbole.data.domains import has_target
 from nestrec_recbole.errors import NestRecError
 
 FIELD = "review"
@@ -58,7 +59,7 @@ def _other_split(config: Any, split: dict[str, Any]) -> str | None:
     if files:
         is_same = files[0] == "train" and set(files) <= set(split["rows"])
         return None if is_same else f"benchmark_filename {files}"
-    if config["target_domain"]:
+    if has_target(config):
         return f"target_domain {config['target_domain']}"
     is_same = split["kind"] == LEAVE_ONE_OUT and division == {"LS": "valid_and_test"}
     return None if is_same else f"eval_args.split {division}"

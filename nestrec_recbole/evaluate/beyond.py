@@ -160,6 +160,7 @@ class GiniIndex(_Beyond):
     smaller = True
 
     def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """RecBole's interface: ``{"giniindex@10": ...}``, 0 where all items are listed as often as each other."""
         top, n_items = dataobject.get("rec.items").numpy(), dataobject.get("data.num_items")
         weights = 2 * np.arange(1, n_items + 1) - n_items - 1
         found: dict[str, float] = {}

@@ -96,7 +96,7 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[
         raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
     check_numbering(model, about.get("numbering"), f"init_from {path}")
     for key in _HELD_OUT_BY:
-        theirs, ours = about["config"].get(key) or None, config[key] or None
+        theirs, ours = (_given(key, one) for one in (about["config"].get(key), config[key]))
         if theirs != ours:
             raise NestRecError(
                 f"init_from {path}: its {key} is {theirs}, here it is {ours}: it may know what is held out"
@@ -118,6 +118,11 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[
             raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
     model.load_state_dict(taken, strict=False)
     return sorted(taken)
+
+
+def _given(key: str, value: Any) -> Any:
+    """What a setting says, None where it says nothing; a domain may be called 0."""
+    return (str(value) if key == "target_domain" and value is not None else value) or None
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
