@@ -53,12 +53,13 @@ def asha(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for scheduler in ("none", "asha"):
-            given = {**SETTINGS, "stopping_step": options.epochs}  # the full search is full
+            given = {**SETTINGS, "train_batch_size": options.batch, "stopping_step": options.epochs}  # full is full
             plan = Plan(options.trials, options.epochs, scheduler, seed=POINTS)
             result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=Path(folder) / scheduler)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
     full, short = found["none"], found["asha"]
-    return found | {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
+    found |= {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
+    return {str(options.batch): found}
 
 
 def together(options: argparse.Namespace) -> dict[str, float]:
@@ -210,12 +211,12 @@ def table(results: dict[str, Any]) -> str:
     """Markdown, a line per figure."""
     lines = ["| | |", "|---|---|"]
     if "asha" in results:
-        one = results["asha"]
-        lines += [
-            f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, all in full "
-            f"({one['none']['epochs']} epochs) | {one['none']['score']:.4f} |",
-            f"| ... under ASHA, after {one['of epochs']:.0%} of the epochs | {one['asha']['score']:.4f} |",
-        ]
+        for batch, one in sorted(results["asha"].items(), key=lambda item: int(item[0])):
+            lines += [
+                f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, batches of {batch}, "
+                f"all in full ({one['none']['epochs']} epochs) | {one['none']['score']:.4f} |",
+                f"| ... under ASHA, after {one['of epochs']:.0%} of the epochs | {one['asha']['score']:.4f} |",
+            ]
     if "together" in results:
         one = results["together"]
         lines.append(f"| trials per minute, two at once over one at a time | {one['ratio']:.2f} x |")
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--trials", type=int, default=27, help="of the part asha")
     parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
+    parser.add_argument("--batch", type=int, default=1024, help="train_batch_size of the part asha (%(default)s)")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")
@@ -250,8 +252,9 @@ def main() -> None:
     except FileNotFoundError:
         results = {}
     for part in options.parts:
-        results[part] = {"asha": asha, "together": together, "overhead": overhead, "memory": memory}[part](options)
-        print(part, results[part], flush=True)
+        found = {"asha": asha, "together": together, "overhead": overhead, "memory": memory}[part](options)
+        results[part] = {**results.get("asha", {}), **found} if part == "asha" else found
+        print(part, found, flush=True)
     if not options.no_readme:
         write_results("tune", {**results, "command": "python benchmarks/tune.py --data FOLDER"})
         put_table("tune table", table(read_results("tune")))

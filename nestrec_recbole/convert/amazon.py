@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import Corpus, Fields, Locate, record_of
-from nestrec_recbole.convert.sources import JsonLines, check_files
+from nestrec_recbole.convert.jsonlines import JsonLines
+from nestrec_recbole.convert.lines import check_files
 from nestrec_recbole.convert.staging import Staging, name
 from nestrec_recbole.errors import NestRecError
 

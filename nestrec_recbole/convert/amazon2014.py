@@ -12,16 +12,9 @@ from typing import Any
 
 from nestrec_recbole.convert.amazon import amazon_corpus, amount, joined
 from nestrec_recbole.convert.corpus import Corpus, Fields
-from nestrec_recbole.convert.sources import (
-    JsonLines,
-    Record,
-    byte_lines,
-    check_files,
-    copy_in,
-    decode,
-    json_records,
-    without_mark,
-)
+from nestrec_recbole.convert.jsonlines import JsonLines, copy_in, json_records, without_mark
+from nestrec_recbole.convert.lines import byte_lines, check_files, decode
+from nestrec_recbole.convert.sources import Record
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nestrec_recbole.convert.amazon import amazon_corpus, amount, joined
 from nestrec_recbole.convert.corpus import Corpus, Fields
-from nestrec_recbole.convert.sources import JsonLines, check_files
+from nestrec_recbole.convert.jsonlines import JsonLines
+from nestrec_recbole.convert.lines import check_files
 from nestrec_recbole.convert.staging import Staging
 
 _COLUMNS = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}

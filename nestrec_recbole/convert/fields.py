@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import RESERVED, Fields
-from nestrec_recbole.convert.sources import Delimited, JsonObjects, Source
+from nestrec_recbole.convert.delimited import Delimited
+from nestrec_recbole.convert.jsonlines import JsonObjects
+from nestrec_recbole.convert.sources import Source
 from nestrec_recbole.convert.staging import Staging, literal, name
 from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.data.atomic import copy_statement

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.corpus import PLACE, RESERVED, UNITS, Corpus, Fields, Locate
+from nestrec_recbole.convert.delimited import Delimited, check_columns
 from nestrec_recbole.convert.fields import field_names
-from nestrec_recbole.convert.sources import Delimited, check_columns, check_files
+from nestrec_recbole.convert.lines import check_files
 from nestrec_recbole.convert.staging import Staging, literal, name
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.errors import NestRecError

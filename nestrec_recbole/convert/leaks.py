@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nestrec_recbole.convert.sources import LONGEST_LINE, file_list, struct
+from nestrec_recbole.convert.lines import LONGEST_LINE
+from nestrec_recbole.convert.sources import file_list, struct
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.errors import NestRecError

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import Corpus, Fields, record_of
-from nestrec_recbole.convert.sources import Delimited, check_files
+from nestrec_recbole.convert.delimited import Delimited
+from nestrec_recbole.convert.lines import check_files
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.table import read_interactions
 from nestrec_recbole.errors import NestRecError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.corpus import PLACE, Corpus, Fields, Locate
-from nestrec_recbole.convert.sources import check_files
+from nestrec_recbole.convert.lines import check_files
 from nestrec_recbole.convert.staging import Staging, literal
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.unpickle import load_plain

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate, record_of
+from nestrec_recbole.convert.delimited import DELIMITERS, Delimited
 from nestrec_recbole.convert.fields import fields_reader
-from nestrec_recbole.convert.sources import DELIMITERS, Delimited, JsonObjects, Lines, Source, check_files, extension
+from nestrec_recbole.convert.jsonlines import JsonObjects
+from nestrec_recbole.convert.lines import check_files, extension
+from nestrec_recbole.convert.sources import Lines, Source
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nestrec_recbole.convert.corpus import Corpus, Locate, record_of
+from nestrec_recbole.convert.delimited import Delimited
 from nestrec_recbole.convert.fields import fields_reader
-from nestrec_recbole.convert.sources import Delimited, Parquet, Source, check_files, extension
+from nestrec_recbole.convert.lines import check_files, extension
+from nestrec_recbole.convert.sources import Parquet, Source
 from nestrec_recbole.convert.staging import Staging, name
 from nestrec_recbole.errors import NestRecError, unknown
 
