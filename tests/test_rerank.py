@@ -155,11 +155,11 @@ def test_an_empty_file_of_users(checkpoint: str, tmp_path: Path, capsys: pytest.
     assert "names no user; expected a user id a line" in capsys.readouterr().err
 
 
-def test_a_user_without_a_history(tmp_path: Path, make_config: Any) -> None:
+def test_a_single_interaction_is_a_history(tmp_path: Path, make_config: Any) -> None:
     from recbole.data import create_dataset
 
     write_dataset(tmp_path / "data", "short", [[1, 2, 3], [4]])
     dataset = create_dataset(make_config("FastSASRec", "short"))
     dataset.build()
-    with pytest.raises(NestRecError, match="'short': user 'u1' has fewer than two interactions"):
-        histories_of(dataset, ["u0", "u1"])
+    assert histories_of(dataset, ["u1", "u0"])[0] == [["i4"], ["i1", "i2", "i3"]]
+    assert set(sample_users(dataset, 9)) == {"u0", "u1"}

@@ -81,3 +81,14 @@ def test_windows_and_gather(rows: RowIndex) -> None:
 def test_ragged_positions() -> None:
     assert ragged_positions(np.array([7, 3, 0]), np.array([2, 0, 3])).tolist() == [7, 8, 0, 1, 2]
     assert len(ragged_positions(np.zeros(0, dtype=int), np.zeros(0, dtype=int))) == 0
+
+
+def test_whole_histories_of_users() -> None:
+    written_out = RowIndex.of_histories(
+        np.array([1, 1, 3]), [np.array(h) for h in ([5], [5, 6], [7])], np.array([6, 8, 9])
+    )
+    found = zip(*written_out.whole_histories(np.array([1, 2, 3, 9])), strict=True)
+    assert [written_out.items[start:stop].tolist() for start, stop in found] == [[5, 6, 8], [], [7, 9], []]
+    sorted_by_time = RowIndex.of_users(np.array([5, 6, 4]), np.array([1, 1, 3]), np.arange(3), {})
+    found = zip(*sorted_by_time.whole_histories(np.array([3, 2, 1])), strict=True)
+    assert [sorted_by_time.items[start:stop].tolist() for start, stop in found] == [[4], [], [5, 6]]

@@ -124,6 +124,19 @@ class RowIndex:
         starts, counts = self.starts[shortest].astype(np.int64), lengths[shortest].astype(np.int64)
         return np.unique(np.concatenate([ragged_positions(starts, counts), self.ends.astype(np.int64)]))
 
+    def whole_histories(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and stops, both (n,) int64, of all that users (n,) have taken, targets too; equal where that is nothing.
+
+        Where histories are written out, that is a user's last row, the longest.
+        """
+        if self.times is not None:
+            return np.searchsorted(self.owners, users), np.searchsorted(self.owners, users, "right")
+        last = np.full(max(users.max(initial=0), self.users.max(initial=0)) + 1, -1)
+        last[self.users] = np.arange(len(self))
+        rows = last[users]
+        starts, stops = (np.r_[ends, 0][rows].astype(np.int64) for ends in (self.starts, self.ends + 1))
+        return starts, stops  # of -1, who is in no row, both are 0
+
     def windows(self, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts and ends, both (B,) int64, of the last ``width`` items of rows' histories."""
         ends = self.ends[rows].astype(np.int64)

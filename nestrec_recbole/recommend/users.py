@@ -35,22 +35,17 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     Raises
     ------
     NestRecError
-        When a user is not in the dataset, or has fewer than two interactions.
+        When a user is not in the dataset, or has no interaction there.
     """
     if not isinstance(dataset, SequenceDataset):
         raise NestRecError(
             f"dataset {dataset.dataset_name!r} was read by RecBole, for its own checkpoint: give histories as items"
         )
-    last = np.full(dataset.user_num, -1)
-    last[dataset.users] = np.arange(len(dataset.users))  # the last row of a user is the longest
-    rows = last[user_ids(dataset, users)]
-    if len(rows) and rows.min() < 0:
-        short = users[int(rows.argmin())]
-        raise NestRecError(
-            f"dataset {dataset.dataset_name!r}: user {short!r} has fewer than two interactions; leave it out, and give "
-            "its item in place of a user"
-        )
-    parts = [slice(int(dataset.starts[row]), int(dataset.ends[row]) + 1) for row in rows]
+    starts, stops = dataset.rows.whole_histories(user_ids(dataset, users))
+    if (starts == stops).any():
+        nobody = users[int((starts == stops).argmax())]
+        raise NestRecError(f"dataset {dataset.dataset_name!r}: user {nobody!r} has no interaction; leave it out")
+    parts = [slice(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)]
     tokens = dataset.field2id_token[dataset.iid_field]
     times = None if dataset.times is None else [dataset.times[part].tolist() for part in parts]
     return [tokens[dataset.items[part]].astype(str).tolist() for part in parts], times
@@ -60,7 +55,7 @@ def sample_users(dataset: SequenceDataset, n: int, seed: int = 0) -> list[str]:
     """Tokens of so many users that have a history, drawn at random by seed; all of them where there are no more."""
     if n < 1:
         raise NestRecError(f"a sample of {n} users: expected a whole number from 1")
-    users = np.unique(dataset.users)
+    users = np.unique(dataset.owners)
     drawn = np.random.default_rng(seed).choice(users, min(n, len(users)), replace=False)
     return dataset.field2id_token[dataset.uid_field][drawn].astype(str).tolist()
 
