@@ -125,7 +125,7 @@ class RowIndex:
         return np.unique(np.concatenate([ragged_positions(starts, counts), self.ends.astype(np.int64)]))
 
     def whole_histories(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and stops, both (n,) int64, of all that users (n,) have taken, targets too; equal where that is nothing.
+        """Starts and stops, both (n,) int64, of all that users (n,) have taken, targets too; equal where there is none.
 
         Where histories are written out, that is a user's last row, the longest.
         """
