@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,8 +59,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     with temporary(path.parent, f".{path.name}.draft-") as draft:
         yield draft
         flush(draft)
-        with replaced(path, draft):
-            pass
+        replaced(path, draft)
 
 
 @contextmanager
@@ -100,12 +99,21 @@ def temporary(folder: Path, prefix: str) -> Iterator[Path]:
         remove(path)
 
 
-@contextmanager
-def replaced(path: Path, draft: Path) -> Iterator[Path | None]:
-    """Put a draft in a path's place; within the block, a folder that was there is at hand, and gone afterwards."""
+Carry = Callable[[Path, Path], None]
+
+
+def replaced(path: Path, draft: Path, carry: Carry | None = None) -> None:
+    """Put a draft in a path's place.
+
+    Parameters
+    ----------
+    path, draft : Path
+    carry : callable, optional
+        Given the folder that was there, out of the way, and the new one: moves over what is to stay. Called again by
+        :func:`recover` where a process was killed in it.
+    """
     if not (draft.is_dir() and path.exists()):  # a folder takes no other's place
         os.replace(draft, path)
-        yield None
         return
     old = _own_path(path.parent, f".{path.name}.old-")
     os.rename(path, old)
@@ -114,14 +122,17 @@ def replaced(path: Path, draft: Path) -> Iterator[Path | None]:
     except OSError:
         os.rename(old, path)
         raise
-    yield old
+    if carry is not None:
+        carry(old, path)
     remove(old)
 
 
-def recover(path: Path) -> None:
-    """Clear away what killed processes left of writing a path; bring back a folder that was being replaced."""
+def recover(path: Path, carry: Carry | None = None) -> None:
+    """Clear away what killed processes left of writing a path; bring back, or end, what was being replaced."""
     for old in abandoned(path.parent, f".{path.name}.old-"):
         if path.exists():
+            if carry is not None:
+                carry(old, path)
             remove(old)
         else:
             with suppress(OSError):  # another process was first

@@ -42,7 +42,7 @@ _FRAMES = {
 }
 _TENSORS = {
     "torch": ("device", "Size"),
-    "torch._utils": ("_rebuild_parameter", "_rebuild_sparse_tensor", "_rebuild_tensor_v2"),
+    "torch._utils": ("_rebuild_parameter", "_rebuild_tensor_v2"),
     "torch.utils.data.sampler": ("BatchSampler", "RandomSampler", "SequentialSampler"),
 }
 _BUILTIN = {"builtins": ("slice", "set", "frozenset"), "collections": ("OrderedDict",)}

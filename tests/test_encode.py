@@ -70,7 +70,7 @@ def test_plain_numbers(encoder: str, expected: list[float]) -> None:
 
 
 def test_one_hot_categories() -> None:
-    codes = encode_categories([["b"], ["a", "b", "a"], ["c"]])
+    codes = encode_categories([["b"], ["a", "b", "a"], ["c"]])[:]
     half = 0.5**0.5
     assert codes == pytest.approx(np.array([[0, 1, 0], [half, half, 0], [0, 0, 1]]))
     with pytest.raises(NestRecError, match="1025 different values; use `encoder: hash`"):
@@ -79,11 +79,11 @@ def test_one_hot_categories() -> None:
 
 def test_hashed_categories_keep_inner_products_in_the_mean() -> None:
     cells = [[f"brand {i}"] for i in range(2000)]
-    codes = encode_categories(cells, "hash", 64)
+    codes = encode_categories(cells, "hash", 64)[:]
     products = codes[:1000] @ codes[1000:].T
     assert codes.shape == (2000, 64)
     assert abs(products.mean()) < 0.005  # different values: orthogonal on average
-    assert (codes[0] == encode_categories(cells[:1], "hash", 64)[0]).all()  # whatever other values there are
+    assert (codes[0] == encode_categories(cells[:1], "hash", 64)[:][0]).all()  # whatever other values there are
 
 
 def test_times_run_round_the_day_the_week_and_the_year() -> None:

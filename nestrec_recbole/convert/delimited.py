@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestrec_recbole.convert.lines import LONGEST_LINE, byte_lines, decode, extension
+from nestrec_recbole.convert.lines import LONGEST_LINE, byte_lines, check_line_ends, decode, extension
 from nestrec_recbole.convert.sources import Record, Source, file_list, struct
 from nestrec_recbole.errors import NestRecError
 
@@ -76,6 +76,7 @@ class Delimited(Source):
                     why = f"{len(cells)} columns, expected {len(self.columns)} ({', '.join(self.columns)})"
                     raise NestRecError(f"{path}: line {number}: {why}; fix or remove the line")
                 yield f"{path}: line {number}", dict(zip(self.columns, cells, strict=True))
+            check_line_ends(path)
 
     def _rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         lines = ((number, decode(path, number, line, self.encoding)) for number, line in byte_lines(path))

@@ -10,13 +10,14 @@ from nestrec_recbole.convert.corpus import RESERVED, Fields
 from nestrec_recbole.convert.delimited import Delimited
 from nestrec_recbole.convert.jsonlines import JsonObjects
 from nestrec_recbole.convert.sources import Source
-from nestrec_recbole.convert.staging import Staging, literal, name
+from nestrec_recbole.convert.staging import Staging, literal, name, token
 from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.data.atomic import copy_statement
 from nestrec_recbole.errors import NestRecError, unknown
 
 KINDS = ("token", "token_seq", "float")
 MOST_FIELDS = 200
+_KINDS_OF = {"catalogue": "an item", "audience": "a user"}  # whose ids a table holds
 _ROWID = "rowid"  # a column of this name would hide DuckDB's own, which says which record came first
 _NUMBERS = (
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
@@ -61,7 +62,7 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
     else:
         columns = _load_columns(staging, source, key, among)
     names = field_names(str(source.files[0]), [column for column in columns if column != key])
-    selected = [f"{name(key)}::VARCHAR AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
+    selected = [f"{columns[key]} AS {new_key}"] + [f"{columns[c]} AS {name(f)}" for c, f in names.items()]
     staging.run(f"CREATE TABLE {table} AS SELECT {', '.join(selected)} FROM untyped")
     staging.run("DROP TABLE untyped")
     untyped = isinstance(source, Delimited)
@@ -81,8 +82,22 @@ def _load_columns(staging: Staging, source: Source, key: str, among: str) -> dic
     kinds = staging.source_columns(source)
     if key not in kinds:
         raise NestRecError(f"{source.files[0]}: {unknown('column', key, kinds)}; name the column of the ids")
-    staging.load("untyped", "*", source, f"WHERE {name(key)}::VARCHAR IN (FROM {among})")
-    return {column: _as_text_or_number(name(column), kind) for column, kind in kinds.items()}
+    read_key = token(name(key), kinds[key])
+    staging.load("untyped", "*", source, f"WHERE {read_key} IN (FROM {among})")
+    if not staging.value("SELECT count(*) FROM untyped"):
+        staging.load(f"any_{among}", f"{read_key} AS key", source, f"WHERE {name(key)} IS NOT NULL LIMIT 1")
+        _refuse_strangers(staging, source, key, among)
+    return {column: _as_text_or_number(name(column), kind) for column, kind in kinds.items()} | {key: read_key}
+
+
+def _refuse_strangers(staging: Staging, source: Source, key: str, among: str) -> None:
+    """Say that no id of a source is known; ``any_<among>`` has one of them, where there are any."""
+    for (found,) in staging.run(f"SELECT key FROM any_{among}"):
+        kind, known = _KINDS_OF[among], staging.value(f"FROM {among} LIMIT 1")
+        raise NestRecError(
+            f"{source.files[0]}: no {key} in it is that of {kind}: it has {found!r}, the interactions have {known!r}; "
+            "name the right column of ids, or write them alike"
+        )
 
 
 def _as_text_or_number(column: str, kind: str) -> str:
@@ -97,7 +112,11 @@ def _load_objects(staging: Staging, source: JsonObjects, key: str, among: str) -
     if staging.value("SELECT count(*) FROM untyped WHERE json_type(json) <> 'OBJECT'"):
         for _ in source.walk():  # names the line
             pass
+    one = f"SELECT {name(key)} AS key FROM untyped WHERE {name(key)} IS NOT NULL LIMIT 1"
+    staging.run(f"CREATE TABLE any_{among} AS {one}")
     staging.run(f"DELETE FROM untyped WHERE {name(key)} IS NULL OR {name(key)} NOT IN (FROM {among})")
+    if not staging.value("SELECT count(*) FROM untyped"):
+        _refuse_strangers(staging, source, key, among)
     keys = staging.run(
         "SELECT key FROM (SELECT unnest(json_keys(json)) AS key, rowid AS row, "
         "generate_subscripts(json_keys(json), 1) AS place FROM untyped) GROUP BY key ORDER BY min((row, place))"

@@ -23,7 +23,7 @@ def check_target(data_path: Path, name: str) -> Path:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise NestRecError(f"dataset name {name!r}: expected letters, digits, '_', '-', '.' or '+'; it names a folder")
     target = data_path / name
-    recover(target)
+    recover(target, _carry_over)
     holds_something = target.exists() and any(target.iterdir() if target.is_dir() else [target])
     if holds_something and not (target / "dataset.json").is_file():
         raise NestRecError(f"{target}: not written by `nestrec convert`, and kept; choose another name or move it")
@@ -68,9 +68,7 @@ def work_folder(place: Path | None, target: Path) -> Iterator[Path]:
 def replace(target: Path, draft: Path) -> None:
     """Put the draft in the target's place; at no moment is the only good copy in danger."""
     flush(draft)
-    with replaced(target, draft) as old:
-        if old is not None:
-            _carry_over(old, target)
+    replaced(target, draft, _carry_over)
 
 
 def _carry_over(old: Path, target: Path) -> None:

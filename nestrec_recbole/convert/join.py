@@ -125,7 +125,8 @@ def _renamed(sides: Sequence[_Side]) -> dict[str, str]:
 
 def _read(staging: Staging, sides: Sequence[_Side]) -> Locate:
     for number, side in enumerate(sides):
-        time = "TRY_CAST(timestamp AS BIGINT) AS timestamp"
+        whole = "TRY_CAST(timestamp AS DOUBLE) % 1 = 0"  # rounding would put others out of order
+        time = f"CASE WHEN {whole} THEN TRY_CAST(timestamp AS BIGINT) END AS timestamp"
         rating = "TRY_CAST(rating AS DOUBLE)" if "rating" in side.interactions.columns else "NULL::DOUBLE"
         staging.load(f"side_{number}", f"user_id, item_id, {time}, {rating} AS rating", side.interactions)
     both = "(SELECT item_id FROM side_0 INTERSECT SELECT item_id FROM side_1)"

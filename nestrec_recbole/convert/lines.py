@@ -58,8 +58,45 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     raise NestRecError(f"{path}: line {number}: longer than {LONGEST_LINE >> 20} MiB; cut or remove it")
                 yield number, line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").rstrip(b"\r\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        why = f"the gzip stream is cut off or damaged ({error})"
-        raise NestRecError(f"{path}: line {number + 1}: {why}; fetch the file again") from None
+        raise _damaged(f"{path}: line {number + 1}", error) from None
+
+
+def check_sum(path: Path) -> None:
+    """Compare a ``.gz`` with its own check sum, which DuckDB does not look at.
+
+    Raises
+    ------
+    NestRecError
+        When they differ.
+    """
+    try:
+        with open_bytes(path) as file:
+            while path.suffix == ".gz" and file.read(1 << 20):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(str(path), error) from None
+
+
+def _damaged(where: str, error: Exception) -> NestRecError:
+    return NestRecError(f"{where}: the gzip stream is cut off or damaged ({error}); fetch the file again")
+
+
+def check_line_ends(path: Path) -> None:
+    """Refuse a file some of whose lines end with a carriage return and others not, which DuckDB cannot read.
+
+    Raises
+    ------
+    NestRecError
+        With the first line that does not end as the one before.
+    """
+    with open_bytes(path) as file:
+        first = file.readline().endswith(b"\r\n")
+        for number, line in enumerate(file, start=2):
+            if line.endswith(b"\n") and line.endswith(b"\r\n") != first:
+                ends = ("\\r\\n", "\\n") if first else ("\\n", "\\r\\n")
+                raise NestRecError(
+                    f"{path}: line {number}: ends with {ends[1]}, those before with {ends[0]}; make them the same"
+                )
 
 
 def decode(path: Path, number: int, line: bytes, encoding: str = "utf-8") -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.convert.corpus import Corpus
+from nestrec_recbole.convert.lines import check_sum
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import share_of_shared_endings
 from nestrec_recbole.files import sha256_of
@@ -19,10 +20,18 @@ _LENGTHS = "SELECT min(n), median(n), max(n) FROM (SELECT count(*) AS n FROM int
 
 
 def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found: Any) -> dict[str, Any]:
-    """Count the table ``interactions`` and put everything together that does not lie on disk."""
+    """Count the table ``interactions`` and put everything together that does not lie on disk.
+
+    Raises
+    ------
+    NestRecError
+        A source whose gzip stream is damaged.
+    """
     n, users, items, first, last = staging.run(_COUNTS)[0]
     shortest, median, longest = staging.run(_LENGTHS)[0]
     adjacent = n - users
+    for path in corpus.sources:
+        check_sum(path)
     return {
         "corpus": corpus.name,
         "users": users,

@@ -23,6 +23,14 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def token(column: str, kind: str) -> str:
+    """SQL of an id as text: whole numbers of a floating type, which pandas makes of integers with gaps, as integers."""
+    text = f"{column}::VARCHAR"
+    if kind not in ("FLOAT", "DOUBLE"):
+        return text
+    return f"CASE WHEN {column} % 1 = 0 AND abs({column}) < 9e15 THEN {column}::BIGINT::VARCHAR ELSE {text} END"
+
+
 class Staging:
     """Tables on disk between the raw files and the atomic ones.
 

@@ -10,7 +10,7 @@ from nestrec_recbole.convert.delimited import Delimited
 from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.lines import check_files, extension
 from nestrec_recbole.convert.sources import Parquet, Source
-from nestrec_recbole.convert.staging import Staging, name
+from nestrec_recbole.convert.staging import Staging, name, token
 from nestrec_recbole.errors import NestRecError, unknown
 
 EXTENSIONS = (".csv", ".tsv", ".parquet")
@@ -60,14 +60,16 @@ def table(
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
     if time_unit not in ("s", "ms"):
         raise NestRecError(f"time unit {time_unit!r}: expected s or ms")
+    notes: dict[str, int] = {}
     return Corpus(
         name="table",
         sources=tuple(file for found in sources for file in found.files),
         time_unit=time_unit,
-        read_interactions=lambda staging: read_interactions(staging, source, columns, time_unit),
+        read_interactions=lambda staging: read_interactions(staging, source, columns, time_unit, notes),
         read_items=fields_reader(item_source, "item", item_key),
         read_users=fields_reader(user_source, "user", user_key),
         columns=columns,
+        notes=notes,
         options={"columns": columns, "items_key": item_key, "users_key": user_key, "quoted": quoted},
     )
 
@@ -81,8 +83,10 @@ def table_source(paths: Sequence[str | Path], quoted: bool = False) -> Source:
     return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, quoted=quoted)
 
 
-def read_interactions(staging: Staging, source: Source, columns: dict[str, str], time_unit: str = "s") -> Locate:
-    """Create ``raw`` of the mapped columns of a table; parameters as in :func:`table`.
+def read_interactions(
+    staging: Staging, source: Source, columns: dict[str, str], time_unit: str, notes: dict[str, int]
+) -> Locate:
+    """Create ``raw`` of the mapped columns of a table, and note how many times were rounded.
 
     Raises
     ------
@@ -94,11 +98,16 @@ def read_interactions(staging: Staging, source: Source, columns: dict[str, str],
         if column not in known:
             raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; map it to the right one")
     texts = {field: f"{name(column)}::VARCHAR" for field, column in columns.items()}
+    texts |= {field: token(name(columns[field]), known[columns[field]]) for field in ("user_id", "item_id")}
     moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMPTZ)"
     since_1970 = f"epoch_ms({moment})" if time_unit == "ms" else f"floor(epoch({moment}))::BIGINT"
     select = [f"{texts['user_id']} AS user_id", f"{texts['item_id']} AS item_id"]
     select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS BIGINT), {since_1970}) AS timestamp")
     if "rating" in texts:
         select.append(f"TRY_CAST({texts['rating']} AS DOUBLE) AS rating")
+    select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS DOUBLE) % 1 <> 0, false) AS is_rounded")
     staging.load("raw", ", ".join(select), source)
+    if rounded := staging.value("SELECT count(*) FROM raw WHERE is_rounded"):
+        notes["times rounded to whole ones, which may have lost their order"] = rounded
+    staging.run("ALTER TABLE raw DROP COLUMN is_rounded")
     return record_of(source)

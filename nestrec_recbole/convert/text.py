@@ -23,6 +23,11 @@ class _Text(HTMLParser):
         self.parts: list[str] = []
         self._hidden = 0
 
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """``<![...>`` is a comment, as in a browser; the standard library fails on most of them."""
+        end = self.rawdata.find(">", i)
+        return end + 1 if end >= 0 else -1
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._hidden += tag in _SKIPPED
         self.parts.append(" ")
@@ -45,7 +50,8 @@ def strip_html(text: str) -> str:
     'Salt & pepper  5 < 6 '
     """
     parser = _Text()
-    parser.feed(text)
+    end = text.rfind(">") + 1  # what opens after it never closes, and is looked for again and again
+    parser.feed(text[:end] + text[end:].replace("<", "&lt;"))
     parser.close()
     return "".join(parser.parts)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ def read_header(path: str | Path, separator: str = "\t", encoding: str | None = 
         raise NestRecError(f"{path}: file not found; check `data_path` and the dataset name") from None
     except UnicodeDecodeError as error:
         raise _no_text(path, encoding, error) from None
+    except LookupError:
+        raise NestRecError(f"encoding {encoding!r} is none that Python knows; try utf-8") from None
     if not head:
         raise NestRecError(f"{path}: line 1: the file is empty; expected a header such as 'user_id:token<TAB>...'")
     fields: dict[str, str] = {}
@@ -89,7 +93,7 @@ def read_columns(
     missing = [name for name in wanted if name not in fields]
     if missing:
         raise NestRecError(f"{path}: line 1: no column {missing[0]!r}; the file has {', '.join(fields)}")
-    _refuse_long_lines(path, separator, len(fields))
+    _refuse_long_lines(path, separator, encoding, len(fields))
     types = types or {}
     options = _layout(list(fields), wanted, separator, encoding)
     try:
@@ -101,13 +105,13 @@ def read_columns(
     except UnicodeDecodeError as error:
         raise _no_text(path, encoding, error) from None
     except (ValueError, OverflowError):
-        raise _first_bad_value(path, pd.read_csv(path, dtype=str, **options), types) from None
+        raise _first_bad_value(path, pd.read_csv(path, dtype=str, **options), types, encoding) from None
 
 
 def _layout(columns: list[str], wanted: list[str], separator: str, encoding: str | None) -> dict[str, Any]:
     """What pandas is told of an atomic file."""
     return {
-        "sep": separator,
+        "sep": separator if len(separator) == 1 else re.escape(separator),
         "names": columns,
         "usecols": wanted,
         "header": None,
@@ -116,7 +120,7 @@ def _layout(columns: list[str], wanted: list[str], separator: str, encoding: str
         "quoting": csv.QUOTE_NONE,
         "na_values": [""],
         "keep_default_na": False,
-        "engine": "c",
+        "engine": "c" if len(separator) == 1 else "python",
         "index_col": False,
     }
 
@@ -125,9 +129,12 @@ def _no_text(path: str | Path, encoding: str | None, error: UnicodeDecodeError) 
     return NestRecError(f"{path}: not valid {encoding or 'UTF-8'} text ({error.reason}); set `encoding`")
 
 
-def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None:
+def _refuse_long_lines(path: str | Path, separator: str, encoding: str | None, n_columns: int) -> None:
     """Name the first line with more cells than the header: given the columns wanted, pandas drops the others unsaid."""
-    if len(separator.encode()) != 1:
+    if len(separator) != 1 or f"{separator}\n".encode(encoding or "utf-8") != f"{separator}\n".encode():
+        for number, text in _lines(path, encoding):
+            if (n_cells := text.count(separator) + 1) > n_columns:
+                raise NestRecError(f"{path}: line {number}: {n_cells} columns, expected {n_columns}; fix it")
         return
     with open(path, "rb") as file:
         file.readline()
@@ -144,14 +151,27 @@ def _refuse_long_lines(path: str | Path, separator: str, n_columns: int) -> None
             n_lines += len(starts)
 
 
-def _first_bad_value(path: str | Path, table: pd.DataFrame, types: dict[str, Any]) -> NestRecError:
+def _lines(path: str | Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+    with open(path, encoding=encoding or "utf-8-sig", errors="replace") as file:
+        yield from enumerate(file, start=1)
+
+
+def line_of(path: str | Path, row: int, encoding: str | None = None) -> int:
+    """The line, from 1, of a row of what :func:`read_columns` has read: blank lines are no rows."""
+    filled = (number for number, line in _lines(path, encoding) if number > 1 and line.strip(" \r\n"))
+    return next(islice(filled, row, None), row + 2)
+
+
+def _first_bad_value(
+    path: str | Path, table: pd.DataFrame, types: dict[str, Any], encoding: str | None
+) -> NestRecError:
     """Name the first value that is not a number, after a read with types has failed."""
     for name in types:
         if name in table:
             values = table[name]
             bad = values.index[values.notna() & pd.to_numeric(values, errors="coerce").isna()]
             if len(bad):
-                line = int(bad[0]) + 2
+                line = line_of(path, int(bad[0]), encoding)
                 return NestRecError(f"{path}: line {line}: {name} is {values[bad[0]]!r}, expected a number")
     return NestRecError(f"{path}: a number is missing or too large; check {', '.join(types)}")
 

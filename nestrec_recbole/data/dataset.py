@@ -85,7 +85,10 @@ class SequenceDataset(AtomicDataset):
             return
         for name in self.feat_name_list:
             if name != "inter_feat":
-                setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
+                feature = self._dataframe_to_interaction(getattr(self, name))
+                for field in self._unused(name.removesuffix("_feat"), feature.columns):
+                    self._del_col(feature, field)
+                setattr(self, name, feature)
         table = self.inter_feat
         if self.benchmark_filename_list is None:
             self._index_interactions(table)
@@ -115,14 +118,18 @@ class SequenceDataset(AtomicDataset):
                 self.dataset_name,
             )
         self._exact_times = None
-        unused = (self.config["unused_col"] or {}).get("inter", [])
-        for field in unused:
-            if field not in table:
-                raise NestRecError(unknown("column in unused_col.inter", field, table.columns))
-        extra = table.drop(columns={self.uid_field, self.iid_field, *unused})
+        extra = table.drop(columns={self.uid_field, self.iid_field, *self._unused("inter", table.columns)})
         others = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
         columns = {name: column.numpy() for name, column in others.items()}
         self.rows = RowIndex.of_users(items, users, times, columns)
+
+    def _unused(self, file: str, columns: Any) -> list[str]:
+        """The columns of a file that ``unused_col`` names."""
+        unused = list((self.config["unused_col"] or {}).get(file, []))
+        for field in unused:
+            if field not in columns:
+                raise NestRecError(unknown(f"column in unused_col.{file}", field, columns))
+        return unused
 
     def _index_benchmark(self, table: pd.DataFrame) -> None:
         """Rows whose histories are written out in the files: each becomes a stretch of its own."""
@@ -132,11 +139,19 @@ class SequenceDataset(AtomicDataset):
                 f"benchmark files of {self.dataset_name!r}: no column {history}:token_seq; RecBole's sequential "
                 "benchmark files hold user, history and target, and `alias_of_item_id: [" + history + "]`"
             )
+        if history not in self.alias["item_id"]:
+            raise NestRecError(
+                f"benchmark files of {self.dataset_name!r}: set alias_of_item_id: [{history}], so that histories and "
+                "targets are the same items"
+            )
         lengths = table[history].map(len).to_numpy()
         if (lengths == 0).any():
             line = int(np.flatnonzero(lengths == 0)[0])
             raise NestRecError(f"benchmark files of {self.dataset_name!r}: row {line + 1} has an empty {history}")
         users, targets = (table[name].to_numpy(dtype=np.int32) for name in (self.uid_field, self.iid_field))
+        if not (users.all() and targets.all()):
+            line = int(np.flatnonzero((users == 0) | (targets == 0))[0])
+            raise NestRecError(f"benchmark files of {self.dataset_name!r}: row {line + 1} lacks its user or its item")
         self.rows = RowIndex.of_histories(users, table[history].to_numpy(), targets)
 
     @property

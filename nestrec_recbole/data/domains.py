@@ -182,8 +182,8 @@ def _read(config: Any) -> dict[str, str]:
     columns = [config["ITEM_ID_FIELD"], config["domain_field"]]
     table = read_columns(
         _item_file(config), columns, separator=config["field_separator"], encoding=config["encoding"]
-    ).dropna()
-    return dict(zip(*(table[name] for name in columns), strict=True))
+    ).drop_duplicates(columns[0])  # the first line of an item counts, as in RecBole
+    return dict(zip(*(table.dropna()[name] for name in columns), strict=True))
 
 
 def _refuse_unknown_order(config: Any, target: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pandas as pd
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
-from nestrec_recbole.data.atomic import read_columns, read_header
+from nestrec_recbole.data.atomic import line_of, read_columns, read_header
 from nestrec_recbole.data.domains import keep_domains
 from nestrec_recbole.errors import NestRecError, unknown
+
+_NUMBER = r"[-+]?(?:inf|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)"
 
 
 class AtomicDataset(SequentialDataset):
@@ -39,7 +42,21 @@ class AtomicDataset(SequentialDataset):
                     f"{dataset_path}/{token}.inter: no column {field!r}; it has {', '.join(table)}. "
                     "Set USER_ID_FIELD, ITEM_ID_FIELD or TIME_FIELD, or add it to load_col.inter"
                 )
+        for field in (self.uid_field, self.iid_field):
+            if self.field2type[field] is not FeatureType.TOKEN:
+                kind = self.field2type[field].value
+                raise NestRecError(f"{dataset_path}/{token}.inter: line 1: {field}:{kind} must be {field}:token")
         self.inter_feat = keep_domains(table, self.config)
+
+    def _get_load_and_unload_col(self, source: Any) -> Any:
+        file = source.value if isinstance(source, FeatureSource) else source
+        columns = {key: (self.config[key] or {}).get(file) for key in ("load_col", "unload_col")}
+        for key, given in columns.items():
+            if given not in (None, "*") and not isinstance(given, (list, tuple, set)):
+                raise NestRecError(f"{key}.{file} is {given!r}; expected a list of columns, or '*'")
+        if columns["unload_col"] and columns["load_col"] not in (None, "*"):
+            raise NestRecError(f"load_col.{file} names the columns that are read; for unload_col set it to '*'")
+        return super()._get_load_and_unload_col(source)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         load, unload = self._get_load_and_unload_col(source)
@@ -73,7 +90,10 @@ class AtomicDataset(SequentialDataset):
         """Parse a ``token_seq`` or ``float_seq`` column, cut to ``seq_len`` where that is set."""
         separator = self.config["seq_separator"]
         dtype = np.float64 if kind is FeatureType.FLOAT_SEQ else str
-        sequences = [np.array([v for v in c.split(separator) if v], dtype=dtype) for c in cells.fillna("")]
+        try:
+            sequences = [np.array([v for v in c.split(separator) if v], dtype=dtype) for c in cells.fillna("")]
+        except ValueError as error:
+            raise NestRecError(f"dataset {self.dataset_name!r}: {name}:{kind.value}: {error}") from None
         longest = max(map(len, sequences), default=0)
         limit = (self.config["seq_len"] or {}).get(name, longest)
         self.field2seqlen[name] = min(limit, longest)
@@ -85,13 +105,13 @@ class AtomicDataset(SequentialDataset):
         if self.config["coordinates"]:
             self._check_places(filepath, table)
 
-    @staticmethod
-    def _check_times(filepath: str, times: pd.Series) -> None:
+    def _check_times(self, filepath: str, times: pd.Series) -> None:
         if times.dtype.kind != "f":
             raise NestRecError(f"{filepath}: line 1: {times.name} is not of type float; write it as {times.name}:float")
         bad = np.flatnonzero(~np.isfinite(times.to_numpy()))
         if len(bad):
-            raise NestRecError(f"{filepath}: line {bad[0] + 2}: {times.name} is missing or not finite; expected a time")
+            line = line_of(filepath, int(bad[0]), self.config["encoding"])
+            raise NestRecError(f"{filepath}: line {line}: {times.name} is missing or not finite; expected a time")
 
     def _check_places(self, filepath: str, table: pd.DataFrame) -> None:
         """Every interaction must have a place: RecBole would put those without one in the middle of all."""
@@ -103,7 +123,8 @@ class AtomicDataset(SequentialDataset):
                 )
             bad = np.flatnonzero(~(np.abs(table[name].to_numpy()) <= most))
             if len(bad):
-                raise NestRecError(f"{filepath}: line {bad[0] + 2}: {name} is {table[name][bad[0]]}; expected degrees")
+                line = line_of(filepath, int(bad[0]), self.config["encoding"])
+                raise NestRecError(f"{filepath}: line {line}: {name} is {table[name][bad[0]]}; expected degrees")
 
     # -- filtering ----------------------------------------------------------------------------------------------
 
@@ -111,10 +132,37 @@ class AtomicDataset(SequentialDataset):
         if self.inter_feat.empty:
             raise NestRecError(f"{self.dataset_path}/{self.dataset_name}.inter has no interactions below its header")
         super()._data_filtering()
+        if self.benchmark_filename_list and len(self.inter_feat) != sum(self.file_size_list):
+            raise NestRecError(
+                f"dataset {self.dataset_name!r}: filters, `domains` or missing ids drop rows of its benchmark files: "
+                "which are test rows would not be known any more; filter before the split, as `nestrec convert` does"
+            )
+
+    def _parse_intervals_str(self, intervals_str: Any) -> Any:
+        if intervals_str is None:
+            return None
+        intervals = [part.strip() for part in str(intervals_str).split(";")]  # "[3,8]" may have become a list
+        for interval in intervals:
+            ends = re.fullmatch(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]", interval)
+            if ends is None or float(ends[1]) > float(ends[2]):
+                raise NestRecError(f"interval {interval!r}: expected such as [3,8] or (0,inf), several apart by ';'")
+        return super()._parse_intervals_str(intervals_str)
+
+    def _filter_by_field_value(self) -> None:
+        for field, wanted in (self.config["val_interval"] or {}).items():
+            if field not in self.field2type:
+                raise NestRecError(
+                    f"val_interval: {unknown('field', field, self.field2type)}; a column must be in load_col to be read"
+                )
+            if not self.field2type[field].value.startswith("float") and not isinstance(wanted, (list, tuple, set)):
+                raise NestRecError(f"val_interval.{field} is {wanted!r}; expected a list of the tokens to keep")
+        super()._filter_by_field_value()
 
     def _remove_duplication(self) -> None:
         """As RecBole, but with a stable sort: interactions of one second keep their file order."""
         if self.config["rm_dup_inter"] is not None:
+            if self.config["rm_dup_inter"] not in ("first", "last"):
+                raise NestRecError(f"rm_dup_inter is {self.config['rm_dup_inter']!r}; expected first or last")
             self.inter_feat.sort_values(self.time_field, kind="stable", inplace=True)
             pair = [self.uid_field, self.iid_field]
             self.inter_feat.drop_duplicates(subset=pair, keep=self.config["rm_dup_inter"], inplace=True)

@@ -35,7 +35,7 @@ def split_rows(
     Raises
     ------
     NestRecError
-        When the order is not ``TO``, the split is not one of RecBole's, or its ratios are not three.
+        When the order is not ``TO``, the split is not one of RecBole's, or its ratios are not three, the first above 0.
     """
     if eval_args["order"] != "TO":
         raise NestRecError(f"eval_args.order is {eval_args['order']!r}: sequential models need 'TO' (time order)")
@@ -48,8 +48,10 @@ def split_rows(
         return [np.flatnonzero(part == p) for p in range(3)]
     if mode not in ("RS", "TS") or not isinstance(argument, list):
         raise NestRecError(f"eval_args.split is {split!r}: expected LS with a mode, or RS or TS with a list of ratios")
-    if len(argument) != 3:
+    if len(argument) != 3 or not all(isinstance(r, (int, float)) and 0 <= r < np.inf for r in argument):
         raise NestRecError(f"eval_args.split is {split!r}: expected three ratios, of training, validation and test")
+    if not argument[0]:
+        raise NestRecError(f"eval_args.split is {split!r}: nothing would train")
     total = sum(argument)
     ratios = [ratio / total for ratio in argument]
     if mode == "TS":

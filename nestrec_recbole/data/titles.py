@@ -35,5 +35,5 @@ def item_titles(config: Any, field: str | None = None) -> dict[str, str]:
     if named is None:
         return {}
     items = config["ITEM_ID_FIELD"]
-    table = read_columns(path, [items, named], **how).dropna()
+    table = read_columns(path, [items, named], **how).drop_duplicates(items).dropna()  # the first counts, as in RecBole
     return dict(zip(table[items], table[named], strict=True))

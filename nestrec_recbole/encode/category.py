@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+from scipy.sparse import csr_array, eye_array
 
-from nestrec_recbole.data.vectors import unit_rows
 from nestrec_recbole.errors import NestRecError
 
 MOST = 1024  # values that one-hot features are made of
 BUCKETS = 256
 
 
-def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", width: int | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class SparseRows:
+    """A matrix (n, width) of few numbers other than 0, of which only the rows that are asked for are written out."""
+
+    matrix: csr_array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.matrix.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.matrix.dtype
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        return self.matrix[part].toarray()
+
+
+def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", width: int | None = None) -> SparseRows:
     """Encode the categories of each item, one or several.
 
     A linear layer over one-hot features is an embedding per value, which is what a category should have as long as most
@@ -33,7 +56,7 @@ def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", 
 
     Returns
     -------
-    numpy.ndarray of shape (n, width), float32
+    SparseRows of shape (n, width), float32
         Rows of unit length, but for values that hashing cancels out.
 
     Raises
@@ -41,15 +64,21 @@ def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", 
     NestRecError
         When there are too many values for one-hot features.
     """
-    values = sorted({value for cell in cells for value in cell})
+    distinct = [dict.fromkeys(cell) for cell in cells]
+    number = {value: place for place, value in enumerate(sorted(set(chain.from_iterable(distinct))))}
     if encoder == "one_hot":
-        if len(values) > MOST:
-            raise NestRecError(f"{len(values)} different values; use `encoder: hash`, or `modality: text`")
-        codes = np.eye(len(values), dtype=np.float32)
+        if len(number) > MOST:
+            raise NestRecError(f"{len(number)} different values; use `encoder: hash`, or `modality: text`")
+        codes = eye_array(len(number), dtype=np.float32, format="csr")
     else:
-        codes = np.stack([_hash(value, width or BUCKETS) for value in values])
-    number = {value: place for place, value in enumerate(values)}
-    return unit_rows(np.stack([codes[[number[value] for value in dict.fromkeys(cell)]].sum(axis=0) for cell in cells]))
+        codes = csr_array(np.stack([_hash(value, width or BUCKETS) for value in number]))
+    columns = np.fromiter((number[value] for value in chain.from_iterable(distinct)), dtype=np.int64)
+    starts = np.r_[0, np.cumsum([len(cell) for cell in distinct])]
+    held = csr_array((np.ones(len(columns), dtype=np.float32), columns, starts), shape=(len(cells), len(number)))
+    rows = csr_array(held @ codes)
+    lengths = np.sqrt(rows.multiply(rows).sum(axis=1))
+    rows.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(rows.indptr))
+    return SparseRows(rows)
 
 
 def _hash(value: str, width: int) -> np.ndarray:

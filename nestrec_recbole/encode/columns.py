@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nestrec_recbole.encode.category import encode_categories
+from nestrec_recbole.encode.category import SparseRows, encode_categories
 from nestrec_recbole.encode.number import encode_numbers
 from nestrec_recbole.encode.place import encode_places, parse_places
 from nestrec_recbole.encode.recipe import Recipe
@@ -20,7 +20,9 @@ COMMA = r",\s*"  # as `nestrec convert` joins lists
 _EXPECTED = {"number": "a number", "time": "a Unix time or a date", "place": "a latitude and a longitude"}
 
 
-def encode_column(path: Path, name: str, cells: pd.Series, recipe: Recipe, separator: str | None) -> np.ndarray:
+def encode_column(
+    path: Path, name: str, cells: pd.Series, recipe: Recipe, separator: str | None
+) -> np.ndarray | SparseRows:
     """Encode the cells of a column.
 
     Parameters
@@ -37,7 +39,7 @@ def encode_column(path: Path, name: str, cells: pd.Series, recipe: Recipe, separ
 
     Returns
     -------
-    numpy.ndarray of shape (n, width), float32
+    numpy.ndarray or SparseRows of shape (n, width), float32
         NaN where a cell is not of this modality; a warning names the first.
 
     Raises

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,13 +38,20 @@ class FileDigests:
             name = str(file.absolute())
             try:
                 about = os.stat(name)
+                if not stat.S_ISREG(about.st_mode):  # a device or a pipe may never end
+                    found.append(None)
+                    continue
                 size, when, digest = known.get(name, (-1, -1, ""))
                 if (size, when) != (about.st_size, about.st_mtime_ns):
                     digest = sha256_of(name)
                     known[name] = (about.st_size, about.st_mtime_ns, digest)
                     changed = True
                 found.append(digest)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in its name
+                found.append(None)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
                 found.append(None)
         if changed:
             self._write(known)

@@ -16,6 +16,7 @@ from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_f
 from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
+from nestrec_recbole.encode.category import SparseRows
 from nestrec_recbole.encode.columns import encode_column, separator_of, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
@@ -73,11 +74,11 @@ class Taken:
 
     Attributes
     ----------
-    rows : numpy.ndarray of shape (n_distinct, width)
+    rows : numpy.ndarray or SparseRows of shape (n_distinct, width)
     place : numpy.ndarray of shape (n,), int64
     """
 
-    rows: np.ndarray
+    rows: np.ndarray | SparseRows
     place: np.ndarray
 
     @property
@@ -133,7 +134,7 @@ def _alter(one: Any, view: int) -> Any:
 
 def _is_there(view: Taken) -> np.ndarray:
     """False for the pictures that could not be read, and cells that could not be parsed: (n,) bool."""
-    return ~np.isnan(view.rows[:, 0])[view.place]
+    return ~np.isnan(view.rows[:][:, 0])[view.place]
 
 
 def _write(
@@ -166,8 +167,8 @@ def _write(
 
 
 def _has_field(path: Path, name: str, source: Source, recipe: Recipe, view: Taken) -> np.ndarray:
-    if recipe.modality == "text":
-        return np.ones(len(view.place), dtype=bool)  # a text can always be encoded: NaN is for the store to refuse
+    if recipe.modality in ("text", "category"):
+        return np.ones(len(view.place), dtype=bool)  # they can always be encoded: NaN is for the store to refuse
     there = _is_there(view)
     if not there.any():
         raise NestRecError(f"{path}: no image of {name!r} can be read ({source.cells.iloc[0]}); check the files")
