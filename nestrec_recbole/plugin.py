@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.machinery
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -224,6 +225,8 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     """Our checkpoint in the shape of RecBole's, for ``load_data_and_model``."""
     tensors, about = read_checkpoint(path, str(map_location or "cpu"))
     saved = about["config"]
+    for key in ("data_path", "feature_path"):
+        saved[key] = saved.get(key) and _near(Path(path), saved[key])
     kept = {k: v for k, v in saved.items() if k not in ("data_path", "model", "dataset")}
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if not is_ours(about["model"]):
@@ -235,3 +238,10 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
     return {"config": config, "state_dict": weights, "other_parameter": None, "numbering": about.get("numbering")}
+
+
+def _near(checkpoint: Path, place: str) -> str:
+    """A folder as a checkpoint names it: seen from here, else from the nearest folder above it that has one."""
+    if os.path.isdir(place):
+        return place
+    return next((str(above / place) for above in checkpoint.resolve().parents if (above / place).is_dir()), place)

@@ -23,6 +23,7 @@ import pytest
 import yaml
 from conftest import write_dataset
 
+from nestrec_recbole import fingerprints
 from nestrec_recbole.bench import attempt, keys, plan, tuning
 from nestrec_recbole.bench import cluster as bench_cluster
 from nestrec_recbole.bench.card import write_card
@@ -426,7 +427,7 @@ def test_imported_features_are_no_column(place: Path, counted: list[str], make_c
 def test_a_key_changes_when_data_settings_or_code_do_and_only_then(place: Path) -> None:
     def key(code: str = "1", features: dict[str, Path] | None = None, **settings: Any) -> str:
         config = resolve("FastSASRec", "circle", {"data_path": str(place / "data"), "seed": 1, **settings})
-        data = keys.data_hash(config, keys.data_files(config))
+        data = keys.data_hash(config, fingerprints.data_files(config))
         return keys.run_key(config, data, features or {}, code)
 
     first = key()
@@ -453,15 +454,15 @@ def test_a_key_changes_when_data_settings_or_code_do_and_only_then(place: Path) 
 
 def test_the_code_version_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def version(text: str) -> str:
-        (tmp_path / "package/bench").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "package/bench/keys.py").write_text(text)
-        keys.code_version.cache_clear()
-        return keys.code_version()
+        (tmp_path / "package").mkdir(exist_ok=True)
+        (tmp_path / "package/fingerprints.py").write_text(text)
+        fingerprints.code_version.cache_clear()
+        return fingerprints.code_version()
 
-    monkeypatch.setattr(keys, "__file__", str(tmp_path / "package/bench/keys.py"))
+    monkeypatch.setattr(fingerprints, "__file__", str(tmp_path / "package/fingerprints.py"))
     assert version("a = 1") == version("a = 1") != version("a = 2")
     monkeypatch.undo()
-    keys.code_version.cache_clear()
+    fingerprints.code_version.cache_clear()
 
 
 def test_rows_that_come_to_the_same_are_refused(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nestrec_recbole.bench.keys import data_files, data_hash
+from nestrec_recbole.bench.keys import data_hash
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.pictures import SUFFIXES
@@ -20,6 +20,9 @@ from nestrec_recbole.encode.items import read_recipes
 from nestrec_recbole.encode.sources import item_path, read_cells
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.fingerprints import data_files
+
+_MILLISECONDS = 1e11
 
 
 def write_card(config: Any, name: str, folder: Path) -> tuple[Path, str]:
@@ -67,6 +70,7 @@ def _figures(dataset: SequenceDataset) -> dict[str, Any]:
     lengths = lengths[lengths > 0]
     n_users, n_items, n = dataset.user_num - 1, dataset.item_num - 1, int(lengths.sum())
     spread = {"min": int(lengths.min()), "median": float(np.median(lengths)), "mean": float(lengths.mean())}
+    first, last = _days(dataset)
     times = dataset.times
     return {
         "users": n_users,
@@ -74,9 +78,22 @@ def _figures(dataset: SequenceDataset) -> dict[str, Any]:
         "interactions": n if times is None else len(times),
         "density": n / (n_users * n_items),
         "history_length": {**spread, "max": int(lengths.max())},
-        "first_time": None if times is None else times.min().item(),
-        "last_time": None if times is None else times.max().item(),
+        "first_time": first,
+        "last_time": last,
     }
+
+
+def _days(dataset: SequenceDataset) -> tuple[float | None, float | None]:
+    """The first and the last time in seconds since 1970; None where the data has an order and no times."""
+    if dataset.times is None:
+        return None, None
+    ends = dataset.times.min().item(), dataset.times.max().item()
+    about = Path(dataset.dataset_path) / "dataset.json"
+    if about.is_file():
+        per_second = {"s": 1, "ms": 1000}.get(json.loads(about.read_text(encoding="utf-8")).get("time_unit"), 0)
+    else:  # nobody says: seconds of the year 5138 are milliseconds of 1973
+        per_second = 1000 if ends[1] > _MILLISECONDS else 1
+    return (ends[0] / per_second, ends[1] / per_second) if per_second else (None, None)
 
 
 def _modalities(config: Any) -> dict[str, str]:

@@ -116,6 +116,8 @@ def _members(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _seeds(found.get("seeds"))
     for key, spec in (("models", _ROW), ("datasets", _DATA)):
         for name, about in _dict(found.get(key)).items():
+            if not str(name).isprintable():
+                yield f"{key}.{str(name)!r} holds a line break or another control character; rename it"
             if about is not None and not isinstance(about, dict):
                 yield f"{key}.{name} is {about!r}; expected a mapping such as {{settings: {{}}}}"
             yield from _shape(f"{key}.{name}.", _dict(about), spec, ())

@@ -15,7 +15,7 @@ import yaml
 from nestrec_recbole import plugin
 from nestrec_recbole.bench.card import write_card
 from nestrec_recbole.bench.check import EVERYWHERE
-from nestrec_recbole.bench.keys import PROTOCOL, code_version, run_key
+from nestrec_recbole.bench.keys import PROTOCOL, run_key
 from nestrec_recbole.bench.resolve import REFERENCE, resolve, under_protocol
 from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite
 from nestrec_recbole.bench.tuning import space_of, tune_row
@@ -24,6 +24,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.encode.items import ensure_item_features, read_recipes
 from nestrec_recbole.encode.sources import item_path
 from nestrec_recbole.errors import NestRecError, in_one_line
+from nestrec_recbole.fingerprints import code_version
 
 _PLACES = ("data_path", "feature_path")
 

@@ -12,6 +12,7 @@ from typing import Any
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.plugin import tuning_space
+from nestrec_recbole.settings import ELSEWHERE
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.space import Dimension, Space, read_space
 
@@ -108,7 +109,8 @@ def tune_row(
         data) and ``folder`` (its name).
     """
     dimensions = [asdict(one) for one in space.dimensions]
-    whole = json.dumps([model, dataset, settings, dimensions, budget, made_of], sort_keys=True, default=str)
+    told = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    whole = json.dumps([model, dataset, told, dimensions, budget, made_of], sort_keys=True, default=str)
     place = folder / f"{model}-{dataset}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
     file = place / "found.json"
     if not file.is_file():

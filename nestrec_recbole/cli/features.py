@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.cli.encode import add_paths, read_config
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: Any) -> int:
     """Run the verb."""
+    from nestrec_recbole.data.reading import no_such_dataset
+    from nestrec_recbole.errors import NestRecError
+
     config = read_config(options)
+    if not Path(config["data_path"]).is_dir():
+        raise NestRecError(no_such_dataset(options.dataset, Path(config["data_path"])))
     if options.file:
         return _import(config, options)
     return _print_neighbours(config, options.neighbours) if options.neighbours else _list(config)

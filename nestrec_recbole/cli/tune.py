@@ -90,22 +90,27 @@ def _given(files: list[str]) -> dict[str, Any]:
 
 
 def _final(found: Any, folder: Path, seeds: list[int]) -> list[dict[str, Any]]:
-    """Train the winner once per seed, and evaluate it once on test data; what ``final.json`` has is not run again."""
+    """Train the winner once per seed, and evaluate it once on test data; what ``final.json`` has is not run again.
+
+    That the data is the same, the search has checked.
+    """
     from nestrec_recbole.bench.run import train
     from nestrec_recbole.files import written_whole
+    from nestrec_recbole.fingerprints import code_version
 
     path = folder / "final.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    done = [one for one in done if one["settings"] == json.loads(json.dumps(found.settings, default=str))]
+    made_by = {"settings": json.loads(json.dumps(found.settings, default=str)), "code": code_version()}
+    done = [one for one in done if {key: one.get(key) for key in made_by} == made_by]
     quiet = {"state": "ERROR", "show_progress": False}
     for seed in seeds:
         if any(one["seed"] == seed for one in done):
             continue
         weights = folder / f"winner-{seed}.safetensors"
         run, _, _ = train(found.model, found.dataset, {**found.settings, **quiet, "seed": seed}, weights)
-        done.append({"seed": seed, "settings": found.settings, "metrics": run.metrics})
+        done.append({"seed": seed, **made_by, "metrics": run.metrics})
         with written_whole(path) as draft:
-            draft.write_text(json.dumps(done, indent=1, default=str) + "\n")
+            draft.write_text(json.dumps(done, indent=1) + "\n")
         print(f"test, seed {seed}: {_as_line(run.metrics)}", flush=True)
     chosen = [one for one in done if one["seed"] in seeds]
     means = {name: sum(one["metrics"][name] for one in chosen) / len(chosen) for name in chosen[0]["metrics"]}

@@ -49,7 +49,9 @@ def movielens(folder: str | Path) -> Corpus:
         name="movielens",
         sources=tuple(file for source in (ratings, movies, *users) for file in source.files),
         time_unit="s",
-        read_interactions=lambda staging: (read_interactions(staging, ratings, _COLUMNS), record_of(ratings))[1],
+        read_interactions=lambda staging: (read_interactions(staging, ratings, _COLUMNS, "s", {}), record_of(ratings))[
+            1
+        ],
         read_items=lambda staging: _read_movies(staging, movies),
         read_users=(lambda staging: _read_users(staging, users[0])) if users else None,
         columns=_COLUMNS,

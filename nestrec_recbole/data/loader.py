@@ -62,6 +62,7 @@ class WindowLoader:
         stretches = find_stretches(dataset.users, dataset.starts, dataset.ends)
         self._stretches = last_targets(stretches) if config["targets"] == "last" else stretches
         self._planned: tuple[int, list[np.ndarray]] | None = None
+        self._counted: np.ndarray | None = None
 
     @property
     def dataset(self) -> SequenceDataset:
@@ -75,10 +76,16 @@ class WindowLoader:
     def __len__(self) -> int:
         return len(self._current_plan())
 
+    def count_only(self, items: np.ndarray) -> None:
+        """Let :meth:`n_targets` count only the targets that are some of the items: (n_items,) bool."""
+        self._counted = np.r_[0, items[self._dataset.items].cumsum()]  # of the interactions before each
+
     def n_targets(self, place: int) -> tuple[int, int]:
-        """Targets of a batch: those given out here, and those of all processes."""
+        """Targets of a batch that its loss is the mean of: those given out here, and those of all processes."""
         windows = self._current_plan()[place]
-        sizes = windows[:, 3] - windows[:, 2] + 1
+        ends = windows[:, 2], windows[:, 3] + 1
+        first, stop = ends if self._counted is None else (self._counted[end] for end in ends)
+        sizes = stop - first
         return int(self.processes.part_of(sizes).sum()), int(sizes.sum())
 
     def _current_plan(self) -> list[np.ndarray]:

@@ -171,6 +171,56 @@ class GiniIndex(_Beyond):
         return found
 
 
+class ItemCoverage(_Beyond):
+    """Share of the items that any list names: RecBole's, which counts the padding of short lists as an item."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.num_items"]
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """RecBole's interface: ``{"itemcoverage@10": ...}``, of all items and, as RecBole counts, the padding item."""
+        top, n_items = dataobject.get("rec.items").numpy(), dataobject.get("data.num_items")
+        named = {k: len(np.setdiff1d(top[:, :k], [0])) for k in self.topk}
+        return {f"itemcoverage@{k}": round(n / n_items, self.decimal_place) for k, n in named.items()}
+
+
+class ShannonEntropy(_Beyond):
+    """How evenly the lists name items: RecBole's, which counts the padding of short lists as an item."""
+
+    metric_need: ClassVar[list[str]] = ["rec.items"]
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """RecBole's interface: ``{"shannonentropy@10": ...}``, in nats over the number of items that are named."""
+        top = dataobject.get("rec.items").numpy()
+        found: dict[str, float] = {}
+        for k in self.topk:
+            counts = np.bincount(top[:, :k].ravel())[1:]
+            share = counts[counts > 0] / counts.sum()
+            entropy = -(share * np.log(share)).sum() / len(share)
+            found[f"shannonentropy@{k}"] = round(float(entropy), self.decimal_place)
+        return found
+
+
+class TailPercentage(_Beyond):
+    """Share of the least popular items in the lists: RecBole's, which counts the padding of short lists too.
+
+    ``tail_ratio`` says which: a share of the items that have a training target, or, above 1, how many targets at most.
+    """
+
+    metric_need: ClassVar[list[str]] = ["rec.items", "data.count_items", "data.num_items"]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        ratio = config["tail_ratio"]
+        self.tail = 0.1 if ratio is None or ratio <= 0 else ratio
+
+    def means(self, top: np.ndarray, dataobject: Any) -> np.ndarray:
+        counts = _counts(dataobject)
+        known = np.flatnonzero(counts)
+        rarest = known[np.argsort(counts[known], kind="stable")]
+        tail = known[counts[known] <= self.tail] if self.tail > 1 else rarest[: max(int(len(known) * self.tail), 1)]
+        return _means_so_far(np.isin(top, tail), top).mean(axis=0)
+
+
 class F1(_Beyond):
     """Harmonic mean of each list's precision and recall, as a RecBole metric; 0 for a list without a hit."""
 
@@ -189,7 +239,10 @@ def _counts(dataobject: Any) -> np.ndarray:
     return counts
 
 
-METRICS = (Novelty, Serendipity, Diversity, AveragePopularity, GiniIndex, F1)
+METRICS = (
+    *(Novelty, Serendipity, Diversity, F1),
+    *(AveragePopularity, GiniIndex, ItemCoverage, ShannonEntropy, TailPercentage),
+)
 
 
 def look_at_content(metrics: Iterable[str]) -> bool:

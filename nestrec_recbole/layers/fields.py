@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.full_softmax import at_least_float32
+
 Scale = tuple[np.ndarray, np.ndarray]  # centre and spread of each feature
 AS_IT_IS: Scale = np.zeros(1), np.ones(1)
 ALL = slice(None)  # items
+BLOCK = 1 << 14  # items whose features are held in float64 at once
 
 
 class FrozenFields(nn.Module):
@@ -46,7 +49,10 @@ class FrozenFields(nn.Module):
         self.scales: list[Scale] = []
         for index, (field, mask, more) in enumerate(zip(values, masks, views or [None] * len(values), strict=True)):
             scale = scale_of(field, mask, known) if standardised else AS_IT_IS
-            features = np.stack([standardise(view, mask, scale) for view in (field, *(() if more is None else more))])
+            of_views = (field, *(() if more is None else more))
+            features = np.zeros((len(of_views), *field.shape), dtype=np.float32)
+            for target, view in zip(features, of_views, strict=True):
+                _standardise_into(target, view, mask, scale)
             self.register_buffer(f"features_{index}", torch.from_numpy(features), persistent=False)
             self.scales.append(scale)
         self.register_buffer("mask", torch.from_numpy(np.stack(masks, axis=1)), persistent=False)
@@ -163,7 +169,8 @@ class FieldSum(FrozenFields):
         """Sums (n_items, width) of length 1; zero where an item has no field."""
         parts = [project(features) for features, project in zip(self._drawn(), self.projections, strict=True)]
         there = self.mask.T[:, :, None]  # (n_fields, n_items, 1)
-        return F.normalize(sum(part * has for part, has in zip(parts, there, strict=True)), dim=-1)
+        total = torch.stack([part * has for part, has in zip(parts, there, strict=True)]).sum(dim=0)
+        return F.normalize(total.to(at_least_float32(total)), dim=-1)  # in float16 a row of zeros would become NaN
 
 
 def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None) -> np.ndarray:
@@ -183,10 +190,16 @@ def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None)
     numpy.ndarray of shape (n_items, width), float32
         Zero where the field is missing.
     """
-    centre, spread = scale or scale_of(field, mask)
     scaled = np.zeros(field.shape, dtype=np.float32)
-    scaled[mask] = (field[mask] - centre) / spread
+    _standardise_into(scaled, field, mask, scale or scale_of(field, mask))
     return scaled
+
+
+def _standardise_into(target: np.ndarray, field: np.ndarray, mask: np.ndarray, scale: Scale) -> None:
+    """:func:`standardise` into zeros, block by block."""
+    centre, spread = scale
+    for rows in np.array_split(np.flatnonzero(mask), len(field) // BLOCK + 1):
+        target[rows] = (field[rows] - centre) / spread
 
 
 def scale_of(field: np.ndarray, mask: np.ndarray, known: np.ndarray | None = None) -> Scale:
@@ -195,6 +208,8 @@ def scale_of(field: np.ndarray, mask: np.ndarray, known: np.ndarray | None = Non
     Only ``known`` items count, where any of them has the field.
     """
     rows = mask if known is None or not (mask & known).any() else mask & known
-    sample = field[rows].astype(np.float64)
-    spread = sample.std(axis=0)
-    return sample.mean(axis=0), np.where(spread > 1e-6, spread, np.inf)
+    blocks = np.array_split(np.flatnonzero(rows), len(field) // BLOCK + 1)
+    n = max(1, int(rows.sum()))
+    centre = sum(field[block].sum(axis=0, dtype=np.float64) for block in blocks) / n
+    spread = np.sqrt(sum(((field[block] - centre) ** 2).sum(axis=0) for block in blocks) / n)
+    return centre, np.where(spread > 1e-6, spread, np.inf)

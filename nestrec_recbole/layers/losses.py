@@ -77,6 +77,7 @@ def gbce(positive_logits: Tensor, negative_logits: Tensor, sampling_rate: float,
     Tensor ()
         Nats per logit.
     """
+    positive_logits, negative_logits = (x.to(at_least_float32(x)) for x in (positive_logits, negative_logits))
     beta = 1 - calibration * (1 - sampling_rate)
     loss = beta * F.softplus(-positive_logits).sum() + F.softplus(negative_logits).sum()
     return loss / (positive_logits.numel() + negative_logits.numel())
@@ -100,6 +101,7 @@ def triplet(positive_logits: Tensor, negative_logits: Tensor, margin: float) -> 
     Tensor ()
         Mean over the pairs; 0 where there are none.
     """
+    positive_logits, negative_logits = (x.to(at_least_float32(x)) for x in (positive_logits, negative_logits))
     violations = F.relu(margin - positive_logits[:, None] + negative_logits)
     return violations.sum() / (negative_logits > -math.inf).sum().clamp(min=1)
 

@@ -42,6 +42,10 @@ class SequenceModel(SequentialRecommender):
     computes_items : bool
         Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
         a part of the catalogue computes no others.
+    counted_items : Tensor (n_items,), bool, or None
+        The targets that the loss is the mean of, where these are not all; several processes weigh theirs by it.
+    compiled : tuple of str
+        The methods that ``compile`` compiles.
     ranks_by_softmax : bool
         Whether its scores are the logits of its objective, to which ``seen_bias`` is fitted.
     """
@@ -49,6 +53,7 @@ class SequenceModel(SequentialRecommender):
     input_type = InputType.POINTWISE
     computes_items = False
     ranks_by_softmax = True
+    compiled: tuple[str, ...] = ("encode",)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -73,6 +78,10 @@ class SequenceModel(SequentialRecommender):
         if config["loss"] != "full_softmax":
             raise NestRecError(f"seen_bias goes with loss: full_softmax, not {config['loss']}; set it to False")
         return SeenBias(*count_repeats(dataset))
+
+    @property
+    def counted_items(self) -> Tensor | None:
+        return self.objective.counted_items
 
     def learning_rate_of(self, name: str) -> float | None:
         """Learning rate of the parameter of this name; None stands for ``learning_rate``."""

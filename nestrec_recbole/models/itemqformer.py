@@ -189,6 +189,9 @@ class ItemQFormer(SequenceModel):
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """As the base's: the mean of an item's tokens, of unit length with ``cosine``."""
+        return self.remember("table", lambda: self._compute_table(items), items)
+
+    def _compute_table(self, items: Tensor | None) -> Tensor:
         if self.kept is None:
             return self._scaled(self.item_tokens(items).mean(dim=1))
         means, ids = rows_of(self.kept[1], items), self.item_ids(items)

@@ -42,6 +42,7 @@ class BaseObjective(nn.Module):
 
     samples = False
     masks_known = False
+    counted_items: Tensor | None = None  # (n_items,), bool: the targets that count, where these are not all
     visible: Tensor | None
 
     def __init__(self, hidden: Tensor | None = None) -> None:
@@ -215,6 +216,7 @@ class DomainObjective(BaseObjective):
     def __init__(self, objective: Objective, of_item: Tensor, only: int = 0) -> None:
         super().__init__()
         self.objective, self.only = objective, only
+        self.counted_items = of_item == only if only else None
         self.n_domains = int(of_item.max())
         self.register_buffer("of_item", of_item, persistent=False)
         place = torch.zeros_like(of_item)

@@ -36,6 +36,7 @@ class TriGRec(TriGRecUser):
     """
 
     ranks_by_softmax = True
+    compiled = ("specific_states", "cross_states", "_common", "read")
     frozen_vectors: Tensor
     frozen_histories: Tensor
 
@@ -50,6 +51,8 @@ class TriGRec(TriGRecUser):
         self.cross_attention = VectorAttention(width, heads) if config["use_cross"] else None
         mixes = config["use_specific"] and config["use_cross"] and config["use_gate"]
         self.gate = Gate(width) if mixes else None
+        if self.is_frozen and not config["init_from"]:
+            raise NestRecError("user_vectors: frozen needs encoders that are trained: set init_from to a TriGRecUser's")
         if self.is_frozen and config["hidden_items"]:
             raise NestRecError("user_vectors: frozen are made of whole histories; set hidden_items: 0")
         if self.is_frozen:
@@ -72,6 +75,11 @@ class TriGRec(TriGRecUser):
             still.append(self.transformer)
         for module in still:
             module.requires_grad_(False)
+
+    @property
+    def counted_items(self) -> Tensor:
+        """As the base's; the losses of the first stage are means over each process's own targets."""
+        return self.of_item == self.target
 
     def encode(self, batch: Any) -> Tensor:
         """What every prefix is in the target domain, read with its user vectors: (B, T, d)."""

@@ -52,6 +52,7 @@ class TriGRecUser(FastSASRec):
 
     of_item: Tensor
     ranks_by_softmax = False  # but by the sum of two encoders, each trained by a softmax of its own
+    compiled: tuple[str, ...] = ("specific_states", "cross_states", "_common")
     n_losses: Tensor
     probed: Tensor
 

@@ -23,6 +23,7 @@ class UserPretraining(UserQFormer):
     """
 
     ranks_by_softmax = False
+    compiled = ("next_tokens",)
 
     def _build_output(self, config: Any) -> None:
         if self.user_qformer is None:

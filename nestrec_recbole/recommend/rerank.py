@@ -27,7 +27,7 @@ def chooser(
     NestRecError
         When a weight is below 0, both are above 1 together, or there is nothing to compare items by.
     """
-    if min(diversity, novelty) < 0 or diversity + novelty > 1:
+    if not (diversity >= 0 and novelty >= 0 and diversity + novelty <= 1):  # nor where one is NaN
         raise NestRecError(f"diversity {diversity} and novelty {novelty}: expected at least 0, together at most 1")
     if not diversity and not novelty:
         return _best

@@ -71,7 +71,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
             self.logger.info("%d tensors start from %s", len(taken), config["init_from"])
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
-            model.encode = torch.compile(model.encode, dynamic=True)
+            for name in model.compiled:
+                setattr(model, name, torch.compile(getattr(model, name), dynamic=True))
         self.first_batch = 0
         self.finished = False  # what was resumed had stopped early
         self.loss_so_far = (0.0, 0)  # sum over the targets of an epoch that is resumed, and their number
@@ -103,7 +104,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
             self._check_finite(loss, epoch_idx, place)
             due = due or bool(save_every and (place + 1) % save_every == 0)
             together = min(accumulate, n_batches - place // accumulate * accumulate)  # fewer at an epoch's end
-            self.scaler.scale(loss * (own * self.processes.size / of_all / together)).backward()
+            self.scaler.scale(loss * (own * self.processes.size / max(of_all, 1) / together)).backward()
             total, n_targets = total + loss.detach() * own, n_targets + own
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()
@@ -112,7 +113,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                     due = False
             if place % 20 == 0 and show_progress:
                 rate = n_targets / bar_seconds(bar)
-                bar.set_postfix_str(f"loss {float(total) / n_targets:.3f}, {rate:,.0f} targets/s")
+                bar.set_postfix_str(f"loss {float(total) / max(n_targets, 1):.3f}, {rate:,.0f} targets/s")
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
         both = self.processes.sum(torch.stack([total.double(), torch.tensor(n_targets, device=self.device)]))
         return float(both[0] / both[1].clamp(min=1))
@@ -161,6 +162,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.train_data = train_data
         self.rate_factor.steps_per_epoch = -(-len(train_data) // int(self.config["accumulation_steps"]))
         self.eval_collector.data_collect(train_data)
+        if self.model.counted_items is not None:
+            train_data.count_only(self.model.counted_items.cpu().numpy())
         if self.finished:
             return self.best_valid_score, self.best_valid_result
         self.model.keep_fixed(feature_folder(self.config).with_name("tokens"))

@@ -18,6 +18,7 @@ _QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails at once has no score, and ends no search
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search; --resume goes on
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # of Ray's own state, which is not what resuming reads
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

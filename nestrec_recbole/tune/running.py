@@ -71,11 +71,19 @@ def run_trials(task: Task, plan: Plan, strategy: Strategy, data: Any, say: Calla
     -------
     list of Path
         The folders of the trials, in the order in which they were chosen.
+
+    Raises
+    ------
+    NestRecError
+        When Ray Tune itself fails.
     """
     scratch = Path(task.folder) / "ray"  # its own notes; ours are in trial.json, which nothing in it can execute
     shutil.rmtree(scratch, ignore_errors=True)
     progress = Progress(task, strategy.trials, say)
-    results = _tuner(task, plan, strategy, data, progress, scratch).fit()
+    try:
+        results = _tuner(task, plan, strategy, data, progress, scratch).fit()
+    except tune.TuneError as error:  # a traceback, what is wrong in its last line
+        raise NestRecError(f"Ray Tune failed: {str(error).strip().splitlines()[-1]}; --resume goes on") from None
     ended = [results[number] for number in range(len(results))]
     errors = {result.path: result.error for result in ended if result.error is not None}
     folders = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import locked, sha256_of, written_whole
+from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
 from nestrec_recbole.settings import check_metrics
@@ -19,7 +20,7 @@ from nestrec_recbole.tune.cluster import require_ray, running_ray
 from nestrec_recbole.tune.space import Space, read_space
 from nestrec_recbole.tune.trial import Task, Trial, shared_data
 
-FORMAT = 1  # of search.json
+FORMAT = 2  # of search.json
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,6 @@ def _task(
 
 def _about(task: Task, plan: Plan, config: Any) -> dict[str, Any]:
     """What makes a search this one and no other, as ``search.json`` has it."""
-    files = sorted(Path(config["data_path"]).glob(f"{config['dataset']}*.inter"))
     about = {
         "format": FORMAT,
         "model": task.model,
@@ -148,7 +148,8 @@ def _about(task: Task, plan: Plan, config: Any) -> dict[str, Any]:
         "searcher": plan.searcher,
         "seed": plan.seed,
         "space": [asdict(one) for one in task.space.dimensions],
-        "data": {path.name: sha256_of(path) for path in files},
+        "data": data_files(config),
+        "init_from": sha256_of(config["init_from"]) if config["init_from"] else None,
     }
     return json.loads(json.dumps(about, default=str))
 

@@ -1,0 +1,33 @@
+"""What results depend on, as digests: the code, and the files of a dataset."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from nestrec_recbole.files import sha256_of
+from nestrec_recbole.version import __version__
+
+_FILES = ("inter", "item", "user", "kg", "link", "net")
+
+
+@functools.cache
+def code_version() -> str:
+    """``<version>+<12 hex digits>`` of all sources and defaults of this package, as they are on disk."""
+    here = Path(__file__).resolve().parent
+    properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
+    files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
+    files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\x00{sha256_of(file)}\x01".encode())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def data_files(config: Any) -> dict[str, str]:
+    """SHA-256 of a dataset's atomic files, by name."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    found = (path for kind in _FILES for path in (*folder.glob(f"{name}.{kind}"), *folder.glob(f"{name}.*.{kind}")))
+    return {path.name: sha256_of(path) for path in sorted(found)}
