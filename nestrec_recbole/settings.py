@@ -189,7 +189,7 @@ def _check_known(name: str, group: Any, known: tuple[str, ...]) -> None:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    if default is None or (value is None and not isinstance(default, (int, float))):
+    if default is None or (value is None and isinstance(default, dict)):
         return True
     if isinstance(default, bool):
         return isinstance(value, bool)
@@ -253,7 +253,8 @@ def _check_without_effect(config: Any) -> None:
 
 def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
     for key in defaults:
-        if key.endswith("_prob") and not 0 <= (config[key] or 0) <= 1:
+        given = config[key] or 0
+        if key.endswith("_prob") and not (isinstance(given, (int, float)) and 0 <= given <= 1):
             raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
 
 

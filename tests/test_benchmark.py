@@ -37,7 +37,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import locked
 from nestrec_recbole.train.prepare import configure
 from nestrec_recbole.tune import cluster as ray_cluster
-from nestrec_recbole.tune.space import Space
+from nestrec_recbole.tune.space import Space, parse_space
 
 ROOT = Path(__file__).resolve().parent.parent
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -705,3 +705,40 @@ def test_metrics_are_cut_where_topk_says(place: Path, monkeypatch: pytest.Monkey
         listed = {item for row in top for item in row[:3] if item}
         assert done.metrics[f"coverage@3{suffix}"] == pytest.approx(len(listed) / 12)
     assert {name.partition("@")[2] for name in done.metrics} == {"3", "3_f"}
+
+
+def test_a_row_is_named_on_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "suite.yaml").write_text(SUITE.replace("  plain:", '  "two\\nlines":'))
+    assert main(["benchmark", "suite.yaml"]) == 2
+    assert "'two\\nlines' holds a line break or another control character; rename it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [(None, [1_600_000_000, 1_600_000_420]), ("s", [1_600_000_000, 1_600_000_420]), ("ms", [1_600_000, 1_600_000.42])],
+)
+def test_a_card_has_times_in_seconds(unit: str | None, expected: list[float], place: Path) -> None:
+    if unit is not None:
+        (place / "data/circle/dataset.json").write_text(json.dumps({"time_unit": unit}))
+    path, _ = write_card(configure("FastSASRec", "circle", {"data_path": "data"}), "circle", place)
+    card = json.loads((path / "card.json").read_text())
+    assert [card["first_time"], card["last_time"]] == pytest.approx(expected)
+
+
+def test_a_card_of_data_without_times_has_none(place: Path) -> None:
+    (place / "data/circle/dataset.json").write_text('{"time_unit": "place in the history"}')
+    path, _ = write_card(configure("FastSASRec", "circle", {"data_path": "data"}), "circle", place)
+    assert json.loads((path / "card.json").read_text())["first_time"] is None
+
+
+def test_a_search_is_not_made_anew_for_settings_that_decide_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(tuning.Path, "is_file", lambda self: told.append(self.parent.name) or True)
+    monkeypatch.setattr(tuning.Path, "read_text", lambda self, **how: "{}")
+    space = parse_space({"learning_rate": {"choice": [0.1, 0.2]}})
+    for settings in ({}, {"eval_batch_size": 64, "show_progress": False}, {"hidden_size": 8}):
+        tuning.tune_row("FastSASRec", "circle", settings, space, {"trials": 1}, ["data"], place, print)
+    one, same, other = told
+    assert one == same != other

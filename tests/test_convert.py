@@ -9,6 +9,7 @@ import socket
 from collections import Counter
 from hashlib import md5
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pandas as pd
@@ -760,3 +761,93 @@ def test_the_main_image_is_found_behind_one_without_a_variant(tmp_path: Path) ->
     write_lines(tmp_path / "m.jsonl", [meta("a", images=images)])
     convert(amazon2023([tmp_path / "r.jsonl"], [tmp_path / "m.jsonl"]), "d", data_path=tmp_path)
     assert "a\thttp://x/main.jpg\n" in (tmp_path / "d" / "images.tsv").read_text()
+
+
+def test_what_is_the_users_survives_a_kill_after_the_swap(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b c\n")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    dead = tmp_path / f".d.old-{socket.gethostname()}-{2**22 + 1}-0"  # the new one is in its place, and it was killed
+    (tmp_path / "d").rename(dead)
+    (dead / "features").mkdir()
+    (dead / "mine.yaml").write_text("")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/d").rename(tmp_path / "d")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"d.inter", "dataset.json", "mine.yaml", "features"}
+    assert not dead.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Best <![deal] ever", "Best <![deal] ever"),
+        ("a <![if x]> b", "a b"),
+        ("<![CDATA[x]]> y", "y"),
+        ("5 < 6 <b>and</b> 7", "5 < 6 and 7"),
+        ("cut <a href='x", "cut <a href='x"),
+    ],
+)
+def test_broken_markup(text: str, clean: str) -> None:
+    assert clean_text(text) == clean
+
+
+def test_broken_markup_takes_no_quadratic_time() -> None:
+    began = perf_counter()
+    for part in ("<a ", "<!--", "<![", "<?", '<a x="'):
+        clean_text(part * 6000)
+    assert perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("time", ["0.9", "soon", ""])
+def test_times_of_a_joined_dataset_are_whole(time: str, tmp_path: Path) -> None:
+    for name, moment in (("a", "3"), ("b", time)):
+        (tmp_path / name).mkdir()
+        text = f"user_id:token\titem_id:token\ttimestamp:float\nu\t{name}1\t5.0\nu\t{name}2\t{moment}\n"
+        (tmp_path / name / f"{name}.inter").write_text(text)
+    with pytest.raises(NestRecError, match=r"b.inter: line 3: timestamp is .*, expected a whole number"):
+        convert(join([tmp_path / "a", tmp_path / "b"]), "both", data_path=tmp_path)
+
+
+def test_rounded_times_are_told(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("user_id,item_id,timestamp\nu,a,0.9\nu,b,1.2\nu,c,3\n")
+    notes = convert(table([tmp_path / "r.csv"]), "d", data_path=tmp_path)["notes"]
+    assert notes["times rounded to whole ones, which may have lost their order"] == 2
+
+
+def test_integers_that_pandas_made_floats_are_the_same_ids(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user_id": [1.0, 1.0, 2.5], "item_id": [7.0, 8.0, 7.0], "timestamp": [1, 2, 3]})
+    frame.to_parquet(tmp_path / "r.parquet")
+    (tmp_path / "i.csv").write_text("item_id,title\n7,seven\n8,eight\n")
+    convert(table([tmp_path / "r.parquet"], items=tmp_path / "i.csv"), "d", data_path=tmp_path)
+    assert [row[0] for row in rows_of(tmp_path / "d/d.inter")] == ["1", "1", "2.5"]
+    assert rows_of(tmp_path / "d/d.item") == [("7", "seven"), ("8", "eight")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_items_of_which_none_is_known(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u 10 11\n")
+    path = tmp_path / f"i.{suffix}"
+    path.write_text("item_id,title\n10.0,ten\n" if suffix == "csv" else json.dumps({"item_id": "10.0", "title": "ten"}))
+    with pytest.raises(NestRecError, match=r"no item_id in it is that of an item: it has '10.0', the .* have '1[01]'"):
+        convert(sequences(tmp_path / "s.txt", items=path, key="item_id"), "d", data_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.tsv"])
+def test_mixed_line_ends(name: str, tmp_path: Path) -> None:
+    lines = [b"user_id,item_id,timestamp\r\n", b"u1,a,1\r\n", b"u1,b,2\n", b"u2,a,3\r\n"]
+    (tmp_path / name).write_bytes(b"".join(lines).replace(b",", b"," if name.endswith("csv") else b"\t"))
+    try:
+        convert(table([tmp_path / name]), "d", data_path=tmp_path)
+    except NestRecError as error:
+        assert "line 3: ends with \\n, those before with \\r\\n" in str(error)  # noqa: PT017
+    else:  # where this DuckDB can read them
+        assert len(rows_of(tmp_path / "d/d.inter")) == 3
+
+
+def test_a_gzip_stream_whose_check_sum_differs(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"user_id,item_id,timestamp\nu,a,3\nu,b,4\n", compresslevel=0))
+    packed[packed.index(b"3")] = ord("9")
+    (tmp_path / "r.csv.gz").write_bytes(packed)
+    with pytest.raises(NestRecError, match="the gzip stream is cut off or damaged"):
+        convert(table([tmp_path / "r.csv.gz"]), "d", data_path=tmp_path)
+    assert not (tmp_path / "d").exists()

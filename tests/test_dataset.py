@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,71 @@ def test_ties_that_are_not_there_are_not_shuffled(
     write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]], times=[times])
     create_dataset(make_config("FastSASRec", "d", shuffle_ties=True)).build()
     assert ("shuffle_ties changes nothing" in caplog.text) is warned
+
+
+def written_out(folder: Path, **files: str) -> dict[str, Any]:
+    """Benchmark files of (user, history, target), and the settings that read them."""
+    place = folder / "data" / "d"
+    place.mkdir(parents=True)
+    for name, lines in files.items():
+        (place / f"d.{name}.inter").write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n" + lines)
+    return {
+        "benchmark_filename": list(files),
+        "alias_of_item_id": ["item_id_list"],
+        "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+    }
+
+
+PARTS = {"train": "u\ta\tb\nv\tb\ta\n", "valid": "u\ta b\tc\n", "test": "u\ta b c\td\n"}
+
+
+def test_nothing_is_filtered_out_of_benchmark_files(tmp_path: Path, make_config: Any) -> None:
+    """What is test is told by where it stands in the table: with a row less, training would begin to eat it."""
+    settings = written_out(tmp_path, **PARTS)
+    (tmp_path / "data/d/d.item").write_text("item_id:token\tdomain:token\na\tk\nb\tf\nc\tf\nd\tf\n")
+    for dropping in ({"domains": ["f"]}, {"user_inter_num_interval": "[2,inf)"}, {"val_interval": {"item_id": ["b"]}}):
+        with pytest.raises(NestRecError, match="'d': filters, `domains` or missing ids drop rows of its benchmark"):
+            create_dataset(make_config("FastSASRec", "d", **settings, **dropping))
+    kept = create_dataset(make_config("FastSASRec", "d", **settings, domains=["f", "k"])).build()
+    assert [len(part) for part in kept] == [2, 1, 1]
+
+
+def test_written_histories_are_of_the_same_items_as_targets(tmp_path: Path, make_config: Any) -> None:
+    settings = written_out(tmp_path, **PARTS)
+    del settings["alias_of_item_id"]
+    with pytest.raises(NestRecError, match=r"set alias_of_item_id: \[item_id_list\]"):
+        create_dataset(make_config("FastSASRec", "d", **settings)).build()
+
+
+def test_a_written_row_without_its_target(tmp_path: Path, make_config: Any) -> None:
+    settings = written_out(tmp_path, **{**PARTS, "valid": "u\ta b\t\n"})
+    with pytest.raises(NestRecError, match=r"row 3 lacks its user or its item|drop rows of its benchmark files"):
+        create_dataset(make_config("FastSASRec", "d", **settings)).build()
+
+
+def test_unused_columns_of_items_are_dropped(tmp_path: Path, make_config: Any) -> None:
+    write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]])
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "year", "title"]}
+    dataset = create_dataset(make_config("FastSASRec", "d", load_col=columns, unused_col={"item": ["year"]}))
+    dataset.build()
+    assert "title" in dataset.item_feat and "year" not in dataset.item_feat
+    with pytest.raises(NestRecError, match=r"unknown column in unused_col.item 'yaer'; did you mean 'year'"):
+        create_dataset(make_config("FastSASRec", "d", load_col=columns, unused_col={"item": ["yaer"]})).build()
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [("::", None), ("\t", "utf-16"), ("|", "latin-1")])
+def test_separators_and_encodings(separator: str, encoding: str | None, tmp_path: Path, make_config: Any) -> None:
+    place = write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]], item_file=False)
+    text = (
+        (place / "d.inter")
+        .read_text()
+        .replace("\t", separator)
+        .replace("u0", "\xfc\u0915" if encoding != "latin-1" else "\xfc")
+    )
+    (place / "d.inter").write_text(text, encoding=encoding or "utf-8")
+    how = {"field_separator": separator, "encoding": encoding} if encoding else {"field_separator": separator}
+    train, _, test = create_dataset(make_config("FastSASRec", "d", **how)).build()
+    assert (len(train), len(test)) == (1, 1) and train.field2id_token["user_id"][1].startswith("\xfc")
+    (place / "d.inter").write_text(text + separator.join("aib1") + "\n", encoding=encoding or "utf-8")
+    with pytest.raises(NestRecError, match="line 6: 4 columns, expected 3"):
+        create_dataset(make_config("FastSASRec", "d", **how))

@@ -343,3 +343,12 @@ def test_tuning_sees_no_test_item_and_the_same_training_histories(shop: Any) -> 
     assert rows(whole) == rows(rest)
     one, other = (d.domains.training_histories(d.owners, d.items, 5)[1] for d in (whole, rest))
     np.testing.assert_array_equal(one, other)
+
+
+def test_the_first_line_of_an_item_says_its_domain(tmp_path: Path, make_config: Any) -> None:
+    write(tmp_path / "data")
+    with open(tmp_path / "data/shop/shop.item", "a") as file:
+        file.write("f1\tkitchen\n")
+    dataset = create_dataset(make_config("FastSASRec", "shop", target_domain="food"))
+    dataset.build()
+    assert dataset.rankable[dataset.field2token_id["item_id"]["f1"]]

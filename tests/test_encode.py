@@ -574,3 +574,17 @@ def test_digests_notice_what_changes(tmp_path: Path) -> None:
     assert second[0] != first[0] and second[1] == first[1]
     (tmp_path / "d.parquet").write_text("damaged")
     assert FileDigests(tmp_path / "d.parquet").of(files) == second
+
+
+def test_many_categories_are_written_out_when_asked_for() -> None:
+    cells = [[f"c{n % 900}", f"c{(n * 7) % 900}"] for n in range(20_000)]
+    codes = encode_categories(cells)
+    assert codes.shape == (20_000, 900) and codes.matrix.data.nbytes < 1e6 < codes.shape[0] * codes.shape[1] * 4
+    assert np.linalg.norm(codes[:50], axis=1) == pytest.approx(np.ones(50))
+
+
+def test_what_is_no_file_has_no_digest(tmp_path: Path) -> None:
+    """A device would be read for ever."""
+    (tmp_path / "a").write_text("a")
+    names = [Path("/dev/zero"), tmp_path, tmp_path / ("x" * 300), Path("a\x00b"), tmp_path / "a"]
+    assert [found is not None for found in FileDigests(tmp_path / "digests").of(names)] == [False] * 4 + [True]

@@ -232,3 +232,8 @@ def test_a_cluster_encodes_the_same_to_the_byte(place: Path, capsys: pytest.Capt
     assert Path(local).name == Path(cluster).name
     for name in ("embeddings.npy", "items.txt", "manifest.json"):
         assert (Path(local) / name).read_bytes() == (Path(cluster) / name).read_bytes()
+
+
+def test_features_of_a_dataset_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["features", "nosuch", "--data-path", "data"]) == 2
+    assert "unknown dataset 'nosuch'" in capsys.readouterr().err

@@ -20,7 +20,17 @@ from recbole.utils import init_seed
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.evaluate.beyond import F1, AveragePopularity, GiniIndex, diversity, novelty, serendipity
+from nestrec_recbole.evaluate.beyond import (
+    F1,
+    AveragePopularity,
+    GiniIndex,
+    ItemCoverage,
+    ShannonEntropy,
+    TailPercentage,
+    diversity,
+    novelty,
+    serendipity,
+)
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, coverage, evaluate_ranks, row_values
 from nestrec_recbole.evaluate.ranking import Ranks, count_before, rank_targets, seen_items
 from nestrec_recbole.train.prepare import prepare
@@ -149,7 +159,8 @@ def test_other_metrics_come_from_recbole(tmp_path: Any, make_config: Any) -> Non
     lists.set("rec.items", torch.from_numpy(users_lists.astype(np.int64)))
     lists.set("data.num_items", train.dataset.item_num)
     lists.set("data.count_items", train.dataset.item_counter)
-    for theirs in (metrics.AveragePopularity, metrics.GiniIndex):  # of which we have our own
+    theirs_too = (metrics.ItemCoverage, metrics.ShannonEntropy, metrics.TailPercentage)
+    for theirs in (metrics.AveragePopularity, metrics.GiniIndex, *theirs_too):  # of which we have our own
         assert theirs(config).calculate_metric(lists).items() <= result.items()
     assert result["averagepopularity@10"] == pytest.approx(counts[users_lists].mean(), abs=1e-3)
 
@@ -212,6 +223,11 @@ def test_lists_that_end_early_count_with_what_they_hold() -> None:
     assert AveragePopularity(how).calculate_metric(struct) == {"averagepopularity@1": 2.5, "averagepopularity@3": 2.0}
     # Of five numbers, the padding's among them, two are listed once each: (2 * 4 - 6 + 2 * 5 - 6) / (5 * 2).
     assert GiniIndex(how).calculate_metric(struct)["giniindex@1"] == pytest.approx(0.6)
+    assert ItemCoverage(how).calculate_metric(struct) == {"itemcoverage@1": 0.4, "itemcoverage@3": 0.6}
+    assert ShannonEntropy(how).calculate_metric(struct)["shannonentropy@3"] == pytest.approx(np.log(3) / 3)
+    for ratio, at_3 in ((0.25, 1 / 2), (2, 3 / 4)):  # item 3; items 2, 3 and 4
+        found = TailPercentage({**how, "tail_ratio": ratio}).calculate_metric(struct)
+        assert found == {"tailpercentage@1": 0.5, "tailpercentage@3": at_3}
 
 
 @pytest.mark.parametrize("model", ["FastSASRec", "BPR"])

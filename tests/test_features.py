@@ -26,6 +26,7 @@ from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.field import Taken
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.encode.text import open_text_encoder
+from nestrec_recbole.layers import fields as fields_module
 from nestrec_recbole.layers.fields import FieldTokens, standardise
 
 SEQUENCES = [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6], [4, 5, 6, 7, 8]]
@@ -269,3 +270,13 @@ def test_views_are_drawn_per_item_while_training_and_left_out_in_evaluation() ->
     assert (is_first | (drawn == second).all(dim=(1, 2))).all()
     assert 120 < is_first.sum() < 280  # a fair coin per item
     assert not torch.equal(drawn, fields()[0])  # and another one at the next step
+
+
+def test_standardising_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    field, mask = random.normal(3, 2, (50, 4)).astype(np.float16), random.random(50) > 0.3
+    whole = standardise(field, mask)
+    monkeypatch.setattr(fields_module, "BLOCK", 7)
+    np.testing.assert_allclose(standardise(field, mask), whole, rtol=1e-6, atol=1e-7)
+    rows = field[mask].astype(np.float64)
+    np.testing.assert_allclose(whole[mask], (rows - rows.mean(0)) / rows.std(0), rtol=1e-5, atol=1e-6)

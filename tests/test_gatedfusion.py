@@ -249,3 +249,8 @@ def test_no_item_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     write_dataset(tmp_path / "data", "circle", CIRCLE, item_file=False)
     assert main(["run", "--model", "GatedFusionRec", "--dataset", "circle", "--data_path=data"]) == 2
     assert "GatedFusionRec needs item fields, but data/circle/circle.item does not exist" in capsys.readouterr().err
+
+
+def test_an_item_without_fields_is_zero_in_half_precision_too() -> None:
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not two_fields(raw=False)()[0].any()

@@ -337,3 +337,12 @@ def test_temperature_stays_in_bounds_and_comes_back():
 def test_temperature_refuses_impossible_bounds():
     with pytest.raises(ValueError, match="minimum"):
         LearnableTemperature(0.07, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_over_many_half_precision_logits(dtype):
+    random = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(400, generator=random), torch.randn(400, 300, generator=random)
+    for loss in (lambda p, n: gbce(p, n, 0.5, 0.5), lambda p, n: triplet(p, n, 0.5)):
+        rounded = loss(positive.to(dtype).float(), negative.to(dtype).float())
+        assert loss(positive.to(dtype), negative.to(dtype)).item() == pytest.approx(rounded.item(), rel=1e-4)

@@ -218,3 +218,35 @@ def test_fastsasrec_with_the_recent_mean(cosine: bool, tmp_path: Any, make_confi
         model.transformer.norm.weight.zero_()  # says nothing now
         state = model.encode(one)[0, 2]
     torch.testing.assert_close(state / state.norm(), expected / expected.norm())
+
+
+def test_what_is_compiled_is_what_trains(built: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.utils import get_trainer
+
+    config, model, (train, _, _) = built
+    calls: list[str] = []
+
+    def note(function: Any, **how: Any) -> Any:
+        return lambda *given, **named: calls.append(function.__name__) or function(*given, **named)
+
+    monkeypatch.setattr(torch, "compile", note)
+    config["compile"] = True
+    get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    model.train().calculate_loss(next(iter(train)))
+    assert set(calls) == set(model.compiled)
+
+
+@pytest.mark.parametrize("model_name", ["ItemQFormer", "NestRec"])
+def test_an_evaluation_computes_the_item_table_once(
+    model_name: str, tmp_path: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    _, model, _ = build(make_config, model_name, recency_scale=0.5, cosine=True)
+    made: list[int] = []
+    compute = type(model)._compute_table
+    monkeypatch.setattr(type(model), "_compute_table", lambda self, items: made.append(1) or compute(self, items))
+    model.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            model.full_sort_predict(histories([[1, 2, 3]]))
+    assert len(made) == 1

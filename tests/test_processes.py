@@ -43,11 +43,15 @@ if os.environ.get("RANK", "0") == "0":
     ("model", "settings"),
     [
         ("FastSASRec", {"accumulation_steps": 3}),
+        pytest.param("FastSASRec", {"target_domain": "even", "domain_loss": "target"}, marks=pytest.mark.slow),
+        ("TriGRec", {"target_domain": "even", "user_loss_weight": 0.0, "epochs": 2}),
         pytest.param("NestRec", {"id_dropout_prob": 0.0, "epochs": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_equal_one(model: str, settings: dict[str, float], tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    place = write_dataset(tmp_path / "data", "small", SEQUENCES, item_file=False)
+    rows = "".join(f"i{item}\tthing {item}\t{'odd' if item % 3 else 'even'}\n" for item in range(23))
+    (place / "small.item").write_text("item_id:token\ttitle:token_seq\tdomain:token\n" + rows)
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = []

@@ -111,3 +111,14 @@ def test_items_that_have_other_numbers_by_now(model: str, tmp_path: Path) -> Non
 def test_a_checkpoint_carries_its_own_settings(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["server", "--hidden_size=32", "--port=80"])
     assert Recommender.load(checkpoint).model.transformer.norm.weight.shape == (64,)
+
+
+def test_data_is_found_from_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint says where the data was from the folder that trained it."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    settings = {"data_path": "data", "epochs": 1, "show_progress": False, "state": "ERROR", "plot_curves": False}
+    run_recbole("FastSASRec", "circle", config_dict=settings)
+    (path,) = (tmp_path / "saved").glob("*.safetensors")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert len(Recommender.load(f"../saved/{path.name}").recommend([["i3"]], k=2)[0]) == 2

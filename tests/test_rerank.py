@@ -163,3 +163,8 @@ def test_a_single_interaction_is_a_history(tmp_path: Path, make_config: Any) -> 
     dataset.build()
     assert histories_of(dataset, ["u1", "u0"])[0] == [["i4"], ["i1", "i2", "i3"]]
     assert set(sample_users(dataset, 9)) == {"u0", "u1"}
+
+
+def test_a_weight_that_is_no_number(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", checkpoint, "i3", "--diversity", "nan"]) == 2
+    assert "diversity nan and novelty 0.0: expected at least 0" in capsys.readouterr().err

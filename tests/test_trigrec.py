@@ -267,7 +267,11 @@ def test_what_is_frozen_is_told_by_one_number(shop: Any, monkeypatch: pytest.Mon
     looked_at: list[int] = []
     isnan = torch.Tensor.isnan
     monkeypatch.setattr(torch.Tensor, "isnan", lambda self: looked_at.append(self.numel()) or isnan(self))
-    (one, (train, _, _)), (other, _) = (shop("TriGRec", user_vectors="frozen") for _ in range(2))
+    first, (train, valid, _) = shop("TriGRecUser")
+    first.fit(train, valid, verbose=False)
+    start = {"init_from": first.saved_model_file, "user_vectors": "frozen"}
+    (one, (train, _, _)), (other, _) = (shop("TriGRec", **start) for _ in range(2))
+    looked_at.clear()
     batch = next(iter(train))
     one.model.encode(batch)
     assert one.model.frozen_vectors.isfinite().all()
@@ -316,3 +320,8 @@ def test_hidden_items_in_two_domains(shop: Any) -> None:
     assert hidden.any() and not trainer.model.item_embedding.weight.grad[hidden].any()
     with pytest.raises(NestRecError, match="user_vectors: frozen are made of whole histories"):
         shop("TriGRec", user_vectors="frozen", hidden_items=0.2)
+
+
+def test_vectors_of_encoders_that_nobody_trained_are_not_frozen(shop: Any) -> None:
+    with pytest.raises(NestRecError, match="user_vectors: frozen needs encoders that are trained: set init_from"):
+        shop("TriGRec", user_vectors="frozen")

@@ -83,6 +83,9 @@ class SequenceDataset(AtomicDataset):
     def _change_feat_format(self) -> None:
         if self._indexed:
             return
+        for file in self.config["unused_col"] or {}:
+            if f"{file}_feat" not in self.feat_name_list:
+                raise NestRecError(f"unused_col.{file}: no such file is read; load_col names those that are")
         for name in self.feat_name_list:
             if name != "inter_feat":
                 feature = self._dataframe_to_interaction(getattr(self, name))

@@ -34,6 +34,8 @@ class AtomicDataset(SequentialDataset):
             raise NestRecError(no_such_dataset(token, Path(dataset_path)))
         super()._load_data(token, dataset_path)
         table: Any = self.inter_feat
+        if table is None:
+            raise NestRecError("load_col.inter is missing or empty: no column of the .inter file is read")
         needed = [self.uid_field, self.iid_field]
         needed += [] if self.benchmark_filename_list else [self.time_field]
         for field in needed:

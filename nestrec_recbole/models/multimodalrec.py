@@ -212,7 +212,7 @@ def fields_read(fields: Sequence[ItemField], modalities: Sequence[str] | None) -
         When no field is of a modality that is named.
     """
     known = {field.modality for field in fields}
-    missing = [name for name in modalities or () if name not in known]
+    missing = [str(name) for name in modalities or () if name not in known]
     if missing:
         raise NestRecError(f"modalities: {unknown('modality of item_fields', missing[0], known)}")
     wanted = [i for i, field in enumerate(fields) if modalities is None or field.modality in modalities]
