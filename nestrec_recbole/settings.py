@@ -224,7 +224,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     _check_rates(config, defaults)
     _check_ranges(config, defaults)
     _check_columns(config)
-    _check_without_effect(config)
+    _check_without_effect(config, defaults)
     for phase, mode in config["eval_args"]["mode"].items():
         if mode == "labeled" or (mode != "full" and has_target(config)):
             why = "models here rank items" if mode == "labeled" else "its negatives are of all domains"
@@ -233,10 +233,13 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
 
 
-def _check_without_effect(config: Any) -> None:
+def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
         raise NestRecError("config key 'train_neg_sample_args' has no effect here; use `loss` and `negatives`")
+    for key in ("mask_known", "mask_near_duplicates"):
+        if config[key] and config[key] != defaults.get(key) and config["loss"] == "full_softmax":
+            raise NestRecError(f"config key {key!r} has no effect on loss: full_softmax; leave it out, or sample")
     if config["enable_amp"]:
         raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
     if config["transform"]:

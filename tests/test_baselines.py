@@ -163,7 +163,7 @@ def test_the_door(model: str, make: Any) -> None:
     if model in NOISY:
         return
     fresh, _ = prepare(config)
-    load_weights(fresh.model, *read_checkpoint(trainer.saved_model_file), trainer.saved_model_file)
+    load_weights(fresh.model, *read_checkpoint(trainer.saved_model_file), trainer.saved_model_file, trainer.config)
     again = rank_targets(fresh.model.eval().full_sort_predict, test.dataset)
     np.testing.assert_array_equal(again.rank, ranks.rank)
     assert not list(Path().rglob("*.pth")) + list(Path().rglob("*.pkl"))
@@ -255,7 +255,7 @@ def test_early_stopping_keeps_the_best_epoch(make: Any) -> None:
     assert len(scores) == place + 1 + 3 < 40
     assert read_checkpoint(trainer.saved_model_file)[1]["epoch"] == place
     # LightGCN remembers the embeddings of its last evaluation, which was that of a worse epoch.
-    load_weights(trainer.model, *read_checkpoint(trainer.saved_model_file), trainer.saved_model_file)
+    load_weights(trainer.model, *read_checkpoint(trainer.saved_model_file), trainer.saved_model_file, trainer.config)
     assert trainer.evaluate(valid, load_best_model=False)["ndcg@10_f"] == best
 
 

@@ -829,7 +829,7 @@ def test_items_of_which_none_is_known(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"i.{suffix}"
     path.write_text("item_id,title\n10.0,ten\n" if suffix == "csv" else json.dumps({"item_id": "10.0", "title": "ten"}))
     with pytest.raises(NestRecError, match=r"no item_id in it is that of an item: it has '10.0', the .* have '1[01]'"):
-        convert(sequences(tmp_path / "s.txt", items=path, key="item_id"), "d", data_path=tmp_path)
+        convert(sequences(tmp_path / "s.txt", items=path), "d", data_path=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.tsv"])

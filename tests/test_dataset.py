@@ -271,11 +271,11 @@ def test_nothing_is_filtered_out_of_benchmark_files(tmp_path: Path, make_config:
     """What is test is told by where it stands in the table: with a row less, training would begin to eat it."""
     settings = written_out(tmp_path, **PARTS)
     (tmp_path / "data/d/d.item").write_text("item_id:token\tdomain:token\na\tk\nb\tf\nc\tf\nd\tf\n")
-    for dropping in ({"domains": ["f"]}, {"user_inter_num_interval": "[2,inf)"}, {"val_interval": {"item_id": ["b"]}}):
-        with pytest.raises(NestRecError, match="'d': filters, `domains` or missing ids drop rows of its benchmark"):
-            create_dataset(make_config("FastSASRec", "d", **settings, **dropping))
-    kept = create_dataset(make_config("FastSASRec", "d", **settings, domains=["f", "k"])).build()
-    assert [len(part) for part in kept] == [2, 1, 1]
+    with pytest.raises(NestRecError, match="'d': domains drops rows of its benchmark files"):
+        create_dataset(make_config("FastSASRec", "d", **settings, domains=["f"]))
+    for harmless in ({"domains": ["f", "k"]}, {"user_inter_num_interval": "[2,inf)"}):  # RecBole filters no such files
+        kept = create_dataset(make_config("FastSASRec", "d", **settings, **harmless)).build()
+        assert [len(part) for part in kept] == [2, 1, 1]
 
 
 def test_written_histories_are_of_the_same_items_as_targets(tmp_path: Path, make_config: Any) -> None:
@@ -287,7 +287,7 @@ def test_written_histories_are_of_the_same_items_as_targets(tmp_path: Path, make
 
 def test_a_written_row_without_its_target(tmp_path: Path, make_config: Any) -> None:
     settings = written_out(tmp_path, **{**PARTS, "valid": "u\ta b\t\n"})
-    with pytest.raises(NestRecError, match=r"row 3 lacks its user or its item|drop rows of its benchmark files"):
+    with pytest.raises(NestRecError, match="row 3 lacks its user or its item"):
         create_dataset(make_config("FastSASRec", "d", **settings)).build()
 
 

@@ -63,7 +63,8 @@ def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Traine
     ready = perf_counter()
     trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
     fitted = perf_counter()
-    load_weights(trainer.model, *read_checkpoint(trainer.saved_model_file), trainer.saved_model_file)
+    best = trainer.saved_model_file
+    load_weights(trainer.model, *read_checkpoint(best), best, config)
     score, device = trainer.model.eval().full_sort_predict, trainer.device
     starts = perf_counter()
     ranks = rank_targets(

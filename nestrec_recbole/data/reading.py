@@ -49,6 +49,11 @@ class AtomicDataset(SequentialDataset):
                 kind = self.field2type[field].value
                 raise NestRecError(f"{dataset_path}/{token}.inter: line 1: {field}:{kind} must be {field}:token")
         self.inter_feat = keep_domains(table, self.config)
+        if self.benchmark_filename_list and len(self.inter_feat) < len(table):
+            raise NestRecError(
+                f"dataset {token!r}: domains drops rows of its benchmark files, so that it would not be known any more "
+                "which are test rows; leave it out, and keep what is wanted before the split"
+            )
 
     def _get_load_and_unload_col(self, source: Any) -> Any:
         file = source.value if isinstance(source, FeatureSource) else source
@@ -134,11 +139,6 @@ class AtomicDataset(SequentialDataset):
         if self.inter_feat.empty:
             raise NestRecError(f"{self.dataset_path}/{self.dataset_name}.inter has no interactions below its header")
         super()._data_filtering()
-        if self.benchmark_filename_list and len(self.inter_feat) != sum(self.file_size_list):
-            raise NestRecError(
-                f"dataset {self.dataset_name!r}: filters, `domains` or missing ids drop rows of its benchmark files: "
-                "which are test rows would not be known any more; filter before the split, as `nestrec convert` does"
-            )
 
     def _parse_intervals_str(self, intervals_str: Any) -> Any:
         if intervals_str is None:

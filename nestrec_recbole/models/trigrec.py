@@ -51,10 +51,10 @@ class TriGRec(TriGRecUser):
         self.cross_attention = VectorAttention(width, heads) if config["use_cross"] else None
         mixes = config["use_specific"] and config["use_cross"] and config["use_gate"]
         self.gate = Gate(width) if mixes else None
-        if self.is_frozen and not config["init_from"]:
-            raise NestRecError("user_vectors: frozen needs encoders that are trained: set init_from to a TriGRecUser's")
         if self.is_frozen and config["hidden_items"]:
             raise NestRecError("user_vectors: frozen are made of whole histories; set hidden_items: 0")
+        if self.is_frozen and not config["init_from"]:
+            raise NestRecError("user_vectors: frozen needs encoders that are trained: set init_from to a TriGRecUser's")
         if self.is_frozen:
             users, items = dataset.domains.training_histories(dataset.owners, dataset.items, self.max_seq_length)
             histories = torch.zeros(dataset.user_num, self.max_seq_length, dtype=torch.int64)

@@ -12,6 +12,8 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.models.objective import Drawn
 from nestrec_recbole.models.userqformer import UserQFormer
 
+_WITHOUT_EFFECT = {"loss": "full_softmax", "learn_temperature": False, "cosine": False, "recency_scale": 0.0}
+
 
 class UserPretraining(UserQFormer):
     """UserQFormer over frozen items, trained by the mean squared error to the next item's tokens, at every position.
@@ -30,6 +32,9 @@ class UserPretraining(UserQFormer):
             raise NestRecError("user_queries is 0: UserPretraining predicts by user tokens; set it to 1 or more")
         if not config["init_from"]:
             raise NestRecError("UserPretraining predicts item tokens: set init_from to a checkpoint of ItemPretraining")
+        for key, value in _WITHOUT_EFFECT.items():
+            if config[key] != value:
+                raise NestRecError(f"{key} has no effect on UserPretraining, which predicts tokens; leave it {value}")
         for part in (self.fields, self.item_qformer, self.to_token, self.id_embedding):
             if part is not None:
                 part.requires_grad_(False)

@@ -160,7 +160,7 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     share_settings(config)
     whole = sequences_for(config)
     trainer, loaders = prepare_baseline(config, whole)
-    load_weights(trainer.model, *read_checkpoint(path), path)
+    load_weights(trainer.model, *read_checkpoint(path), path, config)
     return config, trainer.model, whole, *loaders
 
 

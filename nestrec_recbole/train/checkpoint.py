@@ -51,11 +51,23 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[
         raise NestRecError(f"{path}: truncated or damaged checkpoint ({error}); use an earlier one") from None
 
 
+# Settings that change what a model computes and no shape in it.
+_UNSEEN_IN_SHAPES = ("n_heads", "activation", "residual", "cosine")
+
+
 def load_weights(
-    model: torch.nn.Module, tensors: dict[str, Tensor], about: dict[str, Any], path: str | os.PathLike[str]
+    model: torch.nn.Module,
+    tensors: dict[str, Tensor],
+    about: dict[str, Any],
+    path: str | os.PathLike[str],
+    config: Any,
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     check_numbering(model, about.get("numbering"), path)
+    for key in _UNSEEN_IN_SHAPES:
+        theirs = about["config"].get(key)
+        if theirs is not None and theirs != config[key]:
+            raise NestRecError(f"{path}: was trained with {key}: {theirs}, the model has {config[key]}; set them equal")
     weights = _of_model(tensors)
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):

@@ -90,7 +90,7 @@ class ExactEvaluation:
             return None
         if load_best_model:
             path = model_file or self.saved_model_file
-            load_weights(self.model, *read_checkpoint(path), path)
+            load_weights(self.model, *read_checkpoint(path), path, self.config)
             self.logger.info("evaluating the weights of %s", path)
         if not isinstance(eval_data, (FullSortEvalDataLoader, WholeSplit)):
             theirs: Any = super()

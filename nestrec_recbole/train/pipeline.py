@@ -16,6 +16,7 @@ from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
+from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.properties_files import is_ours, load_properties
 from nestrec_recbole.settings import decisive
@@ -133,11 +134,9 @@ def _say(line: str) -> None:
 
 def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -> str:
     """What a stage's result depends on, as a hash."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    files = sorted(path for kind in ("inter", "item", "user") for path in folder.glob(f"{name}*.{kind}"))
     made_of = {
         "settings": decisive(config),
-        "data": {path.name: sha256_of(path) for path in files},
+        "data": data_files(config),
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
         "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),

@@ -259,7 +259,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 raise NestRecError(f"{resume_file}: {key} is {about[key]!r}, the config says {self.config[key]!r}")
         if not is_whole(about):
             raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
-        load_weights(self.model, tensors, about, resume_file)
+        load_weights(self.model, tensors, about, resume_file, self.config)
         restore(self, tensors, about)
         last = Path(resume_file)
         self.saved_model_file = str(last.with_name(last.name.replace("-last.", ".")))
