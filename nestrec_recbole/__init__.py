@@ -14,11 +14,12 @@ compat.apply()
 
 from recbole.quick_start import run_recbole  # noqa: E402  # the repairs come first
 
-from nestrec_recbole import plugin  # noqa: E402
+from nestrec_recbole import own_models, plugin  # noqa: E402
 from nestrec_recbole.errors import NestRecError  # noqa: E402
 from nestrec_recbole.plugin import register_model  # noqa: E402
 from nestrec_recbole.version import __version__  # noqa: E402
 
 plugin.register()
+own_models.import_files()
 
 __all__ = ["NestRecError", "__version__", "register_model", "run_recbole"]

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from nestrec_recbole import own_models
 from nestrec_recbole.files import sha256_of
 from nestrec_recbole.version import __version__
 
@@ -15,11 +16,12 @@ _FILES = ("inter", "item", "user", "kg", "link", "net")
 
 @functools.cache
 def code_version() -> str:
-    """``<version>+<12 hex digits>`` of all sources and defaults of this package, as they are on disk."""
+    """``<version>+<12 hex digits>`` of all sources and defaults of this package, and of a user's own models."""
     here = Path(__file__).resolve().parent
     properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
     files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
     files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
+    files |= {f"models/{number}-{file.name}": file for number, file in enumerate(own_models.files())}
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
         digest.update(f"{name}\x00{sha256_of(file)}\x01".encode())

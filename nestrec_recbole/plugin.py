@@ -62,7 +62,8 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     model_class : type
         A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
     properties : str or Path, optional
-        A YAML file of its defaults, beside those of its base class; settings of its own must be there.
+        A YAML file of its defaults, beside those of its base class; settings of its own must be there. A relative path
+        is seen from here, else from the file that the class is in.
 
     Returns
     -------
@@ -96,6 +97,8 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     here = {"__module__": __name__}
     setattr(recbole.data.dataset, f"{name}Dataset", type(f"{name}Dataset", (EncodedDataset,), here))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))
+    if properties and not Path(properties).is_file() and getattr(module, "__file__", None):
+        properties = Path(str(module.__file__)).parent / properties
     properties_files.add_model(model_class, Path(properties) if properties else None)
     return model_class
 
@@ -128,7 +131,8 @@ def _hook_names() -> None:
             known = [*properties_files.our_models(), *_recbole_models()]
             if model_name in known:
                 raise
-            raise NestRecError(unknown("model", model_name, known)) from None
+            hint = "one of your own is registered by its file, --models FILE"
+            raise NestRecError(f"{unknown('model', model_name, known)}; {hint}") from None
 
     for name in ("utils", "utils.utils", "config.configurator", "quick_start.quick_start"):
         sys.modules[f"recbole.{name}"].get_model = get_model  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from nestrec_recbole import plugin
+from nestrec_recbole import own_models, plugin
 from nestrec_recbole.bench.card import write_card
 from nestrec_recbole.bench.check import EVERYWHERE
 from nestrec_recbole.bench.keys import PROTOCOL, run_key
@@ -234,6 +234,7 @@ def _command(
     words = ["nestrec", "benchmark", named, "--only", row.name, "--dataset", data.name, "--seeds", str(seed)]
     words += ["--threads", str(threads), "--results", "reproduced"]
     words += ["--no-tune"] if suite.tune else []
+    words += [word for path in own_models.files() for word in ("--models", str(path))]
     given = {**suite.given, **tuning.get("best", {})}
     return shlex.join([*words, *(f"--{key}={as_word(value)}" for key, value in given.items())])
 

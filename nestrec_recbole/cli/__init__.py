@@ -23,7 +23,8 @@ from nestrec_recbole.cli import (
     tune,
 )
 
-# Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help.
+# Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help. It may
+# say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models) and WORDS.
 VERBS = {
     "quickstart": quickstart,
     "convert": convert,
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb.add_arguments(own)
         if getattr(verb, "TAKES_SETTINGS", False):
             own.add_argument("--override", default="", metavar="KEY=VALUE,...", help="several settings in one word")
+        if getattr(verb, "TAKES_MODELS", False):
+            about_models = "Python file that registers models of your own; also NESTREC_MODELS"
+            own.add_argument("--models", action="append", default=[], metavar="FILE", help=about_models)
     options, rest = parser.parse_known_args(arguments)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
@@ -67,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized argument {bad[0]!r}; {hint}")
     sys.argv = [sys.argv[0], *rest]
     try:
+        if getattr(options, "models", None):
+            from nestrec_recbole.own_models import add_files
+
+            add_files(options.models)
         return verb.call(options)
     except (ValueError, NotImplementedError, OSError) as error:  # NestRecError, and RecBole's own complaints
         print(f"nestrec: {' '.join(str(error).split())}", file=sys.stderr)

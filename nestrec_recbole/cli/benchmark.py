@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value, over all others
 
 

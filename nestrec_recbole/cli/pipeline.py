@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value for the stages whose model has it, --stage.key=value for one
 
 

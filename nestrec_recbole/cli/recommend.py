@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+TAKES_MODELS = True
 WORDS = "items"  # which may stand anywhere
 
 

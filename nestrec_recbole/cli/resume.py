@@ -7,6 +7,8 @@ from typing import Any
 
 from nestrec_recbole.cli.run import print_metrics
 
+TAKES_MODELS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

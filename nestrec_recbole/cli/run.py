@@ -7,6 +7,7 @@ from typing import Any
 
 from nestrec_recbole.properties_files import read_settings
 
+TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value, of every trial
 
 

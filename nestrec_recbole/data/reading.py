@@ -18,6 +18,14 @@ from nestrec_recbole.errors import NestRecError, unknown
 _NUMBER = r"[-+]?(?:inf|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)"
 
 
+class _Pool(dict[str, str]):
+    """Gives for a text the one that is equal to it and was asked for first."""
+
+    def __missing__(self, text: str) -> str:
+        self[text] = text
+        return text
+
+
 class AtomicDataset(SequentialDataset):
     """The part of RecBole's dataset that reads and filters, with the C parser and with errors that name the line.
 
@@ -96,9 +104,11 @@ class AtomicDataset(SequentialDataset):
     def _split_sequences(self, name: str, kind: FeatureType, cells: pd.Series) -> list[np.ndarray]:
         """Parse a ``token_seq`` or ``float_seq`` column, cut to ``seq_len`` where that is set."""
         separator = self.config["seq_separator"]
-        dtype = np.float64 if kind is FeatureType.FLOAT_SEQ else str
+        is_number, pool = kind is FeatureType.FLOAT_SEQ, _Pool()  # a token is held once, however often it is there
+        dtype = np.float64 if is_number else object
+        parts = ([v for v in cell.split(separator) if v] for cell in cells.fillna(""))
         try:
-            sequences = [np.array([v for v in c.split(separator) if v], dtype=dtype) for c in cells.fillna("")]
+            sequences = [np.array(part if is_number else [pool[v] for v in part], dtype=dtype) for part in parts]
         except ValueError as error:
             raise NestRecError(f"dataset {self.dataset_name!r}: {name}:{kind.value}: {error}") from None
         longest = max(map(len, sequences), default=0)

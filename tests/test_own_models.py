@@ -1,0 +1,116 @@
+"""A model in a file of one's own: trained, compared, tuned and recommended from by the same commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_dataset
+from tuning import in_order, walks
+
+from nestrec_recbole import fingerprints, own_models, properties_files
+from nestrec_recbole.cli import main
+
+MODEL = """
+import torch
+from nestrec_recbole import register_model
+from nestrec_recbole.models.base import SequenceModel
+
+@register_model(properties="own.yaml")
+class OwnMean(SequenceModel):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.items = torch.nn.Embedding(self.n_items, config["own_width"])
+
+    def item_table(self):
+        return self.items.weight
+
+    def encode(self, batch):
+        vectors = self.items(batch[self.ITEM_SEQ])
+        return vectors.cumsum(dim=1) / torch.arange(1, vectors.shape[1] + 1)[:, None]
+"""
+GIVEN = ["--data_path=data", "--show_progress=False", "--epochs=2"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a dataset ``circle`` and ``models/own.py``, which no other test sees."""
+    write_dataset(tmp_path / "data", "circle", walks(), in_order(walks()))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/own.py").write_text(MODEL)
+    (tmp_path / "models/own.yaml").write_text("own_width: 8\n")
+    monkeypatch.delenv(own_models.VARIABLE, raising=False)
+    before = {name for name in sys.modules if name.startswith("nestrec_models_")}
+    yield tmp_path
+    os.environ.pop(own_models.VARIABLE, None)
+    for name in {name for name in sys.modules if name.startswith("nestrec_models_")} - before:
+        del sys.modules[name]
+    properties_files._of_models.pop("OwnMean", None)
+    properties_files.keys_of_any_model.cache_clear()
+    fingerprints.code_version.cache_clear()
+
+
+def test_one_file_is_trained_and_recommended_from(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--model", "OwnMean", "--dataset", "circle", *GIVEN]
+    assert main(run) == 2
+    assert "one of your own is registered by its file, --models FILE" in capsys.readouterr().err
+    assert main([*run, "--models", "models/own.py", "--own_width=4"]) == 0
+    assert "ndcg@10\t" in capsys.readouterr().out
+    (weights,) = (place / "saved").glob("*.safetensors")
+    assert main(["recommend", str(weights), "i3", "-k", "2", "--models", "models/own.py"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_suite_knows_it_in_every_process(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = {
+        "name": "own",
+        "datasets": {"circle": {}},
+        "models": {"Pop": {"baseline": True}, "OwnMean": {}},
+        "settings": {"epochs": 1, "data_path": "data"},
+        "seeds": [1],
+        "metrics": ["ndcg@10"],
+    }
+    (place / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    command = ["benchmark", "suite.yaml", "--models", "models/own.py"]
+
+    def runs() -> dict[str, Any]:
+        fingerprints.code_version.cache_clear()  # as in a process of its own
+        assert main(command) == 0, capsys.readouterr().err
+        found = [json.loads(path.read_text()) for path in (place / "results/own/runs").glob("*/run.json")]
+        return {f"{run['row']} {run['code']}": run for run in found}
+
+    first = runs()
+    assert len(first) == 2
+    assert all(f"--models {place}/models/own.py" in run["command"] for run in first.values())
+    (place / "models/own.py").write_text(MODEL + "# another version\n")
+    again = runs()
+    assert len(again) == 2 and not again.keys() & first.keys()  # run anew: the code is another
+
+
+def test_trials_know_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "space.yaml").write_text("own_width: {choice: [4, 8]}\n")
+    given = ["--trials", "2", "--no-final", "--space", "space.yaml", "--models", "models/own.py"]
+    assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, *GIVEN]) == 0
+    assert "best validation NDCG@10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no such Python file"),
+        ("import nosuch\n", "cannot be imported: ModuleNotFoundError: No module named 'nosuch'"),
+        ("x = 1\n", "registers no model; put @register_model above its class"),
+    ],
+)
+def test_files_without_a_model(text: str | None, said: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if text is not None:
+        (place / "bad.py").write_text(text)
+    assert main(["run", "--model", "OwnMean", "--dataset", "circle", "--models", "bad.py"]) == 2
+    assert said in capsys.readouterr().err
+    assert own_models.VARIABLE not in os.environ
