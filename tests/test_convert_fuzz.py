@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpora import digests, meta, review, rows_of, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_convert import digests, meta, review, rows_of, write_lines
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.cli import main

@@ -266,7 +266,7 @@ def test_what_is_too_large_is_not_kept(server: str, tmp_path: Path, all_public: 
 
 
 def test_images_are_downloaded_only_when_asked_for(server: str, tmp_path: Path, all_public: None) -> None:
-    from test_convert import meta, review, write_lines
+    from corpora import meta, review, write_lines
 
     Server.answers = {"/a": lambda s: s.send(200, picture()), "/b": lambda s: s.send(404)}
     records = [meta(item, images=[{"variant": "MAIN", "large": f"{server}/{item}"}]) for item in "ab"]
