@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from typing import Any
 
@@ -43,9 +44,13 @@ def call(options: Any) -> int:
     if sum(map(bool, ways)) != 1:
         raise NestRecError("a history is item ids; or give one of --history-file, --users, --users-file and --sample")
     how = {"k": options.k, "diversity": options.diversity, "novelty": options.novelty}
-    if options.items or options.history_file:
-        return _for_history(options, Recommender, how)
-    return _for_users(options, Recommender.load(options.checkpoint), how)
+    logging.disable(logging.INFO)  # what RecBole says of the checkpoint's training
+    try:
+        if options.items or options.history_file:
+            return _for_history(options, Recommender, how)
+        return _for_users(options, Recommender.load(options.checkpoint), how)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _for_history(options: Any, recommender_class: Any, how: dict[str, Any]) -> int:

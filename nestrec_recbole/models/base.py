@@ -154,7 +154,7 @@ class SequenceModel(SequentialRecommender):
 
     def draw(self, interaction: Any) -> Drawn:
         """The negatives that a training step looks at, see :meth:`.BaseObjective.draw`."""
-        return self.objective.draw(self.targets(interaction))
+        return self.objective.draw(self.targets(interaction)) if self.objective.draws else None
 
     def step_items(self, interaction: Any, drawn: Drawn) -> Tensor | None:
         """The items that a training step computes, ascending from the padding item, (m,); None: all."""
@@ -195,8 +195,9 @@ class SequenceModel(SequentialRecommender):
             The row of the batch that each comes from.
         """
         following = self.next_items(interaction)
-        is_target = following > 0
-        return states[is_target], following[is_target], is_target.nonzero()[:, 0]
+        at = (following > 0).flatten().nonzero()[:, 0]  # looked for once: on a GPU each time waits for it
+        rows = at.div(following.shape[1], rounding_mode="floor")
+        return states.flatten(0, 1).index_select(0, at), following.flatten()[at], rows
 
     def last_state(self, states: Tensor, interaction: Any) -> Tensor:
         """The state of the whole history: (B, T, d) -> (B, d)."""

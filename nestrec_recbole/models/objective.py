@@ -36,11 +36,14 @@ class BaseObjective(nn.Module):
         Whether it looks at targets and negatives only.
     visible : Tensor (m,), int64, or None
         Where it does not sample, the items that it looks at, the padding item first; None: all.
+    draws : bool
+        Whether :meth:`draw` has anything to give.
     masks_known : bool
         Whether it wants to know a user's other items, so as not to take them for negatives.
     """
 
     samples = False
+    draws = False
     masks_known = False
     counted_items: Tensor | None = None  # (n_items,), bool: the targets that count, where these are not all
     visible: Tensor | None
@@ -115,17 +118,17 @@ class Objective(BaseObjective):
         self.temperature = LearnableTemperature(config["temperature"]) if learns else config["temperature"]
         self.register_buffer("counts", counts, persistent=False)
         self.margin, self.symmetric = config["margin"], config["symmetric"]
-        self.samples = self.loss != "full_softmax"
+        self.samples, self.draws = self.loss != "full_softmax", self.loss in DRAWING
         self.masks_known = self.samples and config["mask_known"]
         duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
         self.register_buffer("duplicates", duplicates, persistent=False)
         self.sampler = None
-        if self.loss in DRAWING and self.negatives != "in_batch":
+        if self.draws and self.negatives != "in_batch":
             self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
 
     def draw(self, targets: Tensor) -> Drawn:
         """As the base's; info_nce too draws nothing: its negatives are the other targets."""
-        if self.loss not in DRAWING:
+        if not self.draws:
             return None
         if self.sampler is None:
             return in_batch_negatives(targets, self.counts)
