@@ -230,7 +230,8 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     tensors, about = read_checkpoint(path, str(map_location or "cpu"))
     saved = about["config"]
     for key in ("data_path", "feature_path"):
-        saved[key] = saved.get(key) and _near(Path(path), saved[key])
+        if saved.get(key):
+            saved[key] = _near(Path(path), saved[key])
     kept = {k: v for k, v in saved.items() if k not in ("data_path", "model", "dataset")}
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     if not is_ours(about["model"]):
