@@ -124,7 +124,7 @@ def replaced(path: Path, draft: Path, carry: Carry | None = None) -> None:
         raise
     if carry is not None:
         carry(old, path)
-    remove(old)
+    _discard(old, path)
 
 
 def recover(path: Path, carry: Carry | None = None) -> None:
@@ -133,12 +133,19 @@ def recover(path: Path, carry: Carry | None = None) -> None:
         if path.exists():
             if carry is not None:
                 carry(old, path)
-            remove(old)
+            _discard(old, path)
         else:
             with suppress(OSError):  # another process was first
                 os.rename(old, path)
     for draft in abandoned(path.parent, f".{path.name}.draft-"):
         remove(draft)
+
+
+def _discard(old: Path, path: Path) -> None:
+    """Remove what a path was before, under the name of a draft: what is left of it by a kill is carried nowhere."""
+    dropped = _own_path(path.parent, f".{path.name}.draft-")
+    os.rename(old, dropped)
+    remove(dropped)
 
 
 def abandoned(folder: Path, prefix: str) -> list[Path]:

@@ -21,10 +21,11 @@ def code_version() -> str:
     properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
     files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
     files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
-    files |= {f"models/{number}-{file.name}": file for number, file in enumerate(own_models.files())}
+    digests = {name: sha256_of(file) for name, file in files.items()}
+    digests |= {f"models/{name}": found for name, found in own_models.digests().items()}
     digest = hashlib.sha256()
-    for name, file in sorted(files.items()):
-        digest.update(f"{name}\x00{sha256_of(file)}\x01".encode())
+    for name, found in sorted(digests.items()):
+        digest.update(f"{name}\x00{found}\x01".encode())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 

@@ -63,7 +63,7 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
         A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
     properties : str or Path, optional
         A YAML file of its defaults, beside those of its base class; settings of its own must be there. A relative path
-        is seen from here, else from the file that the class is in.
+        is seen from the file that the class is in, else from here.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     Raises
     ------
     NestRecError
-        When it is no :class:`SequenceModel`, or RecBole has a model of that name.
+        When it is no :class:`SequenceModel`, or RecBole or this package has a model of that name.
 
     Examples
     --------
@@ -88,6 +88,8 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
         raise NestRecError(f"model {name!r} is no subclass of nestrec_recbole.models.base.SequenceModel")
     if name.lower() in (known.lower() for known in _recbole_models()):
         raise NestRecError(f"model {name!r}: RecBole has a model of that name; choose another")
+    if name in MODELS and not model_class.__module__.startswith("nestrec_recbole."):
+        raise NestRecError(f"model {name!r}: this package has a model of that name; choose another")
     alias = f"recbole.model.sequential_recommender.{name.lower()}"
     module = sys.modules[model_class.__module__]
     if getattr(module, "__spec__", None) is None:  # a script or a notebook: RecBole asks modules for their spec
@@ -97,8 +99,8 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     here = {"__module__": __name__}
     setattr(recbole.data.dataset, f"{name}Dataset", type(f"{name}Dataset", (EncodedDataset,), here))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))
-    if properties and not Path(properties).is_file() and getattr(module, "__file__", None):
-        properties = Path(str(module.__file__)).parent / properties
+    beside = Path(getattr(module, "__file__", None) or ".").parent / (properties or "")
+    properties = beside if properties and beside.is_file() else properties
     properties_files.add_model(model_class, Path(properties) if properties else None)
     return model_class
 

@@ -40,7 +40,7 @@ _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *
     "single_spec",
 }
 # RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
-_ANY_TYPE = ("item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
+_ANY_TYPE = ("domain_field", "item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
 _CHOICES = {
     "loss": LOSSES,
     "negatives": NEGATIVES,

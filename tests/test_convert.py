@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole import files as files_module
 from nestrec_recbole.cli import main
 from nestrec_recbole.convert import (
     Filters,
@@ -211,6 +212,26 @@ def test_what_is_the_users_survives_a_kill_after_the_swap(tmp_path: Path) -> Non
     convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
     assert {path.name for path in (tmp_path / "d").iterdir()} == {"d.inter", "dataset.json", "mine.yaml", "features"}
     assert not dead.exists()
+
+
+def test_a_kill_while_the_old_folder_is_removed_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s.txt").write_text("u a b c\n")
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    (tmp_path / "d/mine.yaml").write_text("")
+
+    def killed(path: Path) -> None:
+        if ".old-" in path.name or "dataset.json" in {inside.name for inside in path.glob("*")}:
+            (path / "dataset.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files_module, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(files_module.psutil, "pid_exists", lambda number: False)  # that process is gone
+    convert(sequences(tmp_path / "s.txt"), "d", data_path=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"s.txt", "d"}
+    assert (tmp_path / "d/mine.yaml").is_file()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from nestrec_recbole.convert import (
     sequences,
     table,
 )
+from nestrec_recbole.convert.corpus import ROUNDED
+from nestrec_recbole.convert.report import short_table
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.staging import name as quoted
 from nestrec_recbole.data.atomic import copy_statement, read_columns, read_header
@@ -415,7 +417,13 @@ def test_times_of_a_joined_dataset_are_whole(time: str, tmp_path: Path) -> None:
 def test_rounded_times_are_told(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("user_id,item_id,timestamp\nu,a,0.9\nu,b,1.2\nu,c,3\n")
     notes = convert(table([tmp_path / "r.csv"]), "d", data_path=tmp_path)["notes"]
-    assert notes["times rounded to whole ones, which may have lost their order"] == 2
+    assert notes[ROUNDED] == 2
+    moments = pd.to_datetime([1.5, 2.0, 2.5], unit="s")
+    pd.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": moments}).to_parquet(
+        tmp_path / "r.parquet"
+    )
+    report = convert(table([tmp_path / "r.parquet"]), "d", data_path=tmp_path)
+    assert report["notes"][ROUNDED] == 2 and "2 times rounded to whole ones" in short_table(report, tmp_path)
 
 
 def test_integers_that_pandas_made_floats_are_the_same_ids(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_unused_columns_of_items_are_dropped(tmp_path: Path, make_config: Any) -
         create_dataset(make_config("FastSASRec", "d", load_col=columns, unused_col={"item": ["yaer"]})).build()
 
 
-@pytest.mark.parametrize(("separator", "encoding"), [("::", None), ("\t", "utf-16"), ("|", "latin-1")])
+@pytest.mark.parametrize(("separator", "encoding"), [("::", None), ("\xe9", None), ("\t", "utf-16"), ("|", "latin-1")])
 def test_separators_and_encodings(separator: str, encoding: str | None, tmp_path: Path, make_config: Any) -> None:
     place = write_dataset(tmp_path / "data", "d", [[0, 1, 2, 3]], item_file=False)
     text = (

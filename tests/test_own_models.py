@@ -100,11 +100,43 @@ def test_trials_know_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "best validation NDCG@10" in capsys.readouterr().out
 
 
+def test_searches_are_of_one_version_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "space.yaml").write_text("own_width: {choice: [4]}\n")
+    given = ["--trials", "1", "--no-final", "--space", "space.yaml", "--models", "models/own.py", "--folder", "search"]
+    assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, *GIVEN]) == 0
+    (place / "models/own.py").write_text(MODEL + "# another version\n")
+    assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, "--resume", *GIVEN]) == 2
+    assert "holds another search: its models differs" in capsys.readouterr().err
+
+
+def test_it_may_import_what_lies_beside_it_and_be_named_twice(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "models/own_neighbour.py").write_text("WIDTH = 8\n")
+    (place / "models/own.py").write_text(f"import own_neighbour\n{MODEL}")
+    (place / "own.yaml").write_text("own_width: wrong\n")  # that beside the class comes first
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(own_models.VARIABLE, "models/own.py")
+    run = ["run", "--model", "OwnMean", "--dataset", "circle", *GIVEN, "--models", "models/own.py"]
+    assert main([*run, "--models", f"{place}/models/own.py"]) == 0
+    assert properties_files.load_properties("OwnMean")["own_width"] == 8
+
+
+def test_a_variable_that_names_nothing_is_a_warning(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(own_models.VARIABLE, "gone.py")
+    own_models.import_files()
+    assert "gone.py: no such Python file" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "no such Python file"),
         ("import nosuch\n", "cannot be imported: ModuleNotFoundError: No module named 'nosuch'"),
+        ("import sys\nsys.exit('bye')\n", "cannot be imported: SystemExit: bye"),
+        (MODEL.replace("OwnMean", "FastSASRec"), "this package has a model of that name; choose another"),
         ("x = 1\n", "registers no model; put @register_model above its class"),
     ],
 )

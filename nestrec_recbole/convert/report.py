@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import Corpus
+from nestrec_recbole.convert.corpus import ROUNDED, Corpus
 from nestrec_recbole.convert.lines import check_sum
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import share_of_shared_endings
@@ -84,5 +84,7 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
     if report["split"]:
         counts = report["split"]["rows"].items()
         lines[report["split"]["kind"]] = ", ".join(f"{part} {rows:,}" for part, rows in counts)
+    if ROUNDED in report["notes"]:
+        lines["note"] = f"{report['notes'][ROUNDED]:,} {ROUNDED}"
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

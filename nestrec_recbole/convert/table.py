@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nestrec_recbole.convert.corpus import Corpus, Locate, record_of
+from nestrec_recbole.convert.corpus import ROUNDED, Corpus, Locate, record_of
 from nestrec_recbole.convert.delimited import Delimited
 from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.lines import check_files, extension
@@ -105,9 +105,11 @@ def read_interactions(
     select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS BIGINT), {since_1970}) AS timestamp")
     if "rating" in texts:
         select.append(f"TRY_CAST({texts['rating']} AS DOUBLE) AS rating")
-    select.append(f"coalesce(TRY_CAST({texts['timestamp']} AS DOUBLE) % 1 <> 0, false) AS is_rounded")
+    whole = 1000 if time_unit == "ms" else 1_000_000  # microseconds
+    parts = f"TRY_CAST({texts['timestamp']} AS DOUBLE) % 1 <> 0, epoch_us({moment}) % {whole} <> 0"
+    select.append(f"coalesce({parts}, false) AS is_rounded")
     staging.load("raw", ", ".join(select), source)
     if rounded := staging.value("SELECT count(*) FROM raw WHERE is_rounded"):
-        notes["times rounded to whole ones, which may have lost their order"] = rounded
+        notes[ROUNDED] = rounded
     staging.run("ALTER TABLE raw DROP COLUMN is_rounded")
     return record_of(source)

@@ -120,7 +120,7 @@ def _layout(columns: list[str], wanted: list[str], separator: str, encoding: str
         "quoting": csv.QUOTE_NONE,
         "na_values": [""],
         "keep_default_na": False,
-        "engine": "c" if len(separator) == 1 else "python",
+        "engine": "c" if len(separator.encode()) == 1 else "python",
         "index_col": False,
     }
 
@@ -131,7 +131,7 @@ def _no_text(path: str | Path, encoding: str | None, error: UnicodeDecodeError) 
 
 def _refuse_long_lines(path: str | Path, separator: str, encoding: str | None, n_columns: int) -> None:
     """Name the first line with more cells than the header: given the columns wanted, pandas drops the others unsaid."""
-    if len(separator) != 1 or f"{separator}\n".encode(encoding or "utf-8") != f"{separator}\n".encode():
+    if len(separator.encode()) != 1 or f"{separator}\n".encode(encoding or "utf-8") != f"{separator}\n".encode():
         for number, text in _lines(path, encoding):
             if (n_cells := text.count(separator) + 1) > n_columns:
                 raise NestRecError(f"{path}: line {number}: {n_cells} columns, expected {n_columns}; fix it")

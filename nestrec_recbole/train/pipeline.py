@@ -12,6 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.utils import get_model
 
+from nestrec_recbole import own_models
 from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
@@ -141,6 +142,7 @@ def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -
         "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
         "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),
         "version": __version__,
+        "models": own_models.digests(),
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
 

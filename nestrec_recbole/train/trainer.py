@@ -104,7 +104,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
             self._check_finite(loss, epoch_idx, place)
             due = due or bool(save_every and (place + 1) % save_every == 0)
             together = min(accumulate, n_batches - place // accumulate * accumulate)  # fewer at an epoch's end
-            self.scaler.scale(loss * (own * self.processes.size / max(of_all, 1) / together)).backward()
+            weight = own * self.processes.size / of_all if of_all else 1.0
+            self.scaler.scale(loss * (weight / together)).backward()
             total, n_targets = total + loss.detach() * own, n_targets + own
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()

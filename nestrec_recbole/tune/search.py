@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nestrec_recbole import own_models
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import locked, sha256_of, written_whole
 from nestrec_recbole.fingerprints import data_files
@@ -149,6 +150,7 @@ def _about(task: Task, plan: Plan, config: Any) -> dict[str, Any]:
         "seed": plan.seed,
         "space": [asdict(one) for one in task.space.dimensions],
         "data": data_files(config),
+        "models": own_models.digests(),
         "init_from": sha256_of(config["init_from"]) if config["init_from"] else None,
     }
     return json.loads(json.dumps(about, default=str))
