@@ -93,17 +93,11 @@ def test_a_suite_knows_it_in_every_process(place: Path, capsys: pytest.CaptureFi
     assert len(again) == 2 and not again.keys() & first.keys()  # run anew: the code is another
 
 
-def test_trials_know_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_know_it_and_a_search_is_of_one_version_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "space.yaml").write_text("own_width: {choice: [4, 8]}\n")
-    given = ["--trials", "2", "--no-final", "--space", "space.yaml", "--models", "models/own.py"]
+    given = ["--trials", "2", "--no-final", "--space", "space.yaml", "--models", "models/own.py", "--folder", "search"]
     assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, *GIVEN]) == 0
     assert "best validation NDCG@10" in capsys.readouterr().out
-
-
-def test_searches_are_of_one_version_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "space.yaml").write_text("own_width: {choice: [4]}\n")
-    given = ["--trials", "1", "--no-final", "--space", "space.yaml", "--models", "models/own.py", "--folder", "search"]
-    assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, *GIVEN]) == 0
     (place / "models/own.py").write_text(MODEL + "# another version\n")
     assert main(["tune", "--model", "OwnMean", "--dataset", "circle", *given, "--resume", *GIVEN]) == 2
     assert "holds another search: its models differs" in capsys.readouterr().err
