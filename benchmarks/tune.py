@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--trials", type=int, default=27, help="of the part asha")
     parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
-    parser.add_argument("--batch", type=int, default=1024, help="train_batch_size of the part asha (%(default)s)")
+    parser.add_argument("--batch", type=int, default=4096, help="train_batch_size of the part asha (%(default)s)")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")

@@ -738,7 +738,10 @@ def test_a_search_is_not_made_anew_for_settings_that_decide_nothing(
     monkeypatch.setattr(tuning.Path, "is_file", lambda self: told.append(self.parent.name) or True)
     monkeypatch.setattr(tuning.Path, "read_text", lambda self, **how: "{}")
     space = parse_space({"learning_rate": {"choice": [0.1, 0.2]}})
-    for settings in ({}, {"eval_batch_size": 64, "show_progress": False}, {"hidden_size": 8}):
+    (place / "a").write_text("weights")
+    (place / "b").write_text("others")
+    starts = ({"init_from": str(place / name)} for name in "ab")
+    for settings in ({}, {"eval_batch_size": 64, "show_progress": False}, {"hidden_size": 8}, *starts):
         tuning.tune_row("FastSASRec", "circle", settings, space, {"trials": 1}, ["data"], place, print)
-    one, same, other = told
-    assert one == same != other
+    one, same, *others = told
+    assert one == same and len({one, *others}) == 4

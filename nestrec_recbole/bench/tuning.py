@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.files import written_whole
+from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.settings import ELSEWHERE
 from nestrec_recbole.tune.budget import Plan
@@ -110,6 +110,8 @@ def tune_row(
     """
     dimensions = [asdict(one) for one in space.dimensions]
     told = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    if settings.get("init_from"):
+        told["init_from"] = sha256_of(settings["init_from"])  # by what is in it, as for a run
     whole = json.dumps([model, dataset, told, dimensions, budget, made_of], sort_keys=True, default=str)
     place = folder / f"{model}-{dataset}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
     file = place / "found.json"
