@@ -27,7 +27,7 @@ from nestrec_recbole.encode.items import read_recipes
 from nestrec_recbole.evaluate.metrics import row_values
 from nestrec_recbole.evaluate.significance import compare, holm
 from nestrec_recbole.plugin import pipeline_stages
-from nestrec_recbole.properties_files import load_preset
+from nestrec_recbole.settings.shipped import load_preset
 from nestrec_recbole.train.pipeline import run_pipeline
 from nestrec_recbole.train.prepare import configure
 

@@ -16,7 +16,7 @@ import torch
 from readme import HERE, put_table, read_results, write_results
 
 from nestrec_recbole.bench.run import train
-from nestrec_recbole.properties_files import load_preset
+from nestrec_recbole.settings.shipped import load_preset
 
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10", "coverage@10")
 QUIET = {"plot_curves": False, "show_progress": False, "state": "ERROR"}

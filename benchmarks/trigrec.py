@@ -20,7 +20,7 @@ from readme import HERE, difference, put_table, read_results, write_results
 
 from nestrec_recbole.evaluate.saved import metric_of_users, read_ranks
 from nestrec_recbole.evaluate.significance import compare, holm
-from nestrec_recbole.properties_files import load_preset
+from nestrec_recbole.settings.shipped import load_preset
 from nestrec_recbole.train.pipeline import run_pipeline
 
 N_CANDIDATES = 999

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.files import sha256_of
-from nestrec_recbole.properties_files import our_models
+from nestrec_recbole.settings.shipped import our_models
 
 VARIABLE = "NESTREC_MODELS"  # paths of files, separated as those of PATH are
 

@@ -21,7 +21,7 @@ import recbole.utils
 from recbole.config import Config
 from recbole.evaluator import register as metric_tables
 
-from nestrec_recbole import compat, compat_tuning, properties_files, settings
+from nestrec_recbole import compat, compat_tuning
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.encode.dataset import EncodedDataset, looks_at_items
 from nestrec_recbole.errors import NestRecError, unknown
@@ -29,7 +29,8 @@ from nestrec_recbole.evaluate.beyond import METRICS
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.processes import choose_gpu, join_torchrun
-from nestrec_recbole.properties_files import is_ours, load_properties, pipeline_stages, tuning_space
+from nestrec_recbole.settings import checks, roles, shipped
+from nestrec_recbole.settings.shipped import is_ours, load_properties, pipeline_stages, tuning_space
 from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
@@ -101,17 +102,17 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))
     beside = Path(getattr(module, "__file__", None) or ".").parent / (properties or "")
     properties = beside if properties and beside.is_file() else properties
-    properties_files.add_model(model_class, Path(properties) if properties else None)
+    shipped.add_model(model_class, Path(properties) if properties else None)
     return model_class
 
 
 def register() -> None:
     """Register this package's models and hooks; done on import, harmless when repeated."""
-    if properties_files.our_models():
+    if shipped.our_models():
         return
     for name in MODELS:
         module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
-        register_model(getattr(module, name), properties=properties_files.folder() / "model" / f"{name}.yaml")
+        register_model(getattr(module, name), properties=shipped.folder() / "model" / f"{name}.yaml")
     _hook_names()
     _hook_metrics()
     _hook_config()
@@ -130,7 +131,7 @@ def _hook_names() -> None:
         try:
             return original(model_name)
         except (ValueError, AttributeError, ImportError):
-            known = [*properties_files.our_models(), *_recbole_models()]
+            known = [*shipped.our_models(), *_recbole_models()]
             if model_name in known:
                 raise
             hint = "one of your own is registered by its file, --models FILE"
@@ -163,27 +164,25 @@ def _hook_config() -> None:
     @functools.wraps(load_internal)
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
-        of_data = properties_files.load_dataset(dataset)
+        of_data = shipped.load_dataset(dataset)
         if is_ours(model):
             self.internal_config_dict.update(load_properties(model))
-            self.internal_config_dict.update(
-                properties_files.load_preset(model, self.external_config_dict.get("preset"))
-            )
-        if is_ours(model) or not (properties_files.RECBOLES / "dataset" / f"{dataset}.yaml").is_file():
+            self.internal_config_dict.update(shipped.load_preset(model, self.external_config_dict.get("preset")))
+        if is_ours(model) or not (shipped.RECBOLES / "dataset" / f"{dataset}.yaml").is_file():
             self.internal_config_dict.update(of_data)
-        overall = properties_files.read_settings(properties_files.folder() / "overall.yaml") | of_data
-        self.shared_settings = {key: overall[key] for key in settings.SHARED if key in overall}
+        overall = shipped.read_settings(shipped.folder() / "overall.yaml") | of_data
+        self.shared_settings = {key: overall[key] for key in roles.SHARED if key in overall}
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
-        self.known_settings = sorted(properties_files.keys_of_any_model() | self.internal_config_dict.keys())
+        self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
         if is_ours(model):
-            settings.check(self.external_config_dict, self.internal_config_dict)
+            checks.check(self.external_config_dict, self.internal_config_dict)
 
     @functools.wraps(build)
     def build_checked(self: Config, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if is_ours(self["model"]):
-            settings.complete(self, self.internal_config_dict)
-            settings.check_values(self, self.internal_config_dict)
+            checks.complete(self, self.internal_config_dict)
+            checks.check_values(self, self.internal_config_dict)
             device = join_torchrun()
             if device is not None:
                 self["device"] = device
@@ -242,7 +241,7 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
     with without_arguments():  # what was given on that run's command line is in the checkpoint
         config = Config(model=about["model"], dataset=about["dataset"])
     config.final_config_dict.update(kept)
-    settings.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
+    checks.complete(config, config.internal_config_dict)  # settings that are newer than the checkpoint
     config["data_path"] = saved["data_path"]
     return {"config": config, "state_dict": weights, "other_parameter": None, "numbering": about.get("numbering")}
 

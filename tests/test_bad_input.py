@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import write_dataset
 
-from nestrec_recbole import plugin, settings
+from nestrec_recbole import plugin
 from nestrec_recbole.cli import main
+from nestrec_recbole.settings.rules import RULES
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
 SEQUENCES = [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
@@ -76,7 +77,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--rm_dup_inter=frist", "rm_dup_inter is 'frist'; expected first or last"),
         ("--eval_args={'split':{'RS':[0,0,0]},'order':'TO'}", "nothing would train"),
         ("--eval_args={'split':{'TS':['a',1,1]},'order':'TO'}", "expected three ratios"),
-        ("--temperature=0.0", "temperature is 0.0: expected a number above 0"),
+        ("--temperature=0.0", "config key 'temperature' is 0.0; expected a number above 0"),
         ("--save_dataset=True", "config key 'save_dataset': RecBole would write a pickle"),
         ("--llm={'pth':'x'}", "unknown config key 'llm.pth'; did you mean 'llm.path'?"),
         ("--llm={'config':'big'}", "expected {config: tiny} or {path: folder or hub id}"),
@@ -99,8 +100,8 @@ def test_every_number_of_a_shipped_model_has_a_range(model: str) -> None:
         for key, default in plugin.load_properties(model).items()
         if isinstance(default, (int, float)) and not isinstance(default, bool) and not key.endswith("_prob")
     }
-    ranged = {*settings._POSITIVE, *settings._NOT_NEGATIVE, *settings._SHARES, "MAX_ITEM_LIST_LENGTH", "temperature"}
-    assert numbers - ranged <= {"popularity_exponent"}
+    assert numbers <= RULES.keys()
+    assert all(RULES[key].allows(default) for key, default in plugin.load_properties(model).items() if key in RULES)
 
 
 @pytest.mark.parametrize(

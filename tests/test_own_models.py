@@ -14,8 +14,9 @@ import yaml
 from conftest import write_dataset
 from tuning import in_order, walks
 
-from nestrec_recbole import fingerprints, own_models, properties_files
+from nestrec_recbole import fingerprints, own_models
 from nestrec_recbole.cli import main
+from nestrec_recbole.settings import shipped
 
 MODEL = """
 import torch
@@ -51,8 +52,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.environ.pop(own_models.VARIABLE, None)
     for name in {name for name in sys.modules if name.startswith("nestrec_models_")} - before:
         del sys.modules[name]
-    properties_files._of_models.pop("OwnMean", None)
-    properties_files.keys_of_any_model.cache_clear()
+    shipped._of_models.pop("OwnMean", None)
+    shipped.keys_of_any_model.cache_clear()
     fingerprints.code_version.cache_clear()
 
 
@@ -113,14 +114,15 @@ def test_it_may_import_what_lies_beside_it_and_be_named_twice(
     monkeypatch.setenv(own_models.VARIABLE, "models/own.py")
     run = ["run", "--model", "OwnMean", "--dataset", "circle", *GIVEN, "--models", "models/own.py"]
     assert main([*run, "--models", f"{place}/models/own.py"]) == 0
-    assert properties_files.load_properties("OwnMean")["own_width"] == 8
+    assert shipped.load_properties("OwnMean")["own_width"] == 8
 
 
 def test_a_variable_that_names_nothing_is_a_warning(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(own_models.VARIABLE, "gone.py")
-    own_models.import_files()
+    with caplog.at_level("WARNING"):  # RecBole sets the root logger's, where one of its configs says `state`
+        own_models.import_files()
     assert "gone.py: no such Python file" in caplog.text
 
 

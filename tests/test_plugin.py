@@ -21,12 +21,13 @@ from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model, objective_function, run, run_recbole
 from recbole.utils import get_model, get_trainer
 
-from nestrec_recbole import NestRecError, register_model, settings
+from nestrec_recbole import NestRecError, register_model
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
 from nestrec_recbole.models.fastsasrec import FastSASRec
 from nestrec_recbole.plugin import MODELS, RECOMMENDERS, load_properties
-from nestrec_recbole.properties_files import load_preset
+from nestrec_recbole.settings import checks
+from nestrec_recbole.settings.shipped import load_preset
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,7 @@ def test_presets_lie_between_defaults_and_what_is_set(model: str) -> None:
     assert ("whitened_scale" in config) == (model != "FastSASRec")
     for name, value in load_preset(model, "sparse").items():  # all of them settings that there are, of the right kind
         assert name in load_properties(model) and (name == "temperature" or config[name] == value)
-    settings.check(load_preset(model, "sparse"), load_properties(model))
+    checks.check(load_preset(model, "sparse"), load_properties(model))
 
 
 @pytest.mark.parametrize(

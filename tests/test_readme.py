@@ -14,9 +14,10 @@ import pytest
 import yaml
 from conftest import write_dataset
 
-from nestrec_recbole import plugin, settings
+from nestrec_recbole import plugin
 from nestrec_recbole.bench.suite import shipped_suites
 from nestrec_recbole.cli import main
+from nestrec_recbole.settings import checks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +52,7 @@ def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_settings_are_known(text: str) -> None:
-    settings.check(yaml.safe_load(text), plugin.load_properties("NestRec"))
+    checks.check(yaml.safe_load(text), plugin.load_properties("NestRec"))
 
 
 def test_places_and_models_exist() -> None:

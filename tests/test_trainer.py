@@ -19,7 +19,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole import NestRecError
-from nestrec_recbole.settings import plain
+from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
 from nestrec_recbole.train.resume import resume
 from nestrec_recbole.train.trainer import SequenceTrainer, last_checkpoint

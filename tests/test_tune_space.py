@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.trainer import HyperTuning
 
-from nestrec_recbole import setting_roles
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.plugin import MODELS
+from nestrec_recbole.settings import roles
 from nestrec_recbole.tune.space import Space, parse_space, read_space
 
 SPACES = sorted((Path(__file__).resolve().parent.parent / "properties" / "tune").glob("*.yaml"))
@@ -120,8 +120,8 @@ def test_every_setting_of_data_and_evaluation_has_one_role() -> None:
     _, _, evaluation = rest.partition("# Evaluation")
     keys = {*yaml.safe_load(before), *yaml.safe_load(evaluation.partition("\n")[2])}
     training = {"eval_batch_size", "stopping_step"}  # which say how long it takes
-    assert {"load_col", "protocol", "candidate_seed"} <= keys and keys - training <= set(setting_roles.ALL)
-    assert len(setting_roles.ALL) == len(set(setting_roles.ALL))
+    assert {"load_col", "protocol", "candidate_seed"} <= keys and keys - training <= set(roles.ALL)
+    assert len(roles.ALL) == len(set(roles.ALL))
 
 
 @pytest.mark.parametrize(

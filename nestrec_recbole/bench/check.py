@@ -9,32 +9,22 @@ from typing import Any
 
 from recbole.utils import get_model
 
-from nestrec_recbole import settings as rules
 from nestrec_recbole.bench.keys import PROTOCOL
 from nestrec_recbole.bench.referred import drop_protocol, read_referred
 from nestrec_recbole.bench.resolve import REFERENCE, defaults, resolve
 from nestrec_recbole.bench.run import LIST_METRICS
+from nestrec_recbole.bench.shape import NUMBER, as_dict, is_a, well_formed, wrong_shape
 from nestrec_recbole.bench.suite import DatasetSpec, ModelSpec, Suite, build_suite, find_suite, read_yaml
 from nestrec_recbole.bench.tuning import plan_of, space_of
 from nestrec_recbole.data.reading import no_such_dataset
 from nestrec_recbole.errors import NestRecError, first_line, unknown
 from nestrec_recbole.files import sha256_of
+from nestrec_recbole.settings.checks import check
+from nestrec_recbole.settings.values import decisive
 
-_NUMBER = (int, float)
-_TOP: dict[str, Any] = {
-    **{"name": str, "about": str, "datasets": dict, "models": dict, "settings": dict, "seeds": list, "metrics": list},
-    **{"tune": dict, "time_limit": _NUMBER, "published": dict},
-}
-_ROW: dict[str, Any] = {"model": str, "settings": (dict, str), "on": dict, "baseline": bool, "space": str}
-_DATA: dict[str, Any] = {"dataset": str, "settings": dict}
-_TUNE: dict[str, Any] = {
-    **{"trials": int, "hours": _NUMBER, "epochs": int, "scheduler": str, "searcher": str, "seed": int},
-}
 _RANKED = ("hit", "ndcg", "recall", "mrr")
 _OF_LISTS = ("coverage", *LIST_METRICS, "diversity")
 Configs = dict[tuple[str, str], Any]  # (row, dataset) to what its settings come to
-
-
 EVERYWHERE = (*PROTOCOL, "feature_path")  # the same for all rows, wherever it is said
 
 
@@ -70,9 +60,9 @@ def read_suite(
     path = find_suite(named)
     found, wrong = read_yaml(path)
     given = given or {}
-    wrong += [*_shape("", found, _TOP, ("name", "datasets", "models", "seeds", "metrics")), *_members(found)]
+    wrong += wrong_shape(found)
     if wrong:  # go on with what is well-formed
-        found = _well_formed(found)
+        found = well_formed(found)
     if not found:
         raise SuiteError(path, wrong)
     found, files, unread = read_referred(found, path.parent)
@@ -86,102 +76,6 @@ def read_suite(
     if wrong:
         raise SuiteError(path, wrong)
     return suite
-
-
-def _shape(where: str, found: Mapping[str, Any], spec: Mapping[str, Any], needed: tuple[str, ...]) -> Iterator[str]:
-    """Keys that are unknown, missing, or of another type."""
-    for key, value in found.items():
-        if key not in spec:
-            yield unknown("key", f"{where}{key}", [f"{where}{one}" for one in spec])
-        elif not _is(value, spec[key]) and not (value is None and key not in needed):
-            kinds = spec[key] if isinstance(spec[key], tuple) else (spec[key],)
-            names = " or ".join(kind.__name__ for kind in kinds)
-            yield f"{where}{key} is {value!r} ({type(value).__name__}); expected {names}"
-    for key in needed:
-        if key not in found:
-            yield f"no {where}{key}; expected one"
-        elif _is(found[key], spec[key]) and not found[key]:
-            yield f"{where}{key} is empty; expected one at least"
-
-
-def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _members(found: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong inside the keys of a suite, its settings left out."""
-    yield from _name("name", found.get("name"))
-    for name in _dict(found.get("datasets")):
-        yield from _name("datasets", name)
-    yield from _seeds(found.get("seeds"))
-    for key, spec in (("models", _ROW), ("datasets", _DATA)):
-        for name, about in _dict(found.get(key)).items():
-            if not str(name).isprintable():
-                yield f"{key}.{str(name)!r} holds a line break or another control character; rename it"
-            if about is not None and not isinstance(about, dict):
-                yield f"{key}.{name} is {about!r}; expected a mapping such as {{settings: {{}}}}"
-            yield from _shape(f"{key}.{name}.", _dict(about), spec, ())
-    yield from _places(found)
-    yield from _published(found)
-    if isinstance(found.get("tune"), dict):
-        yield from _shape("tune.", found["tune"], _TUNE, ())
-        if not found["tune"].keys() & {"trials", "hours"}:
-            yield "no tune.trials; expected one, or tune.hours"
-    limit: Any = found.get("time_limit")
-    if _is(limit, _NUMBER) and limit <= 0:
-        yield f"time_limit is {limit}; expected seconds that a run may take"
-
-
-def _places(found: Mapping[str, Any]) -> Iterator[str]:
-    """Settings for a dataset that the suite has not."""
-    known = [str(name) for name in _dict(found.get("datasets"))]
-    for name, about in _dict(found.get("models")).items():
-        for dataset, own in _dict(_dict(about).get("on")).items():
-            if str(dataset) not in known:
-                yield f"models.{name}.on: {unknown('dataset', str(dataset), known)}"
-            elif not isinstance(own, (dict, str)):
-                yield f"models.{name}.on.{dataset} is {own!r}; expected settings, or a file of them"
-
-
-def _published(found: Mapping[str, Any]) -> Iterator[str]:
-    for dataset, rows in _dict(found.get("published")).items():
-        for one in rows if isinstance(rows, list) else [rows]:
-            if not isinstance(one, dict) or "model" not in one:
-                yield f"published.{dataset}: {one!r}; expected a list of {{model: ..., ndcg@10: ..., source: ...}}"
-
-
-def _name(key: str, name: Any) -> Iterator[str]:
-    if isinstance(name, str) and name and (name != Path(name).name or name.startswith(".")):
-        yield f"{key}: {name!r} is no name that a folder can have"
-
-
-def _seeds(seeds: Any) -> Iterator[str]:
-    for seed in seeds if isinstance(seeds, list) else ():
-        if not _is(seed, int) or seed < 0:
-            yield f"seeds: {seed!r}; expected whole numbers from 0"
-        elif seeds.count(seed) > 1:
-            yield f"seeds: {seed} is there {seeds.count(seed)} times; expected each once"
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _well_formed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a suite that can be looked at further; empty where that is nothing."""
-
-    def part(group: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in group.items() if key in spec and _is(value, spec[key])}
-
-    kept = part(found, _TOP)
-    kept["models"] = {name: part(_dict(about), _ROW) for name, about in kept.get("models", {}).items()}
-    for row in kept["models"].values():
-        row["on"] = {name: own for name, own in row.get("on", {}).items() if isinstance(own, (dict, str))}
-    kept["datasets"] = {name: part(_dict(about), _DATA) for name, about in kept.get("datasets", {}).items()}
-    kept["tune"] = part(kept["tune"], _TUNE) if kept.get("tune") else None
-    if not kept["models"] or not kept["datasets"]:
-        return {}
-    return {"name": "", "seeds": [], "metrics": [], **kept}
 
 
 def _settings(suite: Suite, configs: Configs) -> Iterator[str]:
@@ -217,7 +111,7 @@ def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
     files = given.get("benchmark_filename") or []
     if isinstance(files, list) and files and (len(set(files)) < len(files) or len(files) != 3):
         yield f"{where}: benchmark_filename is {files}: what is tested on must not train or choose; name three files"
-    if "split" in _dict(given.get("eval_args")):
+    if "split" in as_dict(given.get("eval_args")):
         yield from (f"{where}: eval_args.split is {line}" for line in _split(given["eval_args"]["split"]))
 
 
@@ -232,7 +126,7 @@ def _split(split: Any) -> Iterator[str]:
             yield f"{split}: no validation data is left to choose the epoch by"
         return
     shares = parts if isinstance(parts, list) else []
-    if len(shares) != 3 or not all(_is(share, _NUMBER) and share > 0 for share in shares):
+    if len(shares) != 3 or not all(is_a(share, NUMBER) and share > 0 for share in shares):
         yield f"{split}; expected three shares above 0, for training, validation and test: {{{kind}: [0.8, 0.1, 0.1]}}"
 
 
@@ -298,7 +192,7 @@ def _row_settings(suite: Suite, row: ModelSpec, data: DatasetSpec, configs: Conf
     ):
         for key, value in given.items():
             try:
-                rules.check({key: value}, known)
+                check({key: value}, known)
             except (ValueError, AttributeError, TypeError) as error:
                 wrong.add(key)
                 yield f"{level}: {first_line(error)}"
@@ -356,7 +250,7 @@ def _twins(suite: Suite, configs: Configs) -> Iterator[str]:
 
     def comes_to(row: ModelSpec, data: DatasetSpec) -> Any:
         config = configs.get((row.name, data.name))
-        settings = suite.settings_of(row, data) if config is None else rules.decisive(config)
+        settings = suite.settings_of(row, data) if config is None else decisive(config)
         place = {key: suite.settings_of(row, data).get(key) for key in ("data_path", "init_from")}
         return [row.model, row.space, data.dataset, place, config is None, settings]
 

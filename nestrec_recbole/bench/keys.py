@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole import setting_roles as roles
 from nestrec_recbole.files import sha256_of
-from nestrec_recbole.settings import decisive
+from nestrec_recbole.settings import roles
+from nestrec_recbole.settings.values import decisive
 
 # Settings that say what the data is, how it is split and what is ranked: equal for all rows of a dataset, else the
 # figures of two rows are not about the same thing.

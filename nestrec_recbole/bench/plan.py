@@ -246,7 +246,7 @@ def as_word(value: Any) -> str:
 
 def from_word(word: str) -> Any:
     """What :func:`as_word` wrote."""
-    from nestrec_recbole.settings import yaml_loader
+    from nestrec_recbole.settings.shipped import yaml_loader
 
     return yaml.load(word, Loader=yaml_loader())
 

@@ -12,7 +12,7 @@ from recbole.utils import get_model
 from nestrec_recbole import plugin
 from nestrec_recbole.bench.keys import PROTOCOL
 from nestrec_recbole.process_state import keeping_visible_gpus
-from nestrec_recbole.settings import SHARED
+from nestrec_recbole.settings.roles import SHARED
 from nestrec_recbole.train.prepare import configure
 
 REFERENCE = "FastSASRec"  # any model of this package without item fields: its defaults are those of all of them

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nestrec_recbole.errors import NestRecError, unknown
-from nestrec_recbole.settings import yaml_loader
+from nestrec_recbole.settings.shipped import yaml_loader
 
 _HERE = Path(__file__).resolve().parent.parent
 _SHIPPED = next((p for p in (_HERE / "suites", _HERE.parent / "benchmarks/suites") if p.is_dir()), _HERE / "suites")

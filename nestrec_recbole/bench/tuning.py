@@ -12,7 +12,7 @@ from typing import Any
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.plugin import tuning_space
-from nestrec_recbole.settings import ELSEWHERE
+from nestrec_recbole.settings.roles import ELSEWHERE
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.space import Dimension, Space, read_space
 

@@ -40,7 +40,7 @@ def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     from nestrec_recbole.data.content import item_content
     from nestrec_recbole.data.features import FeatureStore
     from nestrec_recbole.process_state import events_in
-    from nestrec_recbole.settings import decisive, is_plain
+    from nestrec_recbole.settings.values import decisive, is_plain
 
     torch.set_num_threads(spec["threads"])
     settings = {**spec["settings"], "checkpoint_dir": str(folder / "saved"), "show_progress": False, "state": "ERROR"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nestrec_recbole.properties_files import read_settings
+from nestrec_recbole.settings.shipped import read_settings
 
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value

@@ -28,7 +28,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.process_state import without_arguments
-from nestrec_recbole.settings import check_known, check_metrics
+from nestrec_recbole.settings.checks import check_known, check_metrics
 from nestrec_recbole.train.checkpoint import load_weights, model_tensors, new_name, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors

@@ -18,7 +18,7 @@ from nestrec_recbole.data.numbering import check_numbering
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
-from nestrec_recbole.setting_roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
+from nestrec_recbole.settings.roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
 from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"

@@ -15,7 +15,7 @@ from nestrec_recbole.data.loader import WholeSplit
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
-from nestrec_recbole.settings import plain
+from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.curves import plot_curves
 

@@ -19,8 +19,8 @@ from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.processes import Processes
-from nestrec_recbole.properties_files import is_ours, load_properties
-from nestrec_recbole.settings import decisive
+from nestrec_recbole.settings.shipped import is_ours, load_properties
+from nestrec_recbole.settings.values import decisive
 from nestrec_recbole.train.prepare import prepare
 from nestrec_recbole.train.trainer import last_checkpoint
 from nestrec_recbole.version import __version__

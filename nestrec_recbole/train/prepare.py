@@ -11,7 +11,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole.data.variants import sequences_for
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.properties_files import is_ours
+from nestrec_recbole.settings.shipped import is_ours
 from nestrec_recbole.train.baselines import prepare_baseline, share_settings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestrec_recbole.settings import is_plain
+from nestrec_recbole.settings.values import is_plain
 
 Tensors = dict[str, Tensor]
 About = dict[str, Any]

@@ -14,7 +14,7 @@ from nestrec_recbole.files import locked, sha256_of, written_whole
 from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
-from nestrec_recbole.settings import check_metrics
+from nestrec_recbole.settings.checks import check_metrics
 from nestrec_recbole.train.prepare import configure, is_ours
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.cluster import require_ray, running_ray

@@ -18,9 +18,10 @@ import numpy as np
 import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments
 
-from nestrec_recbole import setting_roles as roles
-from nestrec_recbole import settings
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.settings import roles
+from nestrec_recbole.settings.checks import check
+from nestrec_recbole.settings.shipped import yaml_loader
 
 Point = dict[str, Any]
 KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "quniform": 3}  # how many numbers each takes
@@ -169,7 +170,7 @@ class Space:
 
     def _check_value(self, value: dict[str, Any], defaults: dict[str, Any]) -> None:
         try:
-            settings.check(value, defaults)
+            check(value, defaults)
         except NestRecError as error:
             raise NestRecError(f"{self.source}: {error}") from None
 
@@ -250,7 +251,7 @@ def _check_numbers(kind: str, values: list[Any], place: str) -> None:
 
 def _read_yaml(text: str, path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(text, Loader=settings.yaml_loader())
+        found = yaml.load(text, Loader=yaml_loader())
     except yaml.YAMLError as error:
         raise NestRecError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):

@@ -8,7 +8,7 @@ from nestrec_recbole.bench.report.results import Results
 from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 from nestrec_recbole.bench.suite import build_suite
 from nestrec_recbole.evaluate.significance import LEVEL
-from nestrec_recbole.settings import ELSEWHERE
+from nestrec_recbole.settings.roles import ELSEWHERE
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from recbole.evaluator import metric_types
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from nestrec_recbole import setting_roles as roles
-from nestrec_recbole.data.domains import PROTOCOLS, has_target
+from nestrec_recbole.data.domains import has_target
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
-from nestrec_recbole.layers.fusion import FUSIONS
-from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
-from nestrec_recbole.models.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
-from nestrec_recbole.train.optimisation import OPTIMIZERS
+from nestrec_recbole.settings.rules import rule_of
 
 # Keys that RecBole reads, those that it lists and the others.
 _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments} | {
@@ -41,96 +36,6 @@ _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *
 }
 # RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
 _ANY_TYPE = ("domain_field", "item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
-_CHOICES = {
-    "loss": LOSSES,
-    "negatives": NEGATIVES,
-    "targets": ("all", "last"),
-    "item_table": ("fused", "content"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "schedule": ("constant", "cosine", "linear", "step", "plateau"),
-    "activation": ("gelu", "swiglu"),
-    "residual": ("plain", "gated"),
-    "protocol": PROTOCOLS,
-    "domain_loss": DOMAIN_LOSSES,
-    "objective": ("causal", "masked"),
-    "user_vectors": ("visible", "frozen"),
-    "learner": tuple(OPTIMIZERS),
-    "fusion": FUSIONS,
-    "mlp_activation": tuple(ACTIVATIONS),
-    "mlp_norm": tuple(NORMS),
-    "mlp_init": tuple(INITIALISATIONS),
-}
-_POSITIVE = (
-    "epochs",
-    "train_batch_size",
-    "eval_batch_size",
-    "accumulation_steps",
-    "hidden_size",
-    "n_heads",
-    "inner_size",
-    "n_negatives",
-    "schedule_patience",
-    "negatives_per_positive",
-    "item_queries",
-    "item_cross_attention_frequency",
-    "user_layers",
-    "user_cross_attention_frequency",
-)
-# Settings that say where and how to run, and change nothing of what comes out.
-ELSEWHERE = (*roles.DATA_PLACE, *roles.FEATURE_PLACE, *roles.WHERE_IT_RUNS)
-
-# What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
-SHARED = (
-    *roles.DATA_PLACE,
-    *roles.FEATURE_PLACE,
-    *roles.ITEM_FIELDS,
-    *roles.NUMBERS,
-    *roles.COLUMNS,
-    *roles.DOMAIN_FIELD,
-    *roles.KEPT_DOMAINS,
-    *roles.HELD_OUT,
-    *roles.HISTORIES,
-    *roles.RANKED,
-    *roles.METRICS,
-    *roles.CURVES,
-)
-_SHARES = (
-    "ema_decay",
-    "calibration",
-    "mask_near_duplicates",
-    "hidden_users",
-    "hidden_items",
-    "held_out_items",
-    "mask_ratio",
-)
-# By name, as what the settings of others' models mean is not known here.
-_NOT_NEGATIVE = (
-    *(
-        "learning_rate",
-        "weight_decay",
-        "schedule_factor",
-        "warmup_steps",
-        "stopping_step",
-        "checkpoint_steps",
-        "margin",
-    ),
-    *("candidates", "candidate_seed", "hidden_seed", "tie_seed"),
-    *("n_layers", "item_layers", "user_queries", "recency_scale", "whitened_scale", "times_per_second"),
-    *("reconstruction_weight", "contrastive_weight", "user_loss_weight", "specific_weight", "common_weight"),
-    *("cross_weight", "discriminator_weight", "alignment_weight", "separation_weight", "separation_margin"),
-    *("reversal_weight", "reversal_steps", "probe_users"),
-)
-
-
-def yaml_loader() -> type[yaml.SafeLoader]:
-    """A safe YAML loader that, as RecBole's, reads ``1e-3`` as a number."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    return Loader
 
 
 def check_known(given: Iterable[str], known: Iterable[str]) -> None:
@@ -213,16 +118,9 @@ def complete(config: Any, defaults: dict[str, Any]) -> None:
 
 def check_values(config: Any, defaults: dict[str, Any]) -> None:
     """Refuse settings that are of the right type and still make no sense, or have no effect."""
-    for key, choices in _CHOICES.items():
-        given = config[key].lower() if key == "learner" else config[key]
-        if defaults.get(key) in choices and given not in choices:
-            raise NestRecError(f"config key {key!r} is {config[key]!r}; expected one of {', '.join(choices)}")
-    for key in (*_POSITIVE, "MAX_ITEM_LIST_LENGTH"):
-        if key in config and config[key] < 1:
-            raise NestRecError(f"config key {key!r} is {config[key]!r}; expected a whole number from 1")
+    _check_by_rules(config, defaults)
     check_metrics(config)
-    _check_rates(config, defaults)
-    _check_ranges(config, defaults)
+    _check_together(config, defaults)
     _check_columns(config)
     _check_without_effect(config, defaults)
     for phase, mode in config["eval_args"]["mode"].items():
@@ -254,14 +152,18 @@ def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:
             raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
 
 
-def _check_rates(config: Any, defaults: dict[str, Any]) -> None:
-    for key in defaults:
-        given = config[key] or 0
-        if key.endswith("_prob") and not (isinstance(given, (int, float)) and 0 <= given <= 1):
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
+def _check_by_rules(config: Any, defaults: dict[str, Any]) -> None:
+    """Each setting by itself; where a model's default breaks the rule, the name means something else there."""
+    for key, default in defaults.items():
+        rule = rule_of(key)
+        if rule is not None and rule.allows(default):
+            given = config[key].lower() if key == "learner" else config[key]
+            if not rule.allows(given):
+                raise NestRecError(f"config key {key!r} is {config[key]!r}; expected {rule.expected}")
 
 
-def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
+def _check_together(config: Any, defaults: dict[str, Any]) -> None:
+    """Settings that are right by themselves and not beside each other."""
     if config["n_heads"] and config["hidden_size"] % config["n_heads"]:
         raise NestRecError(f"hidden_size {config['hidden_size']} is not a multiple of n_heads {config['n_heads']}")
     if defaults.get("llm") and not config["llm"]["path"] and config["hidden_size"] // config["n_heads"] % 2:
@@ -269,17 +171,8 @@ def _check_ranges(config: Any, defaults: dict[str, Any]) -> None:
             f"hidden_size {config['hidden_size']} gives each of {config['n_heads']} heads an odd width; the language "
             "model turns pairs of numbers by the position: set hidden_size to a multiple of 2 x n_heads"
         )
-    temperature, learned = config["temperature"], config["learn_temperature"]
-    if temperature <= 0 or (learned and not 0.01 <= temperature <= 1):
-        bounds = "from 0.01 to 1, where it is learned" if learned else "above 0"
-        raise NestRecError(f"temperature is {temperature}: expected a number {bounds}")
-    for key in _NOT_NEGATIVE:
-        if key in defaults and not config[key] >= 0:
-            expected = "a number" if isinstance(defaults[key], float) else "a whole number"
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected {expected} from 0")
-    for key in _SHARES:
-        if key in defaults and not 0 <= config[key] <= 1:
-            raise NestRecError(f"config key {key!r} is {config[key]}; expected a number from 0 to 1")
+    if config["learn_temperature"] and not 0.01 <= config["temperature"] <= 1:
+        raise NestRecError(f"temperature is {config['temperature']}: expected a number from 0.01 to 1 to learn it from")
 
 
 def _check_columns(config: Any) -> None:
@@ -309,33 +202,3 @@ def check_metrics(config: Any) -> None:
     for setting in (needs.get(parts[2]), needs.get(parts[3], parts[3] and "hidden_items")):
         if setting and not config[setting]:
             raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but {setting} is 0")
-
-
-def decisive(config: Any) -> dict[str, Any]:
-    """The settings of a config that decide what comes out, by name; not those that say where and how to run."""
-    return {key: value for key, value in sorted(config.final_config_dict.items()) if key not in ELSEWHERE}
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """The settings of a config that JSON can hold, by name; paths as text, sets as lists."""
-    settings = {key: _as_json_has_it(value) for key, value in sorted(config.final_config_dict.items())}
-    return {key: value for key, value in settings.items() if is_plain(value)}
-
-
-def _as_json_has_it(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=str)
-    if isinstance(value, dict):
-        return {key: _as_json_has_it(inner) for key, inner in value.items()}
-    return [_as_json_has_it(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value and give it back."""
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and is_plain(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))

@@ -91,3 +91,22 @@ WHAT_DATA_IS = (
 WHAT_IS_MEASURED = (*HELD_OUT, *HISTORIES, *RANKED, *REPEATS, *METRICS)
 WHERE_IT_RUNS = (*START, *CURVES, *MACHINE)
 ALL = (*WHAT_DATA_IS, *WHAT_IS_MEASURED, *WHERE_IT_RUNS)
+
+# Settings that say where and how to run, and change nothing of what comes out.
+ELSEWHERE = (*DATA_PLACE, *FEATURE_PLACE, *WHERE_IT_RUNS)
+
+# What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
+SHARED = (
+    *DATA_PLACE,
+    *FEATURE_PLACE,
+    *ITEM_FIELDS,
+    *NUMBERS,
+    *COLUMNS,
+    *DOMAIN_FIELD,
+    *KEPT_DOMAINS,
+    *HELD_OUT,
+    *HISTORIES,
+    *RANKED,
+    *METRICS,
+    *CURVES,
+)

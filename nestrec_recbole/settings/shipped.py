@@ -12,7 +12,6 @@ import recbole.config.configurator as configurator
 import yaml
 
 from nestrec_recbole.errors import NestRecError, unknown
-from nestrec_recbole.settings import yaml_loader
 
 RECBOLES = Path(configurator.__file__).parent.parent / "properties"
 _of_models: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
@@ -21,7 +20,7 @@ _of_models: dict[str, list[Path]] = {}  # the files of defaults of each model, t
 @functools.cache
 def folder() -> Path:
     """``properties/``: within the package where it is installed, beside it in the source tree."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     return next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here / "properties")
 
 
@@ -142,3 +141,14 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
     return found
+
+
+def yaml_loader() -> type[yaml.SafeLoader]:
+    """A safe YAML loader that, as RecBole's, reads ``1e-3`` as a number."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
+    return Loader
