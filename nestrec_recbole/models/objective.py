@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,42 @@ class BaseObjective(nn.Module):
         raise NotImplementedError
 
 
+class _Trained(NamedTuple):
+    """The positions that a step trains, and what they are told apart by; items are numbered by the rows of ``table``.
+
+    Attributes are the parameters of :meth:`BaseObjective.forward`.
+    """
+
+    states: Tensor
+    table: Tensor
+    targets: Tensor
+    positives: Tensor | None
+    drawn: Drawn
+    seen: Seen | None
+
+    @property
+    def negatives(self) -> tuple[Tensor, Tensor]:
+        """Those of a loss that draws, (K,), and the log-probability of every item to be one."""
+        assert self.drawn is not None
+        return self.drawn
+
+    def in_rows_of(self, items: Tensor) -> _Trained:
+        """The same where ``table`` has these items (m,); positives among others cannot be drawn, and are left out."""
+        positives = None if self.positives is None else _numbered(items, self.positives)
+        drawn = None if self.drawn is None else (torch.searchsorted(items, self.drawn[0]), self.drawn[1][items])
+        seen = None if self.seen is None else self.seen._replace(items=_numbered(items, self.seen.items))
+        targets = torch.searchsorted(items, self.targets)
+        return self._replace(targets=targets, positives=positives, drawn=drawn, seen=seen)
+
+    def logits(self, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the targets (P,), and of the negatives (P, K), -inf where one is a target or a positive."""
+        negatives, own = self.negatives[0], self.targets[:, None]
+        excluded = own if self.positives is None else torch.cat([own, self.positives], dim=1)
+        states = self.states / temperature
+        of_negatives = (states @ self.table[negatives].T).masked_fill(is_among(negatives, excluded), -math.inf)
+        return (states * self.table[self.targets]).sum(-1), of_negatives
+
+
 class Objective(BaseObjective):
     """``loss``, ``negatives``, ``n_negatives``, ``temperature``, ... of a config, as one call.
 
@@ -147,30 +183,35 @@ class Objective(BaseObjective):
         positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
         if items is None and self.visible is not None and self.loss == "full_softmax":
             items, table = self.visible, table[self.visible]
+        trained = _Trained(states, table, targets, positives, drawn, seen)
         if items is not None:
-            targets, positives, drawn = _in_rows_of(items, targets, positives, drawn)
-            seen = None if seen is None else seen._replace(items=_numbered(items, seen.items))
-        temperature = self.current_temperature()
-        if self.loss == "full_softmax":
-            return full_softmax(states, table, targets, temperature=temperature, seen=seen)
-        if self.loss == "info_nce":
-            how = {"forbidden": positives, "temperature": temperature, "symmetric": self.symmetric}
-            return info_nce(states, table[targets], targets, **how)
-        assert drawn is not None
-        negatives, log_q = drawn
-        if self.loss == "sampled_softmax":
-            corrected = {"log_q": log_q} if self.uses_log_q else {}
-            return sampled_softmax(
-                states, table, targets, negatives, forbidden=positives, temperature=temperature, **corrected
-            )
-        excluded = targets[:, None] if positives is None else torch.cat([targets[:, None], positives], dim=1)
-        states = states / temperature
-        negative_logits = (states @ table[negatives].T).masked_fill(is_among(negatives, excluded), -math.inf)
-        positive_logits = (states * table[targets]).sum(-1)
-        if self.loss == "triplet":
-            return triplet(positive_logits, negative_logits, self.margin)
-        sampling_rate = min(1.0, len(negatives) / (len(self.counts) - 1))
-        return gbce(positive_logits, negative_logits, sampling_rate, self.calibration)
+            trained = trained.in_rows_of(items)
+        loss: Tensor = getattr(self, f"_{self.loss}")(trained, self.current_temperature())
+        return loss
+
+    # One for each of LOSSES.
+
+    def _full_softmax(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
+        states, table, targets = trained[:3]
+        return full_softmax(states, table, targets, temperature=temperature, seen=trained.seen)
+
+    def _info_nce(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
+        states, table, targets, forbidden = trained[:4]
+        how = {"forbidden": forbidden, "temperature": temperature, "symmetric": self.symmetric}
+        return info_nce(states, table[targets], targets, **how)
+
+    def _sampled_softmax(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
+        states, table, targets, forbidden = trained[:4]
+        negatives, log_q = trained.negatives
+        how = {"log_q": log_q if self.uses_log_q else None, "forbidden": forbidden}
+        return sampled_softmax(states, table, targets, negatives, temperature=temperature, **how)
+
+    def _gbce(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
+        sampling_rate = min(1.0, len(trained.negatives[0]) / (len(self.counts) - 1))
+        return gbce(*trained.logits(temperature), sampling_rate, self.calibration)
+
+    def _triplet(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
+        return triplet(*trained.logits(temperature), self.margin)
 
     def current_temperature(self) -> float | Tensor:
         return self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature
@@ -181,17 +222,6 @@ class Objective(BaseObjective):
             return positives
         duplicates = self.duplicates[targets]
         return duplicates if positives is None else torch.cat([positives, duplicates], dim=1)
-
-
-def _in_rows_of(
-    items: Tensor, targets: Tensor, positives: Tensor | None, drawn: Drawn
-) -> tuple[Tensor, Tensor | None, Drawn]:
-    """Number items by their place in ``items``; positives that are not there are none that could be a negative."""
-    if positives is not None:
-        positives = _numbered(items, positives)
-    if drawn is not None:
-        drawn = torch.searchsorted(items, drawn[0]), drawn[1][items]
-    return torch.searchsorted(items, targets), positives, drawn
 
 
 def _numbered(items: Tensor, others: Tensor) -> Tensor:

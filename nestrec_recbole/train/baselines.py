@@ -42,7 +42,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
 
     It trains as RecBole trains it: its trainer, loss, optimiser, batches and negatives, drawn from the same random
     numbers. Data are sequences of indices; models of users and items get the training part of them as a table. The
-    settings ``settings.SHARED`` that are not given have our defaults, so that all models are compared on one split.
+    settings ``roles.SHARED`` that are not given have our defaults, so that all models are compared on one split.
 
     Raises
     ------

@@ -19,7 +19,7 @@ def configure(model: str, dataset: str, settings: Mapping[str, Any]) -> Config:
     """A config for :func:`prepare`.
 
     A model of RecBole's keeps RecBole's settings of how it trains; data, protocol and metrics, where they are not
-    given, are those of our models (``settings.SHARED``). RecBole demands that ``train_neg_sample_args`` be emptied by
+    given, are those of our models (``roles.SHARED``). RecBole demands that ``train_neg_sample_args`` be emptied by
     hand where a sequential model has a loss over the catalogue; here it is.
 
     Raises
