@@ -49,17 +49,18 @@ TIMED_TRIALS = 9  # of the part together
 
 
 def asha(options: argparse.Namespace) -> dict[str, Any]:
-    """Search the same points in full and by ASHA."""
-    found: dict[str, Any] = {}
+    """Search the same points in full and by ASHA, with the size of model and the epochs that are asked for."""
+    shape = {"hidden_size": options.width, "inner_size": 4 * options.width, "n_layers": options.layers}
+    found: dict[str, Any] = {"of each": {**shape, "epochs": options.epochs}}
     with tempfile.TemporaryDirectory() as folder:
         for scheduler in ("none", "asha"):
-            given = {**SETTINGS, "train_batch_size": options.batch, "stopping_step": options.epochs}  # full is full
+            given = {**SETTINGS, **shape, "stopping_step": options.epochs}  # full is full
             plan = Plan(options.trials, options.epochs, scheduler, seed=POINTS)
             result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=Path(folder) / scheduler)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
     full, short = found["none"], found["asha"]
     found |= {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
-    return {str(options.batch): found}
+    return {f"{options.width}x{options.layers}, {options.epochs} epochs": found}
 
 
 def together(options: argparse.Namespace) -> dict[str, float]:
@@ -211,11 +212,12 @@ def table(results: dict[str, Any]) -> str:
     """Markdown, a line per figure."""
     lines = ["| | |", "|---|---|"]
     if "asha" in results:
-        for batch, one in sorted(results["asha"].items(), key=lambda item: int(item[0])):
+        for one in results["asha"].values():
+            each = one["of each"]
             lines += [
-                f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, batches of {batch}, "
-                f"all in full ({one['none']['epochs']} epochs) | {one['none']['score']:.4f} |",
-                f"| ... under ASHA, after {one['of epochs']:.0%} of the epochs | {one['asha']['score']:.4f} |",
+                f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, width {each['hidden_size']}, "
+                f"layers {each['n_layers']}, {each['epochs']} epochs each | {one['none']['score']:.4f} |",
+                f"| ... under ASHA, after {one['of epochs']:.1%} of the epochs | {one['asha']['score']:.4f} |",
             ]
     if "together" in results:
         one = results["together"]
@@ -240,8 +242,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--trials", type=int, default=27, help="of the part asha")
-    parser.add_argument("--epochs", type=int, default=18, help="of the part asha")
-    parser.add_argument("--batch", type=int, default=4096, help="train_batch_size of the part asha (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=40, help="of a trial of the part asha")
+    parser.add_argument("--width", type=int, default=32, help="of the model of the part asha (%(default)s)")
+    parser.add_argument("--layers", type=int, default=1, help="of the model of the part asha (%(default)s)")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")
