@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 NAMED = 50  # names in a line, at most
+COMPARED = 20_000  # names among which the nearest is looked for, at most: it takes half a second
 
 
 class NestRecError(ValueError):
@@ -27,7 +28,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest right one."""
     known = sorted(known)
     lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    compared = lower if len(known) <= COMPARED else {name.lower()} & lower.keys()
+    near = difflib.get_close_matches(name.lower(), compared, n=1)
     names = ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
     hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {names}"
     return f"unknown {kind} {name!r}; {hint}"

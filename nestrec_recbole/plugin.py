@@ -174,6 +174,7 @@ def _hook_config() -> None:
         self.shared_settings = {key: overall[key] for key in roles.SHARED if key in overall}
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
         self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
+        checks.fill_eval_args(self.external_config_dict, self.shared_settings)
         if is_ours(model):
             checks.check(self.external_config_dict, self.internal_config_dict)
 
@@ -216,11 +217,13 @@ def _hook_loading() -> None:
     """RecBole's ``load_data_and_model`` prepares data as RecBole does; a model from the door has ours."""
 
     @functools.wraps(compat.load_data_and_model)
-    def load_data_and_model(model_file: str) -> tuple[Any, ...]:
+    def load_data_and_model(
+        model_file: str, data_path: str | None = None, feature_path: str | None = None, logs: bool = True
+    ) -> tuple[Any, ...]:
         is_of_the_door = Path(model_file).suffix == ".safetensors"
         if is_of_the_door and not is_ours(read_checkpoint(model_file)[1]["model"]):
-            return load_baseline(model_file)
-        return compat.load_data_and_model(model_file)
+            return load_baseline(model_file, data_path, feature_path)
+        return compat.load_data_and_model(model_file, data_path, feature_path, logs)
 
     for name in ("quick_start", "quick_start.quick_start"):
         sys.modules[f"recbole.{name}"].load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
@@ -247,7 +250,11 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def _near(checkpoint: Path, place: str) -> str:
-    """A folder as a checkpoint names it: seen from here, else from the nearest folder above it that has one."""
+    """A folder as a checkpoint names it: seen from here, else from the nearest folder above it that has one.
+
+    Of one that is named from the root, the last two folders are looked for there.
+    """
     if os.path.isdir(place):
         return place
-    return next((str(above / place) for above in checkpoint.resolve().parents if (above / place).is_dir()), place)
+    named = Path(*Path(place).parts[-2:]) if os.path.isabs(place) else Path(place)
+    return next((str(above / named) for above in checkpoint.resolve().parents if (above / named).is_dir()), place)

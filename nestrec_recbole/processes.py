@@ -11,6 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from nestrec_recbole.errors import NestRecError
+
+LONG = timedelta(hours=12)  # the others wait while the first encodes what is missing
 
 
 def join_torchrun() -> torch.device | None:
@@ -20,14 +25,42 @@ def join_torchrun() -> torch.device | None:
     -------
     torch.device or None
         This process's device; None where there is no torchrun.
+
+    Raises
+    ------
+    NestRecError
+        When some of them have a GPU and others none.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "LOCAL_RANK" not in os.environ:
         return None
     has_gpu = torch.cuda.is_available()
     if not dist.is_initialized():
-        # Long, as the others wait while the first encodes what is missing.
-        dist.init_process_group("nccl" if has_gpu else "gloo", timeout=timedelta(hours=12))
+        store, rank, size = next(iter(rendezvous("env://", timeout=LONG)))
+        agree_on_gpus(store, rank, size, has_gpu)
+        backend = "nccl" if has_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONG)
     return torch.device("cuda" if has_gpu else "cpu")
+
+
+def agree_on_gpus(store: Any, rank: int, size: int, has_gpu: bool) -> None:
+    """Let every process know whether all have a GPU; where some have none, they would wait for each other for hours.
+
+    Parameters
+    ----------
+    store : torch.distributed.Store
+        Shared by the processes; ``get`` waits until a key is there.
+
+    Raises
+    ------
+    NestRecError
+        In all of them, when some have a GPU and others none.
+    """
+    store.set(f"nestrec-gpu-{rank}", str(int(has_gpu)))
+    n_gpus = sum(int(store.get(f"nestrec-gpu-{one}")) for one in range(size))
+    if 0 < n_gpus < size:
+        raise NestRecError(
+            f"{n_gpus} of {size} processes have a GPU: start as many as there are, or name them in gpu_id"
+        )
 
 
 def choose_gpu(given: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_dataset
 
 from nestrec_recbole import plugin
 from nestrec_recbole.cli import main
+from nestrec_recbole.settings import checks
 from nestrec_recbole.settings.rules import RULES
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -37,6 +39,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--epochs=0", "config key 'epochs' is 0; expected a whole number from 1"),
         ("--precision=fp8", "config key 'precision' is 'fp8'; expected one of fp32, bf16, fp16"),
         ("--topk=[]", "config key 'topk' is [] (list); expected list of int"),
+        ("--metrics=['NDCG','AUC']", "unknown metric 'AUC'; known: averagepopularity, "),
         ("--metrics=['Precison']", "unknown metric 'Precison'; did you mean 'precision'?"),
         ("--valid_metric=NDCG@20", "valid_metric is 'NDCG@20', but topk is [10]"),
         ("--valid_metric=GAUC", "valid_metric is 'GAUC', but metrics are NDCG, Recall, MRR, Hit"),
@@ -91,6 +94,15 @@ def test_settings(setting: str, words: str, tmp_path: Path, capsys: pytest.Captu
     write_dataset(tmp_path / "data", "small", SEQUENCES)
     given = ["--data_path=data", "--feature_path=data", setting]
     assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "small", *given)
+
+
+def test_a_setting_of_another_loss_is_a_warning(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    checks._warn_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        make_config("FastSASRec", "small", negatives="popularity", n_negatives=512, loss="gbce")
+        assert "no effect" not in caplog.text
+        make_config("FastSASRec", "small", margin=0.5)
+    assert "config key 'margin' has no effect on loss: full_softmax; it is for triplet" in caplog.text
 
 
 @pytest.mark.parametrize("model", sorted(plugin.MODELS))

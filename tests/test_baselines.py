@@ -275,7 +275,7 @@ def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> Non
         ((first, score), *_) = recommender.recommend([history], k=3)[0]
         assert first not in history and first != "[PAD]" and np.isfinite(score)
     if model == "ItemKNN":
-        with pytest.raises(NestRecError, match="ItemKNN knows its users by id"):
+        with pytest.raises(NestRecError, match="ItemKNN reads no history of items"):
             Recommender.load(trainer.saved_model_file)
 
 

@@ -132,6 +132,19 @@ def test_register_model_of_ones_own() -> None:
         run_recbole(model="MyModel", dataset="circle", config_dict={"my_kee": 8})
 
 
+@pytest.mark.parametrize("model", ["FastSASRec", "SASRec"])
+def test_a_part_of_eval_args_leaves_the_rest_as_it_is(model: str) -> None:
+    """RecBole splits at random where only ``order`` is set."""
+    config = Config(model, "ml-100k", config_dict={"eval_args": {"order": "TO"}, "train_neg_sample_args": None})
+    assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    assert (config["eval_args"]["group_by"], config["eval_args"]["mode"]["test"]) == ("user", "full")
+
+
+def test_names_are_no_sums() -> None:
+    config = Config("FastSASRec", "ml-100k", config_dict={"feature_path": "2024-11-22", "init_from": "None"})
+    assert (config["feature_path"], config["init_from"]) == ("2024-11-22", None)
+
+
 def test_settings_of_a_model_that_is_registered_later_are_known() -> None:
     """So that a suite may give them to all its rows, those of RecBole's models too."""
     given = {"data_path": "dataset_atomic", "state": "ERROR"}

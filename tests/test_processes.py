@@ -6,11 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_dataset
+from torch.distributed import HashStore
+
+from nestrec_recbole import NestRecError
+from nestrec_recbole.processes import agree_on_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 SEQUENCES = [[(7 * start + step * step) % 23 for step in range(5 + start % 9)] for start in range(61)]
@@ -67,3 +72,19 @@ def test_two_processes_equal_one(model: str, settings: dict[str, float], tmp_pat
     apart = np.abs(np.subtract(two["rank"], one["rank"]))  # the items' order, but for those that nearly tie
     assert apart.max() <= 2 and (apart == 0).mean() > 0.9
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 2  # one a run
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "is_right"), [((True, False), False), ((True, True), True), ((False, False), True)]
+)
+def test_all_processes_have_a_gpu_or_none(has_gpu: tuple[bool, ...], is_right: bool) -> None:
+    """Else they would join different groups, and wait for each other."""
+    store = HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        joining = [pool.submit(agree_on_gpus, store, rank, 2, has) for rank, has in enumerate(has_gpu)]
+    for one in joining:
+        if is_right:
+            one.result()
+        else:
+            with pytest.raises(NestRecError, match="1 of 2 processes have a GPU: start as many"):
+                one.result()

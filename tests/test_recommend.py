@@ -122,3 +122,29 @@ def test_data_is_found_from_other_folders(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert len(Recommender.load(f"../saved/{path.name}").recommend([["i3"]], k=2)[0]) == 2
+
+
+def test_nothing_is_written_and_data_may_have_moved(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "far" / "model.safetensors"
+    moved.parent.mkdir()
+    moved.write_bytes(Path(checkpoint).read_bytes())
+    write_dataset(tmp_path / "elsewhere", "circle", CIRCLE)
+    monkeypatch.chdir(moved.parent)
+    monkeypatch.setattr("nestrec_recbole.plugin._near", lambda checkpoint, place: "/nowhere/circle")
+    assert main(["recommend", str(moved), "i3", "i4", "-k", "1"]) == 2
+    assert "or set `data_path`" in capsys.readouterr().err
+    assert main(["recommend", str(moved), "i3", "i4", "-k", "1", "--data_path", str(tmp_path / "elsewhere")]) == 0
+    assert capsys.readouterr().out.startswith("i5\t")
+    assert [path.name for path in moved.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_ids_that_begin_with_a_dash_go_behind_two(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["recommend", checkpoint, "-abc"])
+    assert "items that begin with - go behind --" in capsys.readouterr().err
+    assert main(["recommend", checkpoint, "-k", "2", "--", "i3", "-abc"]) == 2
+    assert "item '-abc' is not in dataset" in capsys.readouterr().err
+    assert main(["recommend", checkpoint, "-k", "1", "--", "i3", "i4"]) == 0
+    assert capsys.readouterr().out.startswith("i5\t")

@@ -14,7 +14,7 @@ from conftest import write_dataset
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.cli import main
 from nestrec_recbole.recommend import Recommender
-from nestrec_recbole.recommend.rerank import chooser, rerank
+from nestrec_recbole.recommend.rerank import chooser, item_features, item_information, rerank
 from nestrec_recbole.recommend.users import histories_of, sample_users
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
@@ -113,14 +113,23 @@ def test_reranked_lists_are_more_diverse(checkpoint: str) -> None:
 def test_novelty_needs_nothing_to_compare_items_by(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Recommender.load(checkpoint).dataset
     monkeypatch.setattr(dataset, "item_fields", list)
-    values, items = chooser(object(), dataset, novelty=0.5)(torch.randn(2, dataset.item_num), 3)
+    choose = chooser(0.0, 0.5, lambda: item_features(object(), dataset), lambda: item_information(dataset))
+    values, items = choose(torch.randn(2, dataset.item_num), 3)
     assert values.shape == items.shape == (2, 3)
     with pytest.raises(NestRecError, match="object has no vectors of items"):
-        chooser(object(), dataset, diversity=0.5)
+        item_features(object(), dataset)
+
+
+def test_what_lists_are_chosen_by_is_looked_up_once(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = Recommender.load(checkpoint)
+    first = recommender.recommend([["i3"]], k=2, diversity=0.3, novelty=0.1)
+    monkeypatch.setattr(recommender.dataset, "build", None)
+    monkeypatch.setattr(recommender.dataset, "item_fields", None)
+    assert recommender.recommend([["i3"]], k=2, diversity=0.3, novelty=0.1) == first
 
 
 def test_the_command_lists_users(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "who.txt").write_text("u5\n\nu1\n")
+    (tmp_path / "who.txt").write_text("u5\n\nu1\n", encoding="utf-8-sig")
     for who in (["--users", "u5", "u1"], ["--users-file", str(tmp_path / "who.txt")]):
         assert main(["recommend", checkpoint, *who, "-k", "2"]) == 0
         lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]

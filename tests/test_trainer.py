@@ -211,7 +211,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr("nestrec_recbole.train.checkpoint.save_file", break_off)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(NestRecError, match=r"cannot be written \(disk full\); make room, or set checkpoint_dir"):
         write_checkpoint(path, {"model.w": torch.zeros(3)}, {"epoch": 2})
     tensors, about = read_checkpoint(path)
     assert tensors["model.w"].sum() == 3 and about["epoch"] == 1
@@ -246,6 +246,26 @@ def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build:
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(tensors[f"model.{name}"], parameter), name
     assert result["best_valid_score"] == whole.best_valid_score
+
+
+def test_a_training_does_not_go_on_with_other_data(tmp_path: Path, build: Build) -> None:
+    """What was held out would train."""
+    trainer, train, valid = build(checkpoint_last=True)
+    trainer.fit(train, valid, verbose=False)
+    last = last_checkpoint(trainer.saved_model_file)
+    with (tmp_path / "data" / "small" / "small.inter").open("a") as file:
+        file.write("u0\ti1\t99999\n")
+    with pytest.raises(NestRecError, match="inter has changed since this training began; start it anew"):
+        resume(last)
+
+
+def test_a_picture_that_cannot_be_written_ends_no_run(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nestrec_recbole.train.evaluation.plot_curves", full)
+    trainer, train, valid = build(epochs=1, plot_curves=True)
+    assert trainer.fit(train, valid, verbose=False)[0] > 0
 
 
 def test_schedules_end_with_the_last_step_of_accumulated_batches(build: Build) -> None:

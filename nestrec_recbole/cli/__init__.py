@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,16 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(verb, "TAKES_MODELS", False):
             about_models = "Python file that registers models of your own; also NESTREC_MODELS"
             own.add_argument("--models", action="append", default=[], metavar="FILE", help=about_models)
-    options, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    before, behind = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    options, rest = parser.parse_known_args(before)
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
-    if hasattr(verb, "WORDS"):  # argparse gives those up that stand behind an option
-        vars(options)[verb.WORDS] += [word for word in rest if not word.startswith("-")]
+    if hasattr(verb, "WORDS"):  # argparse gives those up that stand behind an option; any may stand behind --
+        vars(options)[verb.WORDS] += [*(word for word in rest if not word.startswith("-")), *behind]
         rest = [word for word in rest if word.startswith("-")]
+    else:
+        rest += behind
     rest += [f"--{word}" for word in _split(getattr(options, "override", ""))]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:
         hint = "settings are given as --key=value" if takes_settings else f"`nestrec {options.verb} --help` lists them"
+        hint += f"; {verb.WORDS} that begin with - go behind --" if hasattr(verb, "WORDS") else ""
         parser.error(f"unrecognized argument {bad[0]!r}; {hint}")
     sys.argv = [sys.argv[0], *rest]
     try:
@@ -75,8 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from nestrec_recbole.own_models import add_files
 
             add_files(options.models)
-        return verb.call(options)
-    except (ValueError, NotImplementedError, OSError) as error:  # NestRecError, and RecBole's own complaints
+        code = verb.call(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what reads the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        return 0
+    except (ValueError, NotImplementedError, OSError, ImportError) as error:  # NestRecError, and RecBole's own
         print(f"nestrec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -8,6 +8,8 @@ import logging
 import sys
 from typing import Any
 
+from nestrec_recbole.cli.places import add_places
+
 TAKES_MODELS = True
 WORDS = "items"  # which may stand anywhere
 
@@ -33,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--novelty", type=float, default=0.0, help="0 to 1: how little known items should be")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_places(parser)
 
 
 def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.errors import NestRecError
-    from nestrec_recbole.recommend import Recommender
 
     ways = (options.items, options.history_file, options.users, options.users_file, options.sample)
     if sum(map(bool, ways)) != 1:
@@ -47,18 +49,24 @@ def call(options: Any) -> int:
     logging.disable(logging.INFO)  # what RecBole says of the checkpoint's training
     try:
         if options.items or options.history_file:
-            return _for_history(options, Recommender, how)
-        return _for_users(options, Recommender.load(options.checkpoint), how)
+            return _for_history(options, how)
+        return _for_users(options, _load(options), how)
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _for_history(options: Any, recommender_class: Any, how: dict[str, Any]) -> int:
+def _load(options: Any) -> Any:
+    from nestrec_recbole.recommend import Recommender
+
+    return Recommender.load(options.checkpoint, options.data_path, options.feature_path)
+
+
+def _for_history(options: Any, how: dict[str, Any]) -> int:
     """Print one list, and say on stderr what of a file the catalogue does not know."""
     from nestrec_recbole.recommend.history import read_history
 
     history = read_history(options.history_file) if options.history_file else []
-    recommender = recommender_class.load(options.checkpoint)
+    recommender = _load(options)
     unseen = recommender.add_items(history) if history else None
     tokens = [item.token for item in history] or options.items
     titles = recommender.titles()
@@ -71,7 +79,7 @@ def _for_history(options: Any, recommender_class: Any, how: dict[str, Any]) -> i
             print(line)
         return 0
     unknown = set(unseen.tokens) if unseen else set()
-    said = {item.token: item.text for item in history}
+    said = {item.token: item.text for item in reversed(history) if item.text}  # the first that is said, as encoded
     answer = {
         "history": [{"item": t, "title": titles.get(t) or said.get(t), "known": t not in unknown} for t in tokens],
         "missing": unseen.missing if unseen else {},

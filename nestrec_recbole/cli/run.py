@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-from nestrec_recbole.settings.shipped import read_settings
+from nestrec_recbole.settings.checks import check_known
+from nestrec_recbole.settings.shipped import is_ours, keys_of_any_model, read_settings
 
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value
@@ -24,6 +26,8 @@ def call(options: Any) -> int:
 
     for path in options.config:
         read_settings(path)
+    if not is_ours(options.model):  # whose settings RecBole does not check
+        check_known((word.removeprefix("--").partition("=")[0] for word in sys.argv[1:]), keys_of_any_model())
     print_metrics(run_recbole(options.model, options.dataset, options.config or None))
     return 0
 

@@ -13,6 +13,7 @@ from nestrec_recbole.compat.checkpoints import (
     checkpoint_readers,
     load_checkpoint,
     load_data_and_model,
+    look_in,
     read_checkpoints_safely,
     read_datasets_safely,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "literal",
     "load_checkpoint",
     "load_data_and_model",
+    "look_in",
     "require_recbole",
 ]
 

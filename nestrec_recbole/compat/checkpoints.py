@@ -75,8 +75,18 @@ def read_checkpoints_safely() -> None:
         replace_once(module, "load_data_and_model", load_data_and_model)
 
 
-def load_data_and_model(model_file: str) -> tuple[Any, ...]:
+def load_data_and_model(
+    model_file: str, data_path: str | None = None, feature_path: str | None = None, logs: bool = True
+) -> tuple[Any, ...]:
     """Load a saved model and the data it was trained on; RecBole's function, reading checkpoints safely.
+
+    Parameters
+    ----------
+    model_file : str
+    data_path, feature_path : str, optional
+        Where datasets and features lie, if no longer where the checkpoint says.
+    logs : bool
+        Begin a log file in the current folder, as RecBole does.
 
     Returns
     -------
@@ -90,8 +100,10 @@ def load_data_and_model(model_file: str) -> tuple[Any, ...]:
 
     checkpoint = load_checkpoint(model_file)
     config = checkpoint["config"]
+    look_in(config, data_path, feature_path)
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    if logs:
+        init_logger(config)
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
@@ -100,6 +112,14 @@ def load_data_and_model(model_file: str) -> tuple[Any, ...]:
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders
+
+
+def look_in(config: Any, data_path: str | None, feature_path: str | None) -> None:
+    """Let a config have its dataset and features elsewhere, where that is said."""
+    if data_path is not None:
+        config["data_path"] = os.path.join(data_path, config["dataset"])
+    if feature_path is not None:
+        config["feature_path"] = feature_path
 
 
 def read_datasets_safely() -> None:

@@ -68,8 +68,8 @@ def encode_column(
 
 
 def separator_of(cells: pd.Series, given: str) -> str:
-    """What separates the values of a column's cells: commas if one of them has any, else what is ``given``."""
-    return COMMA if cells.str.contains(",", regex=False).any() else given
+    """What separates the values of a column's cells: ``given``; commas, where that is a space and a cell has one."""
+    return COMMA if given == " " and cells.str.contains(",", regex=False).any() else given
 
 
 def warn_of_missing(path: Path, name: str, n_cells: int, why: str, token: str, cell: str) -> None:

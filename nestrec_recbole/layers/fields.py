@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.full_softmax import at_least_float32
+from nestrec_recbole.layers.unit import unit
 
 Scale = tuple[np.ndarray, np.ndarray]  # centre and spread of each feature
 AS_IT_IS: Scale = np.zeros(1), np.ones(1)
@@ -170,7 +170,7 @@ class FieldSum(FrozenFields):
         parts = [project(features) for features, project in zip(self._drawn(), self.projections, strict=True)]
         there = self.mask.T[:, :, None]  # (n_fields, n_items, 1)
         total = torch.stack([part * has for part, has in zip(parts, there, strict=True)]).sum(dim=0)
-        return F.normalize(total.to(at_least_float32(total)), dim=-1)  # in float16 a row of zeros would become NaN
+        return unit(total.to(at_least_float32(total)))
 
 
 def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None) -> np.ndarray:

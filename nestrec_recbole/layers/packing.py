@@ -128,8 +128,8 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
     opening, numbers = before[0].expand(len(history)), before[1 : history.shape[1] + 1].expand_as(history)
     n_text = texts.lengths[numbers] + texts.lengths[history]  # (B, T)
     size = (n_text + n_vectors) * is_step
-    start = size.cumsum(1) - size + texts.lengths[before[0]]  # (B, T): where in its sequence a step begins
-    lengths = texts.lengths[before[0]] + size.sum(1)  # (B,)
+    start = size.cumsum(1) - size + texts.lengths[before[:1]]  # (B, T): where in its sequence a step begins
+    lengths = texts.lengths[before[:1]] + size.sum(1)  # (B,)
     if packing:
         rows, width, base = 1, int(lengths.sum()), lengths.cumsum(0) - lengths
     else:

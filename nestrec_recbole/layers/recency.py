@@ -1,10 +1,10 @@
 """The mean of a history so far, in which what came last counts most."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
+from nestrec_recbole.layers.unit import unit
 
 
 class RecencyMean(nn.Module):
@@ -53,4 +53,4 @@ class RecencyResidual(nn.Module):
         mean = self.mean(self.dropout(items))
         if not self.cosine:
             return states + self.scale * mean
-        return F.normalize(states + self.scale * F.normalize(mean, dim=-1), dim=-1)
+        return unit(states + self.scale * unit(mean))

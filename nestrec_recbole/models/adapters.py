@@ -54,6 +54,9 @@ def with_lora(model: Any, lora: dict[str, Any]) -> Any:
     for key in lora:
         if key not in known:
             raise NestRecError(unknown("config key", f"llm.lora.{key}", [f"llm.lora.{name}" for name in known]))
+    task = lora.get("task_type")
+    if task not in (None, "FEATURE_EXTRACTION"):
+        raise NestRecError(f"llm.lora.task_type is {task!r}: vectors are read here, no text is made; remove it")
     _check_targets(model, lora.get("target_modules"))
     try:
         return get_peft_model(model, LoraConfig(**lora))  # freezes all but the adapters

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.ids import rows_of
 from nestrec_recbole.layers.recency import RecencyResidual
 from nestrec_recbole.layers.transformer import CausalTransformer
+from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel
 
 
@@ -54,7 +54,7 @@ class FastSASRec(SequenceModel):
         return states if self.recency is None else self.recency(states, items)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.cosine else vectors
+        return unit(vectors) if self.cosine else vectors
 
 
 def build_recency(config: Any) -> RecencyResidual | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
@@ -15,6 +14,7 @@ from nestrec_recbole.layers.fields import FieldSum
 from nestrec_recbole.layers.id_gate import IdGate
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
+from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
 
@@ -95,7 +95,7 @@ class GatedFusionRec(SequenceModel):
         return states if self.recency is None else self.recency(states, items)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.cosine else vectors
+        return unit(vectors) if self.cosine else vectors
 
 
 def _check(config: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.data.content import warn_of_bare_items
@@ -19,6 +18,7 @@ from nestrec_recbole.layers.fields import FieldTokens, MeanOfFields
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.qformer import QFormer
 from nestrec_recbole.layers.recency import RecencyMean
+from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.layers.whitened import WhitenedFields
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
@@ -69,7 +69,7 @@ class ItemQFormer(SequenceModel):
         self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         if self.id_embedding is not None:
             self.id_embedding.reset()
-        self.dropout = Dropout(config["hidden_dropout_prob"])
+        self.dropout, self.drops = Dropout(config["hidden_dropout_prob"]), config["qformer_dropout_prob"] > 0
         self.recent_mean = RecencyMean()
         self.cosine, self.recency = config["cosine"], build_recency(config)
         self._build_state(config)
@@ -158,9 +158,19 @@ class ItemQFormer(SequenceModel):
 
     def _read(self, items: Tensor | slice) -> Tensor:
         memory, mask = self.fields(items)
-        without = self.item_qformer(memory[:1], torch.zeros_like(mask[:1]))  # the queries, having read nothing
+        without = self._without_fields(memory[:1], torch.zeros_like(mask[:1]))
         tokens = self.to_token(self.item_qformer(memory, mask) - without)
         return tokens if self.whitened is None else tokens + self.whitened(items)[:, None]
+
+    def _without_fields(self, memory: Tensor, mask: Tensor) -> Tensor:
+        """What the queries are that have read nothing: (1, q, width), without a dropout that all items would share."""
+        drops = self.drops and self.item_qformer.training
+        if drops:
+            self.item_qformer.eval()
+        found: Tensor = self.item_qformer(memory, mask)
+        if drops:
+            self.item_qformer.train()
+        return found
 
     def item_ids(self, items: Tensor | None = None) -> Tensor | None:
         """What the ids of items (m,), or of all, add to their tokens: (m, width); None without ids."""
@@ -212,7 +222,7 @@ class ItemQFormer(SequenceModel):
         return self.recency(states, self.item_table(self.catalogue.items)[rows])
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.cosine else vectors
+        return unit(vectors) if self.cosine else vectors
 
 
 def _reader(config: Any, width: int) -> QFormer:

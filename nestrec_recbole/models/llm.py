@@ -105,6 +105,10 @@ def _check(settings: dict[str, Any]) -> None:
         raise NestRecError(f"llm.lora is {settings['lora']!r}; expected keys of peft.LoraConfig, such as {{r: 16}}")
     if settings["packing"] and settings["attention"] == "eager":
         raise NestRecError("llm.packing has no eager attention; set llm.attention to sdpa or flash_attention_2")
+    if settings["attention"] == "flash_attention_2" and settings["dtype"] == "fp32":
+        raise NestRecError(
+            "llm.attention: flash_attention_2 takes no fp32; set llm.dtype to bf16, or llm.attention to sdpa"
+        )
     frozen = settings["learning_rate"] == 0
     if settings["dtype"] != "fp32" and not (settings["path"] and (settings["lora"] is not None or frozen)):
         raise NestRecError("llm.dtype bf16 is for frozen weights, and these are trained; set llm.path and llm.lora")

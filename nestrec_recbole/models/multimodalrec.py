@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.data.domains import has_target
@@ -24,6 +23,7 @@ from nestrec_recbole.layers.negatives import KnownPairs, NegativeSampler
 from nestrec_recbole.layers.pairs import PairScorer
 from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
+from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.objective import Drawn
 
@@ -181,9 +181,7 @@ class MultimodalRec(SequenceModel):
         items = items[both]
         items = items[torch.randperm(len(items), device=items.device)[:ALIGNED]]
         tokens, mask = self._field_tokens()[items], mask[items]
-        text, image = (
-            F.normalize(masked_mean(tokens[:, side], mask[:, side]), dim=-1) for side in (self.text, self.image)
-        )
+        text, image = (unit(masked_mean(tokens[:, side], mask[:, side])) for side in (self.text, self.image))
         if not len(items):
             return tokens.sum()
         return info_nce(text, image, items, temperature=self.alignment_temperature(), symmetric=True)

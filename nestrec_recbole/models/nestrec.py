@@ -100,7 +100,9 @@ class NestRec(UserQFormer):
         """
         taken = super().starting_from(weights)
         if "to_state.weight" in taken and "to_llm.weight" not in weights:
-            taken["to_state.weight"] = taken["to_state.weight"] @ self.to_llm.weight.detach().T
+            taken["to_state.weight"] = taken["to_state.weight"] @ self.to_llm.weight.detach().T.to(
+                taken["to_state.weight"]
+            )
         return taken
 
     # -- what is saved, and where -------------------------------------------------------------------------------

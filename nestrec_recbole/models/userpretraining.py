@@ -54,7 +54,11 @@ class UserPretraining(UserQFormer):
 
     def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
         predicted, targets, _ = self.at_targets(self.next_tokens(interaction), interaction)
-        return F.mse_loss(predicted, self.tokens_of(targets).flatten(1))
+        if self.counted_items is not None:
+            counted = self.counted_items.to(targets.device)[targets]
+            predicted, targets = predicted[counted], targets[counted]
+        error = F.mse_loss(predicted, self.tokens_of(targets).flatten(1), reduction="none").mean(1)
+        return error.sum() / max(1, len(error))
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """Tokens side by side, doubled, and their squared length with a minus: (n_items, q * width + 1)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ class HistoryItem:
     text: str = ""
     image_url: str = ""
     image_path: str = ""
+
+    def with_more(self, other: HistoryItem) -> HistoryItem:
+        """The same with what only the other one, of the same item, says."""
+        has_image = self.image_url or self.image_path
+        image = {} if has_image else {"image_url": other.image_url, "image_path": other.image_path}
+        return replace(self, text=self.text or other.text, **image)
 
 
 def read_history(path: str | Path) -> list[HistoryItem]:

@@ -16,40 +16,52 @@ ELEMENTS = 1 << 24  # of the candidates' features, held at once
 
 
 def chooser(
-    model: Any, dataset: Any, diversity: float = 0.0, novelty: float = 0.0
+    diversity: float, novelty: float, features: Callable[[], Tensor], information: Callable[[], Tensor]
 ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
     """Build what takes scores (B, n_items) and k to the scores and ids (B, k) of the items to recommend, in order.
 
-    Items are compared by their text and images where the model reads some, otherwise by the model's own vectors.
+    Parameters
+    ----------
+    diversity, novelty : float
+        See :func:`rerank`.
+    features, information : callable
+        Give :func:`item_features` and :func:`item_information`; asked only for what a weight needs.
 
     Raises
     ------
     NestRecError
-        When a weight is below 0, both are above 1 together, or there is nothing to compare items by.
+        When a weight is below 0, or both are above 1 together.
     """
     if not (diversity >= 0 and novelty >= 0 and diversity + novelty <= 1):  # nor where one is NaN
         raise NestRecError(f"diversity {diversity} and novelty {novelty}: expected at least 0, together at most 1")
     if not diversity and not novelty:
         return _best
-    if not isinstance(dataset, SequenceDataset):
-        raise NestRecError("diversity and novelty need a checkpoint of this package; train the model with `nestrec`")
-    features = _features(model, dataset) if diversity else torch.zeros(dataset.item_num, 1)
-    counts = torch.from_numpy(dataset.build()[0].item_counts()).clamp(min=1).double()
-    information = (counts.sum().log2() - counts.log2()).float()
+    vectors = features() if diversity else None
+    bits = information() if novelty else None
 
     def choose(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         best, items = scores.topk(min(max(CANDIDATES, k), scores.shape[1] - 1))
-        users = max(1, ELEMENTS // (items.shape[1] * features.shape[1]))
+        n_items = scores.shape[1]
+        known = scores.new_zeros(n_items, 1) if vectors is None else vectors
+        informs = scores.new_zeros(n_items) if bits is None else bits
+        users = max(1, ELEMENTS // (items.shape[1] * known.shape[1]))
         parts = zip(best.split(users), items.split(users), strict=True)
-        chosen = [rerank(*part, features, information, k, diversity, novelty) for part in parts]
+        chosen = [rerank(*part, known, informs, k, diversity, novelty) for part in parts]
         places = torch.cat(chosen) if chosen else items[:, :k]
         return best.gather(1, places), items.gather(1, places)
 
     return choose
 
 
-def _features(model: Any, dataset: Any) -> Tensor:
-    """What items are compared by: (n_items, f)."""
+def item_features(model: Any, dataset: Any) -> Tensor:
+    """What items are compared by, their text and images where the model reads some, else its vectors: (n_items, f).
+
+    Raises
+    ------
+    NestRecError
+        When there is nothing to compare items by.
+    """
+    _require_ours(dataset)
     fields = dataset.item_fields()
     if any(field.modality in COMPARABLE for field in fields):
         return torch.from_numpy(item_content(fields))
@@ -57,7 +69,19 @@ def _features(model: Any, dataset: Any) -> Tensor:
         raise NestRecError(
             f"{type(model).__name__} has no vectors of items, and its dataset no text or image to compare"
         )
-    return model.item_table().detach().float().cpu()
+    return model.item_table()[: dataset.item_num].detach().float().cpu()
+
+
+def item_information(dataset: Any) -> Tensor:
+    """Bits that an item's name conveys, by how often it is in the training data: (n_items,)."""
+    _require_ours(dataset)
+    counts = torch.from_numpy(dataset.build()[0].item_counts()).clamp(min=1).double()
+    return (counts.sum().log2() - counts.log2()).float()
+
+
+def _require_ours(dataset: Any) -> None:
+    if not isinstance(dataset, SequenceDataset):
+        raise NestRecError("diversity and novelty need a checkpoint of this package; train the model with `nestrec`")
 
 
 def _best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

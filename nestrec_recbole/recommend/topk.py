@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES, not_rankable
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
-from nestrec_recbole.recommend.rerank import chooser
+from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
 from nestrec_recbole.recommend.users import user_ids
 
@@ -41,18 +42,25 @@ class Recommender:
 
     def __init__(self, model: Any, dataset: Any) -> None:
         if not hasattr(model, "ITEM_SEQ"):
-            raise NestRecError(f"{type(model).__name__} knows its users by id: it cannot recommend for a history")
+            raise NestRecError(f"{type(model).__name__} reads no history of items: it cannot recommend for one")
         self.model, self.dataset = model.eval(), dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
         self.not_ranked = not_rankable(dataset)
 
     @classmethod
-    def load(cls, path: str | Path) -> Recommender:
-        """Load a checkpoint and the dataset it was trained on."""
+    def load(cls, path: str | Path, data_path: str | None = None, feature_path: str | None = None) -> Recommender:
+        """Load a checkpoint and the dataset it was trained on; nothing is written.
+
+        Parameters
+        ----------
+        path : str or Path
+        data_path, feature_path : str, optional
+            Where datasets and features lie, if no longer where the checkpoint says.
+        """
         from recbole.quick_start import load_data_and_model
 
-        _, model, dataset, *_ = load_data_and_model(str(path))
+        _, model, dataset, *_ = load_data_and_model(str(path), data_path, feature_path, logs=False)
         return cls(model, dataset)
 
     def add_items(self, items: Sequence[HistoryItem]) -> Unseen:
@@ -76,7 +84,7 @@ class Recommender:
         new: dict[str, HistoryItem] = {}
         for item in items:
             if not self.knows(item.token):
-                new.setdefault(item.token, item)
+                new[item.token] = new[item.token].with_more(item) if item.token in new else item
         if not new:
             return Unseen([], [], {}, [])
         unseen = encode_items(self.model, self.dataset, list(new.values()))
@@ -112,7 +120,8 @@ class Recommender:
         times : sequence of sequences of int, optional
             When each item was taken; for models trained with ``use_times``, in the unit of their data.
         users : sequence of str, optional
-            Whose histories they are; for models that know users by their ids. Others are new to them.
+            Whose histories they are, users of the dataset; for models that know users by their ids. Without, all are
+            new to them.
         diversity, novelty : float
             Above 0: choose among the first hundred items one by one, so that they are unlike each other, or little
             known, see :func:`nestrec_recbole.recommend.rerank.rerank`.
@@ -130,7 +139,7 @@ class Recommender:
         """
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
-        choose = chooser(self.model, self.dataset, diversity, novelty)
+        choose = chooser(diversity, novelty, lambda: self._features, lambda: self._information)
         if users is not None and len(users) != len(histories):
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
         columns = self._columns(histories, times)
@@ -145,6 +154,15 @@ class Recommender:
                 self._leave_out(columns[self.model.ITEM_SEQ][part], scores)
             lists += self._named(*choose(scores, min(k, scores.shape[1] - 1)))
         return lists
+
+    @cached_property
+    def _features(self) -> torch.Tensor:
+        """What items are compared by."""
+        return item_features(self.model, self.dataset)
+
+    @cached_property
+    def _information(self) -> torch.Tensor:
+        return item_information(self.dataset)
 
     def _columns(
         self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None

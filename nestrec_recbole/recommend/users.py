@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +38,7 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     NestRecError
         When a user is not in the dataset, or has no interaction there.
     """
-    if not isinstance(dataset, SequenceDataset):
-        raise NestRecError(
-            f"dataset {dataset.dataset_name!r} was read by RecBole, for its own checkpoint: give histories as items"
-        )
+    _require_ours(dataset)
     starts, stops = dataset.rows.whole_histories(user_ids(dataset, users))
     if (starts == stops).any():
         nobody = users[int((starts == stops).argmax())]
@@ -51,10 +49,18 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     return [tokens[dataset.items[part]].astype(str).tolist() for part in parts], times
 
 
+def _require_ours(dataset: Any) -> None:
+    if not isinstance(dataset, SequenceDataset):
+        raise NestRecError(
+            f"dataset {dataset.dataset_name!r} was read by RecBole, for its own checkpoint: give histories as items"
+        )
+
+
 def sample_users(dataset: SequenceDataset, n: int, seed: int = 0) -> list[str]:
     """Tokens of so many users that have a history, drawn at random by seed; all of them where there are no more."""
     if n < 1:
         raise NestRecError(f"a sample of {n} users: expected a whole number from 1")
+    _require_ours(dataset)
     users = np.unique(dataset.owners)
     drawn = np.random.default_rng(seed).choice(users, min(n, len(users)), replace=False)
     return dataset.field2id_token[dataset.uid_field][drawn].astype(str).tolist()
@@ -69,7 +75,7 @@ def read_users(path: str | Path) -> list[str]:
         When the file is not there, is no UTF-8 text, or names nobody.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise NestRecError(f"{path}: cannot be read as text ({error}); expected a user id a line") from None
     users = [line.strip() for line in lines if line.strip()]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
+from logging import getLogger
 from typing import Any
 
 from recbole.evaluator import metric_types
-from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
+from recbole.utils import EvaluatorType, dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
 from nestrec_recbole.data.domains import has_target
 from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.models.objective import DRAWING
 from nestrec_recbole.settings.rules import rule_of
 
 # Keys that RecBole reads, those that it lists and the others.
@@ -83,8 +86,9 @@ def _check_inside(key: str, value: Any) -> None:
     if key == "eval_args":
         _check_known(key, value, ("split", "group_by", "order", "mode"))
     for metric in ([value] if isinstance(value, str) else value) if key == "metrics" else ():
-        if metric.lower() not in metric_types:
-            raise NestRecError(unknown("metric", metric, metric_types))
+        if metric_types.get(metric.lower()) is not EvaluatorType.RANKING:  # AUC and others rank nothing
+            ranking = [name for name, kind in metric_types.items() if kind is EvaluatorType.RANKING]
+            raise NestRecError(unknown("metric", metric, ranking))
 
 
 def _check_known(name: str, group: Any, known: tuple[str, ...]) -> None:
@@ -116,6 +120,15 @@ def complete(config: Any, defaults: dict[str, Any]) -> None:
         config["llm"] = {**defaults["llm"], **(config["llm"] or {})}
 
 
+def fill_eval_args(given: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Give ``eval_args``, which RecBole too replaces as a whole, our values of the keys that a user leaves out.
+
+    Else an ``eval_args`` that says nothing of the split would mean RecBole's, at random.
+    """
+    if isinstance(given.get("eval_args"), dict):
+        given["eval_args"] = {**ours["eval_args"], **given["eval_args"]}
+
+
 def check_values(config: Any, defaults: dict[str, Any]) -> None:
     """Refuse settings that are of the right type and still make no sense, or have no effect."""
     _check_by_rules(config, defaults)
@@ -123,12 +136,34 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     _check_together(config, defaults)
     _check_columns(config)
     _check_without_effect(config, defaults)
+    _warn_of_other_losses(config, defaults)
     for phase, mode in config["eval_args"]["mode"].items():
         if mode == "labeled" or (mode != "full" and has_target(config)):
             why = "models here rank items" if mode == "labeled" else "its negatives are of all domains"
             raise NestRecError(f"eval_args.mode is {mode!r} for {phase}: {why}; set full, and `candidates` for samples")
     if has_target(config) and config["domain_loss"] != "all" and config["loss"] != "full_softmax":
         raise NestRecError(f"loss {config['loss']!r} is over all domains; set domain_loss: all, or loss: full_softmax")
+
+
+# The losses that read a setting, and what MultimodalRec's pairs read of them.
+_READ_BY = {
+    **dict.fromkeys(("negatives", "n_negatives", "popularity_exponent"), DRAWING),
+    **{"log_q": ("sampled_softmax",), "calibration": ("gbce",), "margin": ("triplet",), "symmetric": ("info_nce",)},
+}
+_OF_PAIRS = ("negatives", "popularity_exponent")
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    getLogger().warning(line)
+
+
+def _warn_of_other_losses(config: Any, defaults: dict[str, Any]) -> None:
+    """Say which settings are set and not read; a warning, as a file of settings may serve several losses."""
+    for key, losses in _READ_BY.items():
+        reads = config["loss"] in losses or (key in _OF_PAIRS and defaults.get("history") is not None)
+        if key in defaults and config[key] != defaults[key] and not reads:
+            _warn_once(f"config key {key!r} has no effect on loss: {config['loss']}; it is for {', '.join(losses)}")
 
 
 def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
     "hidden_items": SHARE,
     "hidden_seed": FROM_0,
     "protocol": _one_of(PROTOCOLS),
-    "times_per_second": NOT_NEGATIVE,
+    "times_per_second": ABOVE_0,
     # training
     "epochs": FROM_1,
     "stopping_step": FROM_0,

@@ -16,7 +16,7 @@ from recbole.sampler import KGSampler
 from recbole.utils import InputType, ModelType, get_model, get_trainer, init_seed
 from torch import Tensor
 
-from nestrec_recbole.compat import load_checkpoint
+from nestrec_recbole.compat import load_checkpoint, look_in
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.flat import flat_dataset
 from nestrec_recbole.data.loader import WholeSplit
@@ -49,6 +49,14 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     NestRecError
         When the model cannot go through the door; the message says why.
     """
+    model, (loader, training, valid, test) = _prepared(config, dataset)
+    trainer = _trainer(config, model)
+    trainer.train_data = training
+    return trainer, (loader, valid, test)
+
+
+def _prepared(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, WholeSplit, WholeSplit, WholeSplit]]:
+    """A model of RecBole's; its loader of batches, and all of training, validation and test data."""
     share_settings(config)
     check_known(config.external_config_dict, {*config.known_settings, *_DERIVED})
     check_metrics(config)
@@ -66,9 +74,7 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     model = _model(config, data)
     model.numbering = numbering(whole, [whole.uid_field, whole.iid_field])
     model.full_sort_predict = catalogue_scores(model, test, config)
-    trainer = _trainer(config, model)
-    trainer.train_data = WholeSplit(training)
-    return trainer, (loader, WholeSplit(valid), WholeSplit(test))
+    return model, (loader, WholeSplit(training), WholeSplit(valid), WholeSplit(test))
 
 
 class BaselineTrainer(ExactEvaluation):
@@ -146,8 +152,10 @@ def configure_again(model: str, dataset: str, saved: Mapping[str, Any], data_pat
         return Config(model=model, dataset=dataset, config_dict=settings)
 
 
-def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
-    """Load a model of RecBole's from a checkpoint of ours, and its data.
+def load_baseline(
+    path: str | os.PathLike[str], data_path: str | None = None, feature_path: str | None = None
+) -> tuple[Any, ...]:
+    """Load a model of RecBole's from a checkpoint of ours, and its data, which may lie elsewhere now.
 
     Returns
     -------
@@ -157,11 +165,12 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[Any, ...]:
     config = load_checkpoint(path)["config"]
     for noted in {*config.external_config_dict} - {*config.known_settings, *_DERIVED}:  # by RecBole's transforms
         del config.external_config_dict[noted]
+    look_in(config, data_path, feature_path)
     share_settings(config)
     whole = sequences_for(config)
-    trainer, loaders = prepare_baseline(config, whole)
-    load_weights(trainer.model, *read_checkpoint(path), path, config)
-    return config, trainer.model, whole, *loaders
+    model, (loader, _, valid, test) = _prepared(config, whole)
+    load_weights(model, *read_checkpoint(path), path, config)
+    return config, model, whole, loader, valid, test
 
 
 def share_settings(config: Any) -> None:

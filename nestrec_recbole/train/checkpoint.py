@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from nestrec_recbole.data.numbering import check_numbering
 from nestrec_recbole.encode.recipe import Recipe
-from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.settings.roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
 from nestrec_recbole.train.parameters import set_other
@@ -25,10 +26,21 @@ FORMAT = "nestrec-1"
 
 
 def write_checkpoint(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write named tensors and a JSON-able description, whole or not at all."""
+    """Write named tensors and a JSON-able description, whole or not at all.
+
+    Raises
+    ------
+    NestRecError
+        When there is no place for it.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with written_whole(path) as draft:
-        save_file(contiguous, draft, metadata={"format": FORMAT, "about": json.dumps(about, default=str)})
+    try:
+        with written_whole(path) as draft:
+            save_file(contiguous, draft, metadata={"format": FORMAT, "about": json.dumps(about, default=str)})
+    except (SafetensorError, OSError) as error:
+        raise NestRecError(
+            f"{path}: cannot be written ({first_line(error)}); make room, or set checkpoint_dir"
+        ) from None
 
 
 def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,7 +64,12 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[
 
 
 # Settings that change what a model computes and no shape in it.
-_UNSEEN_IN_SHAPES = ("n_heads", "activation", "residual", "cosine")
+_UNSEEN_IN_SHAPES = (
+    *("n_heads", "activation", "residual", "cosine", "inner_product", "mlp_activation", "item_table"),
+    *("whitened_scale", "times_per_second"),
+)
+_OF_PARTS = ("n_heads", "whitened_scale")  # ... of what a part of it, the item tokens, comes to
+_OF_LLM = ("titles", "title_tokens", "prompt")  # ... in `llm`
 
 
 def load_weights(
@@ -64,10 +81,9 @@ def load_weights(
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     check_numbering(model, about.get("numbering"), path)
-    for key in _UNSEEN_IN_SHAPES:
-        theirs = about["config"].get(key)
-        if theirs is not None and theirs != config[key]:
-            raise NestRecError(f"{path}: was trained with {key}: {theirs}, the model has {config[key]}; set them equal")
+    _compare(path, about["config"], config, _UNSEEN_IN_SHAPES)
+    if config["llm"]:
+        _compare(path, about["config"].get("llm") or {}, config["llm"], _OF_LLM, "llm.")
     weights = _of_model(tensors)
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
@@ -79,6 +95,13 @@ def load_weights(
             raise NestRecError(f"{path}: {name} is {found}, the model has {shape}; another dataset or other settings")
     model.load_state_dict(weights)
     set_other(model, tensors)
+
+
+def _compare(path: Any, theirs: Mapping[str, Any], ours: Any, keys: tuple[str, ...], inside: str = "") -> None:
+    for key in keys:
+        found, own = theirs.get(key), ours[key]
+        if found is not None and own is not None and found != own:
+            raise NestRecError(f"{path}: was trained with {inside}{key}: {found}, the model has {own}; set them equal")
 
 
 def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
@@ -117,6 +140,7 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[
     taken = model.starting_from(_of_model(tensors))
     if not taken:
         raise NestRecError(f"init_from {path}: a {about['model']}, of which this model has no part")
+    _compare(f"init_from {path}", about["config"], config, _OF_PARTS)
     theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
     if theirs != ours and any(name.startswith("fields.") for name in taken):
         names = (", ".join(name for name, _ in recipes) for recipes in (theirs, ours))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,11 @@ class ExactEvaluation:
     def draw_curves(self) -> None:
         """Draw the history beside the checkpoint, where ``plot_curves`` says so."""
         if self.config["plot_curves"] and self.history:
-            plot_curves({self.config["model"]: self.history}, Path(self.saved_model_file).with_suffix(".png"))
+            picture = Path(self.saved_model_file).with_suffix(".png")
+            try:
+                plot_curves({self.config["model"]: self.history}, picture)
+            except OSError as error:  # what has been trained is worth more
+                getLogger().warning("%s: cannot be written (%s)", picture, error)
 
     @torch.no_grad()
     def evaluate(

@@ -12,18 +12,16 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.utils import get_model
 
-from nestrec_recbole import own_models
 from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
-from nestrec_recbole.fingerprints import data_files
+from nestrec_recbole.fingerprints import code_version, data_files
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings.shipped import is_ours, load_properties
 from nestrec_recbole.settings.values import decisive
 from nestrec_recbole.train.prepare import prepare
 from nestrec_recbole.train.trainer import last_checkpoint
-from nestrec_recbole.version import __version__
 
 
 def run_pipeline(
@@ -141,14 +139,13 @@ def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
         "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),
-        "version": __version__,
-        "models": own_models.digests(),
+        "code": code_version(),
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
 
 
 def _base_files(path: str | None) -> Any:
-    """What a language model's ``path`` holds: hashes of its weights, or the commit of one of the hub."""
+    """What a language model's ``path`` holds: hashes of its files, or the commit of one of the hub."""
     if not path or not Path(path).is_dir():
         return path and downloaded_revision(path)
-    return {file.name: sha256_of(file) for file in sorted(Path(path).glob("*.safetensors"))}
+    return {file.name: sha256_of(file) for file in sorted(Path(path).iterdir()) if file.is_file()}

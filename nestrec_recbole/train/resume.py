@@ -7,14 +7,22 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from nestrec_recbole.compat import load_checkpoint
+from nestrec_recbole.compat import load_checkpoint, look_in
 from nestrec_recbole.train.prepare import prepare
 
 
-def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
+def resume(
+    path: str | os.PathLike[str], data_path: str | None = None, feature_path: str | None = None
+) -> dict[str, Any]:
     """Go on from a ``...-last.safetensors`` checkpoint (``checkpoint_last`` or ``checkpoint_steps``) to the end.
 
     On a CPU, in one process, the result is bit by bit that of a training that was never cut off.
+
+    Parameters
+    ----------
+    path : str or Path
+    data_path, feature_path : str, optional
+        Where datasets and features lie, if no longer where the checkpoint says.
 
     Returns
     -------
@@ -24,9 +32,10 @@ def resume(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises
     ------
     NestRecError
-        When the file is damaged, or holds weights only.
+        When the file is damaged, holds weights only, or the data is another.
     """
     config = load_checkpoint(path)["config"]
+    look_in(config, data_path, feature_path)
     init_logger(config)
     config["init_from"] = config["init_from"] and str(path)  # the weights have gone on from there
     trainer, (train, valid, test) = prepare(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import (
@@ -110,6 +112,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
             if (place + 1) % accumulate == 0 or place + 1 == n_batches:
                 self._step()
                 if due and place + 1 < n_batches:
+                    self._check_finite(total, epoch_idx, place, at_once=True)
                     self._save_last(Position(epoch_idx, place + 1, (float(total), n_targets)))
                     due = False
             if place % 20 == 0 and show_progress:
@@ -132,14 +135,15 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.schedule.step()
         self.n_steps += 1
 
-    def _check_finite(self, loss: Tensor, epoch: int, place: int) -> None:
-        """Stop on a loss that is no number; on a GPU looked at every 50th step, so as not to wait for it."""
-        if self.device.type != "cpu" and place % 50:
+    def _check_finite(self, loss: Tensor, epoch: int, place: int, at_once: bool = False) -> None:
+        """Stop on a loss that is no number; on a GPU, where that waits for it, every 50th step or ``at_once``."""
+        if self.device.type != "cpu" and place % 50 and not at_once:
             return
         if not torch.isfinite(loss):
             raise NestRecError(
                 f"the training loss is {float(loss.detach())} at epoch {epoch}, batch {place} (step {self.n_steps}); "
-                "try a lower learning_rate, clip_grad_norm: {max_norm: 1.0} or precision: fp32. Checkpoints are intact"
+                "start again with a lower learning_rate, clip_grad_norm: {max_norm: 1.0} or precision: fp32. What was "
+                "written before is left as it was"
             )
 
     # -- fit ----------------------------------------------------------------------------------------------------
@@ -243,8 +247,13 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         """Keep everything needed to go on from there."""
         if self.processes.is_first:
             tensors, about = capture(self, position)
-            about = about_run(self, position.epoch) | about
+            about = about_run(self, position.epoch) | about | {"data": self._data}
             write_checkpoint(last_checkpoint(self.saved_model_file), model_tensors(self.model) | tensors, about)
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        """What the data files are, by name."""
+        return data_files(self.config)
 
     def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
         """Go on where a ``...-last.safetensors`` checkpoint left off, as if never stopped: exactly, in one process.
@@ -252,7 +261,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         Raises
         ------
         NestRecError
-            When the file is damaged, holds best weights only, or belongs to another model or dataset.
+            When the file is damaged, holds best weights only, or belongs to another model or dataset, or to this one as
+            it was before its files were changed: what was held out may train now.
         """
         tensors, about = read_checkpoint(resume_file)
         for key in ("model", "dataset"):
@@ -260,6 +270,10 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 raise NestRecError(f"{resume_file}: {key} is {about[key]!r}, the config says {self.config[key]!r}")
         if not is_whole(about):
             raise NestRecError(f"{resume_file}: holds weights only; resume from {last_checkpoint(resume_file)}")
+        before = about.get("data", self._data)
+        changed = sorted(name for name in before.keys() | self._data.keys() if before.get(name) != self._data.get(name))
+        if changed:
+            raise NestRecError(f"{resume_file}: {changed[0]} has changed since this training began; start it anew")
         load_weights(self.model, tensors, about, resume_file, self.config)
         restore(self, tensors, about)
         last = Path(resume_file)
