@@ -39,7 +39,7 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--epochs=0", "config key 'epochs' is 0; expected a whole number from 1"),
         ("--precision=fp8", "config key 'precision' is 'fp8'; expected one of fp32, bf16, fp16"),
         ("--topk=[]", "config key 'topk' is [] (list); expected list of int"),
-        ("--metrics=['NDCG','AUC']", "unknown metric 'AUC'; known: averagepopularity, "),
+        ("--metrics=['NDCG','AUC']", "unknown metric 'AUC'; did you mean 'gauc'?"),
         ("--metrics=['Precison']", "unknown metric 'Precison'; did you mean 'precision'?"),
         ("--valid_metric=NDCG@20", "valid_metric is 'NDCG@20', but topk is [10]"),
         ("--valid_metric=GAUC", "valid_metric is 'GAUC', but metrics are NDCG, Recall, MRR, Hit"),

@@ -25,6 +25,7 @@ from nestrec_recbole.data.features import FeatureStore
 from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import encode_categories
+from nestrec_recbole.encode.columns import separator_of
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.engine import Engine
@@ -588,3 +589,8 @@ def test_what_is_no_file_has_no_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     names = [Path("/dev/zero"), tmp_path, tmp_path / ("x" * 300), Path("a\x00b"), tmp_path / "a"]
     assert [found is not None for found in FileDigests(tmp_path / "digests").of(names)] == [False] * 4 + [True]
+
+
+def test_a_separator_that_is_given_is_kept() -> None:
+    cells = pd.Series(["A|B", "B|C", "C|D, E"])
+    assert separator_of(cells, "|") == "|" and separator_of(cells, " ") != " " and separator_of(cells[:2], " ") == " "

@@ -23,6 +23,7 @@ from nestrec_recbole.data.featurefiles import recipe_prefix, write_features
 from nestrec_recbole.data.loader import last_targets
 from nestrec_recbole.layers.fields import FieldSum
 from nestrec_recbole.layers.id_gate import IdGate
+from nestrec_recbole.layers.unit import unit
 
 
 def data_of(tmp_path: Path) -> Path:
@@ -252,5 +253,17 @@ def test_no_item_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_an_item_without_fields_is_zero_in_half_precision_too() -> None:
+    """And passes no gradient on that is no number: the scaler would skip every step."""
+    fields = two_fields(raw=False)
     with torch.autocast("cpu", dtype=torch.float16):
-        assert not two_fields(raw=False)()[0].any()
+        found = fields()
+        assert not found[0].any()
+        (1000 * found.sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in fields.parameters())
+
+
+def test_no_gradient_of_a_vector_of_zeros_is_huge() -> None:
+    zeros = torch.zeros(1, 4, requires_grad=True)
+    unit(zeros).sum().backward()
+    assert zeros.grad is not None and zeros.grad.abs().max() <= 1000.1
+    torch.testing.assert_close(unit(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))

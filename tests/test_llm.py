@@ -369,6 +369,8 @@ def complaint(build_nestrec: BuildNestRec, llm: dict[str, Any], **settings: Any)
         ({"dtype": "fp16", "lora": LORA}, "config key 'llm.dtype' is 'fp16'; expected one of fp32, bf16"),
         ({"dtype": "bf16"}, "llm.dtype bf16 is for frozen weights, and these are trained"),
         ({"attention": "flash"}, "config key 'llm.attention' is 'flash'; expected one of sdpa, flash_attention_2, ea"),
+        ({"attention": "flash_attention_2"}, "flash_attention_2 takes no fp32; set llm.dtype to bf16"),
+        ({"lora": {"task_type": "CAUSAL_LM"}}, "llm.lora.task_type is 'CAUSAL_LM': vectors are read here"),
         ({"learning_rate": -1}, "config key 'llm.learning_rate' is -1; expected a number from 0"),
         ({"learning_rate": "fast"}, "config key 'llm.learning_rate' is 'fast'; expected a number from 0"),
     ],
@@ -426,5 +428,6 @@ def test_folders_that_are_no_qwen3(build_nestrec: BuildNestRec, qwen3: Path, tmp
 def test_flash_attention_that_is_not_installed(build_nestrec: BuildNestRec, qwen3: Path) -> None:
     if find_spec("flash_attn"):
         pytest.skip("flash_attn is installed")
-    line = complaint(build_nestrec, {"path": str(qwen3), "attention": "flash_attention_2"})
+    how = {"attention": "flash_attention_2", "dtype": "bf16", "lora": LORA}
+    line = complaint(build_nestrec, {"path": str(qwen3), **how})
     assert line.startswith("llm.attention flash_attention_2: ")

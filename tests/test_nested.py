@@ -167,6 +167,22 @@ def test_chunks_of_items_are_the_whole(kinds: Any, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(model.item_table(), whole)
 
 
+def test_dropout_in_the_qformer_is_of_each_item(kinds: Any) -> None:
+    """The queries that have read nothing are taken away from all items: theirs would be one noise in all."""
+    model = kinds("ItemQFormer", qformer_dropout_prob=0.5)[0].model.train()
+    nothing = torch.zeros(1, model.fields.mask.shape[1], model.width), torch.zeros_like(model.fields.mask[:1])
+    one, other = (model._without_fields(*nothing) for _ in range(2))
+    torch.testing.assert_close(one, other)
+    assert model.item_qformer.training and not torch.equal(model.item_table(), (model.forget(), model.item_table())[1])
+
+
+def test_a_stage_may_lie_on_another_device_than_the_model(kinds: Any) -> None:
+    """Checkpoints are read on the CPU; here the model is of another type, which fails as another device does."""
+    taken = kinds("UserQFormer")[0].model.state_dict()
+    model = kinds("NestRec")[0].model.double()
+    assert model.starting_from(taken)["to_state.weight"].dtype is torch.float32
+
+
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no user tokens": {"user_queries": 0},
     "no item q-former": {"item_layers": 0},

@@ -169,8 +169,9 @@ class FieldSum(FrozenFields):
         """Sums (n_items, width) of length 1; zero where an item has no field."""
         parts = [project(features) for features, project in zip(self._drawn(), self.projections, strict=True)]
         there = self.mask.T[:, :, None]  # (n_fields, n_items, 1)
-        total = torch.stack([part * has for part, has in zip(parts, there, strict=True)]).sum(dim=0)
-        return unit(total.to(at_least_float32(total)))
+        # In float32 from here on: of a row of zeros, the gradient before it meets the mask is too large for float16.
+        wide = [part.to(at_least_float32(part)) for part in parts]
+        return unit(torch.stack([part * has for part, has in zip(wide, there, strict=True)]).sum(dim=0))
 
 
 def standardise(field: np.ndarray, mask: np.ndarray, scale: Scale | None = None) -> np.ndarray:
