@@ -14,6 +14,8 @@ from readme import put_table, read_results, write_results
 from nestrec_recbole.bench.report import results as suite_results
 from nestrec_recbole.bench.report.rows import group_rows, metrics_of
 from nestrec_recbole.bench.report.tables import as_markdown
+from nestrec_recbole.bench.suite import find_suite, read_yaml
+from nestrec_recbole.settings.roles import DATA_PLACE, FEATURE_PLACE
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -22,6 +24,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     done = [run for run in found.runs if run.finished]
     return {
         "suite": found.name,
+        "given": given_on_top(folder, found.name),
         "date": max(run.started for run in found.runs)[:10],
         "ran_on": sorted({f"{run.environment['machine']}, {run.environment['device']}" for run in done}),
         "seeds": sorted({run.seed for run in done}),
@@ -30,12 +33,23 @@ def summarise(folder: Path) -> dict[str, Any]:
     }
 
 
+def given_on_top(folder: Path, name: str) -> dict[str, Any]:
+    """The settings that a shipped suite was run with and does not state itself, places left out."""
+    ran, shipped = (read_yaml(path)[0] for path in (folder / "suite.yaml", find_suite(name)))
+    stated = shipped.get("settings", {})
+    return {
+        key: value
+        for key, value in ran.get("settings", {}).items()
+        if key not in (*DATA_PLACE, *FEATURE_PLACE) and stated.get(key) != value
+    }
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown: when, on what and with which seeds, then the table."""
     seeds = ", ".join(map(str, results["seeds"]))
-    about = (
-        f"`nestrec benchmark {results['suite']}`, {results['date']}, {'; '.join(results['ran_on'])}, seeds {seeds}, "
-    )
+    given = ",".join(f"{key}={value}" for key, value in results.get("given", {}).items())
+    command = f"nestrec benchmark {results['suite']}{f' --override {given}' if given else ''}"
+    about = f"`{command}`, {results['date']}, {'; '.join(results['ran_on'])}, seeds {seeds}, "
     return f"{about}code {', '.join(results['code'])}:\n\n{results['table'].strip()}"
 
 

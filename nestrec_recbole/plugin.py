@@ -86,13 +86,18 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
         return functools.partial(register_model, properties=properties)
     name = model_class.__name__
     if not issubclass(model_class, SequenceModel):
-        raise NestRecError(f"model {name!r} is no subclass of nestrec_recbole.models.base.SequenceModel")
+        needed = "nestrec_recbole.models.base.SequenceModel: item_table() and encode()"
+        raise NestRecError(f"model {name!r} is no subclass of {needed}; RecBole's own way of models is not taken here")
     if name.lower() in (known.lower() for known in _recbole_models()):
         raise NestRecError(f"model {name!r}: RecBole has a model of that name; choose another")
     if name in MODELS and not model_class.__module__.startswith("nestrec_recbole."):
         raise NestRecError(f"model {name!r}: this package has a model of that name; choose another")
     alias = f"recbole.model.sequential_recommender.{name.lower()}"
     module = sys.modules[model_class.__module__]
+    beside = Path(getattr(module, "__file__", None) or ".").parent / (properties or "")
+    properties = beside if properties and beside.is_file() else properties
+    if properties and not Path(properties).is_file():
+        raise NestRecError(f"model {name!r}: {properties}, its properties, is neither in {beside.parent} nor here")
     if getattr(module, "__spec__", None) is None:  # a script or a notebook: RecBole asks modules for their spec
         module.__spec__ = importlib.machinery.ModuleSpec(alias, None)
     sys.modules[alias] = module
@@ -100,8 +105,6 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     here = {"__module__": __name__}
     setattr(recbole.data.dataset, f"{name}Dataset", type(f"{name}Dataset", (EncodedDataset,), here))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))
-    beside = Path(getattr(module, "__file__", None) or ".").parent / (properties or "")
-    properties = beside if properties and beside.is_file() else properties
     shipped.add_model(model_class, Path(properties) if properties else None)
     return model_class
 

@@ -91,7 +91,9 @@ def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[s
 
 
 def _seeds(row: RowResult, metric: str) -> str:
-    values = row.values(metric)
-    if len(values) < 2:
+    values, n_seeds = row.values(metric), len(row.finished)
+    if n_seeds < 2:
         return "1 seed: the spread between seeds is unknown"
-    return f"{len(values)} seeds, {min(values):.4f} to {max(values):.4f}"
+    if len(values) < n_seeds:  # the suite did not ask for this metric, which the ranks give all the same
+        return f"{n_seeds} seeds"
+    return f"{n_seeds} seeds, {min(values):.4f} to {max(values):.4f}"

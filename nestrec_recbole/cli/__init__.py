@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 0
     except (ValueError, NotImplementedError, OSError, ImportError) as error:  # NestRecError, and RecBole's own
-        print(f"nestrec: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"nestrec: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
 
 

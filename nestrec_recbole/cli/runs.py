@@ -1,4 +1,4 @@
-"""List what was run: row, dataset, seed, status, main metrics, seconds, when."""
+"""List the runs of benchmarks: row, dataset, seed, status, main metrics, seconds, when."""
 
 from __future__ import annotations
 

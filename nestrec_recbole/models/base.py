@@ -101,7 +101,7 @@ class SequenceModel(SequentialRecommender):
         items : Tensor (m,), int64, optional
             Give the rows of these items alone: (m, d).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no item_table(); return what every item is, (n_items, d)")
 
     def encode(self, batch: Any) -> Tensor:
         """What every prefix of every history is: (B, T, d). State t depends on items 1..t only.
@@ -111,7 +111,7 @@ class SequenceModel(SequentialRecommender):
         batch : recbole.data.interaction.Interaction
             ``item_id_list`` (B, T), right-padded with 0, and the dataset's other ``*_list`` columns.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no encode(); return what every prefix is, (B, T, d)")
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
         """Append items that came after training, known by their fields only, to the item table.
@@ -194,7 +194,11 @@ class SequenceModel(SequentialRecommender):
         rows : Tensor (P,), int64
             The row of the batch that each comes from.
         """
-        following = self.next_items(interaction)
+        following, expected = self.next_items(interaction), (*interaction[self.ITEM_SEQ].shape, "d")
+        if states.ndim != 3 or states.shape[:2] != following.shape:
+            raise NestRecError(
+                f"{type(self).__name__}.encode() gave {tuple(states.shape)}; expected {expected}: a state a step"
+            )
         at = (following > 0).flatten().nonzero()[:, 0]  # looked for once: on a GPU each time waits for it
         rows = at.div(following.shape[1], rounding_mode="floor")
         return states.flatten(0, 1).index_select(0, at), following.flatten()[at], rows
