@@ -457,7 +457,8 @@ def test_mixed_line_ends(name: str, tmp_path: Path) -> None:
 
 
 def test_a_gzip_stream_whose_check_sum_differs(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(b"user_id,item_id,timestamp\nu,a,3\nu,b,4\n", compresslevel=0, mtime=0))  # else the time may hold a 3
+    rows = b"user_id,item_id,timestamp\nu,a,3\nu,b,4\n"
+    packed = bytearray(gzip.compress(rows, compresslevel=0, mtime=0))
     packed[packed.index(b",3") + 1] = ord("9")
     (tmp_path / "r.csv.gz").write_bytes(packed)
     with pytest.raises(NestRecError, match="the gzip stream is cut off or damaged"):
