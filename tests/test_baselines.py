@@ -22,6 +22,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from test_recbole_models import SEQUENTIAL, SETTINGS, write_embeddings
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole.cli import main
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.flat import flat_dataset
 from nestrec_recbole.data.sampling import OtherSampler, UnseenSampler
@@ -377,3 +378,17 @@ def test_one_process_only(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(NestRecError, match="'SASRec' is RecBole's and trains in one process"):
         prepare(config)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_the_command_runs_recboles_models_as_it_runs_ours(
+    model: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With RecBole's own settings of data, SASRec asks to be told to draw nothing, and BPR is split at random."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--epochs=1", f"--data_path={data}", "--show_progress=False", "--state=ERROR"]
+    assert main(["run", "--model", model, "--dataset", "slice", *given]) == 0
+    printed = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert 0 <= float(printed["ndcg@10"]) <= float(printed["ndcg@10_f"]) <= 1
+    assert main(["run", "--model", model, "--dataset", "slice", *given, "--learning_rte=7"]) == 2
+    assert "did you mean 'learning_rate'?" in capsys.readouterr().err

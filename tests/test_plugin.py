@@ -24,6 +24,7 @@ from recbole.utils import get_model, get_trainer
 from nestrec_recbole import NestRecError, register_model
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WindowLoader
+from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.models.fastsasrec import FastSASRec
 from nestrec_recbole.plugin import MODELS, RECOMMENDERS, load_properties
 from nestrec_recbole.settings import checks
@@ -206,3 +207,17 @@ def test_models_of_others_names_are_not_registered() -> None:
         register_model(type("BPR", (FastSASRec,), {}))
     with pytest.raises(NestRecError, match="no subclass of"):
         register_model(dict)
+
+
+def test_a_model_without_its_properties_is_not_registered() -> None:
+    """Else no config could be made any more."""
+    with pytest.raises(NestRecError, match=r"'Bare': gone.yaml, its properties, is neither in .* nor here"):
+        register_model(type("Bare", (FastSASRec,), {"__module__": __name__}), properties="gone.yaml")
+
+
+def test_what_a_model_lacks_is_said() -> None:
+    model = object.__new__(SequenceModel)
+    with pytest.raises(NotImplementedError, match=r"SequenceModel has no item_table\(\); return what every item is"):
+        model.item_table()
+    with pytest.raises(NotImplementedError, match=r"SequenceModel has no encode\(\); return what every prefix is"):
+        model.encode(None)
