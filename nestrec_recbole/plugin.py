@@ -177,8 +177,8 @@ def _hook_config() -> None:
         self.shared_settings = {key: overall[key] for key in roles.SHARED if key in overall}
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
         self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
-        checks.fill_eval_args(self.external_config_dict, self.shared_settings)
         if is_ours(model):
+            checks.fill_eval_args(self.external_config_dict, self.shared_settings)
             checks.check(self.external_config_dict, self.internal_config_dict)
 
     @functools.wraps(build)

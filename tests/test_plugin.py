@@ -29,6 +29,7 @@ from nestrec_recbole.models.fastsasrec import FastSASRec
 from nestrec_recbole.plugin import MODELS, RECOMMENDERS, load_properties
 from nestrec_recbole.settings import checks
 from nestrec_recbole.settings.shipped import load_preset
+from nestrec_recbole.train.prepare import configure
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,10 +136,13 @@ def test_register_model_of_ones_own() -> None:
 
 @pytest.mark.parametrize("model", ["FastSASRec", "SASRec"])
 def test_a_part_of_eval_args_leaves_the_rest_as_it_is(model: str) -> None:
-    """RecBole splits at random where only ``order`` is set."""
-    config = Config(model, "ml-100k", config_dict={"eval_args": {"order": "TO"}, "train_neg_sample_args": None})
+    """RecBole splits at random where only ``order`` is set, and so it does when it is left to itself."""
+    config = configure(model, "ml-100k", {"eval_args": {"order": "TO"}})
     assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
     assert (config["eval_args"]["group_by"], config["eval_args"]["mode"]["test"]) == ("user", "full")
+    if model == "SASRec":
+        given = {"eval_args": {"order": "TO"}, "train_neg_sample_args": None}
+        assert Config(model, "ml-100k", config_dict=given)["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
 
 
 def test_names_are_no_sums() -> None:

@@ -60,15 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             about_models = "Python file that registers models of your own; also NESTREC_MODELS"
             own.add_argument("--models", action="append", default=[], metavar="FILE", help=about_models)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    before, behind = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    options, rest = parser.parse_known_args(before)
+    takes_words = bool(given) and hasattr(VERBS.get(given[0]), "WORDS")
+    end = given.index("--") if takes_words and "--" in given else len(given)
+    options, rest = parser.parse_known_args(given[:end])
     verb = VERBS[options.verb]
     takes_settings = getattr(verb, "TAKES_SETTINGS", False)
     if hasattr(verb, "WORDS"):  # argparse gives those up that stand behind an option; any may stand behind --
-        vars(options)[verb.WORDS] += [*(word for word in rest if not word.startswith("-")), *behind]
+        vars(options)[verb.WORDS] += [*(word for word in rest if not word.startswith("-")), *given[end + 1 :]]
         rest = [word for word in rest if word.startswith("-")]
-    else:
-        rest += behind
     rest += [f"--{word}" for word in _split(getattr(options, "override", ""))]
     bad = [word for word in rest if not (takes_settings and word.startswith("--") and "=" in word)]
     if bad:

@@ -28,7 +28,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.process_state import without_arguments
-from nestrec_recbole.settings.checks import check_known, check_metrics
+from nestrec_recbole.settings.checks import check_known, check_metrics, fill_eval_args
 from nestrec_recbole.train.checkpoint import load_weights, model_tensors, new_name, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors
@@ -176,12 +176,13 @@ def load_baseline(
 def share_settings(config: Any) -> None:
     """Give the shared settings that nobody has set our defaults, resolved as RecBole resolves settings."""
     given = config.external_config_dict
+    fill_eval_args(given, config.shared_settings)
     ours = {key: value for key, value in config.shared_settings.items() if key not in given}
     if set(config["load_col"] or ()) != {"inter"}:  # RecBole knows that this model reads other files too
         ours.pop("load_col", None)
     with without_arguments():  # what is there has been read
         resolved = Config(model=config["model"], dataset=config["dataset"], config_dict={**given, **ours})
-    for key in (*ours, *_DERIVED):
+    for key in (*ours, *_DERIVED, "eval_args"):
         config[key] = resolved[key]
 
 
