@@ -9,10 +9,9 @@ from typing import Any
 
 from nestrec_recbole.compat.once import replace_once
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.settings.roles import DATA_PLACE, FEATURE_PLACE, START
 
 # Settings that are names: of 2024-11-22, one takes no sum.
-TEXTS = (*DATA_PLACE, *FEATURE_PLACE, *START, "checkpoint_dir", "target_domain")
+TEXTS = ("data_path", "feature_path", "init_from", "checkpoint_dir", "target_domain")
 _HARMLESS = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load, ast.UnaryOp, ast.unaryop)
 _SETTINGS = (str, int, float, list, tuple, dict)
 _ARITHMETIC = (ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
