@@ -10,7 +10,8 @@ from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.layers.fusion import FUSIONS
 from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
 from nestrec_recbole.models.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
-from nestrec_recbole.train.optimisation import OPTIMIZERS
+
+LEARNERS = ("adam", "adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ RULES: dict[str, Rule] = {
     "train_batch_size": FROM_1,
     "accumulation_steps": FROM_1,
     "checkpoint_steps": FROM_0,
-    "learner": _one_of(OPTIMIZERS),
+    "learner": _one_of(LEARNERS),
     "learning_rate": NOT_NEGATIVE,
     "weight_decay": NOT_NEGATIVE,
     "schedule": _one_of(("constant", "cosine", "linear", "step", "plateau")),

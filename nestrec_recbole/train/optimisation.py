@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+from nestrec_recbole.settings.rules import LEARNERS
+
+OPTIMIZERS = dict(zip(LEARNERS, (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD), strict=True))
 
 
 def build_optimizer(model: Any, config: Any) -> torch.optim.Optimizer:
