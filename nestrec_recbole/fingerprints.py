@@ -14,19 +14,23 @@ from nestrec_recbole.version import __version__
 _FILES = ("inter", "item", "user", "kg", "link", "net")
 
 
-@functools.cache
 def code_version() -> str:
     """``<version>+<12 hex digits>`` of all sources and defaults of this package, and of a user's own models."""
-    here = Path(__file__).resolve().parent
-    properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
-    files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
-    files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
-    digests = {name: sha256_of(file) for name, file in files.items()}
-    digests |= {f"models/{name}": found for name, found in own_models.digests().items()}
+    digests = _sources() | {f"models/{name}": found for name, found in own_models.digests().items()}
     digest = hashlib.sha256()
     for name, found in sorted(digests.items()):
         digest.update(f"{name}\x00{found}\x01".encode())
     return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+    """SHA-256 of the package's files, by name, as they are when first asked for; models may be added later."""
+    here = Path(__file__).resolve().parent
+    properties = next((p for p in (here / "properties", here.parent / "properties") if p.is_dir()), here)
+    files = {file.relative_to(here).as_posix(): file for file in here.rglob("*.py")}
+    files |= {f"properties/{file.relative_to(properties).as_posix()}": file for file in properties.rglob("*.yaml")}
+    return {name: sha256_of(file) for name, file in files.items()}
 
 
 def data_files(config: Any) -> dict[str, str]:

@@ -456,13 +456,13 @@ def test_the_code_version_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch
     def version(text: str) -> str:
         (tmp_path / "package").mkdir(exist_ok=True)
         (tmp_path / "package/fingerprints.py").write_text(text)
-        fingerprints.code_version.cache_clear()
+        fingerprints._sources.cache_clear()
         return fingerprints.code_version()
 
     monkeypatch.setattr(fingerprints, "__file__", str(tmp_path / "package/fingerprints.py"))
     assert version("a = 1") == version("a = 1") != version("a = 2")
     monkeypatch.undo()
-    fingerprints.code_version.cache_clear()
+    fingerprints._sources.cache_clear()
 
 
 def test_rows_that_come_to_the_same_are_refused(

@@ -54,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
     shipped._of_models.pop("OwnMean", None)
     shipped.keys_of_any_model.cache_clear()
-    fingerprints.code_version.cache_clear()
+    fingerprints._sources.cache_clear()
 
 
 def test_one_file_is_trained_and_recommended_from(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_a_suite_knows_it_in_every_process(place: Path, capsys: pytest.CaptureFi
     command = ["benchmark", "suite.yaml", "--models", "models/own.py"]
 
     def runs() -> dict[str, Any]:
-        fingerprints.code_version.cache_clear()  # as in a process of its own
+        fingerprints._sources.cache_clear()  # as in a process of its own
         assert main(command) == 0, capsys.readouterr().err
         found = [json.loads(path.read_text()) for path in (place / "results/own/runs").glob("*/run.json")]
         return {f"{run['row']} {run['code']}": run for run in found}

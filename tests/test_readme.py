@@ -18,6 +18,7 @@ from nestrec_recbole import plugin
 from nestrec_recbole.bench.suite import shipped_suites
 from nestrec_recbole.cli import main
 from nestrec_recbole.settings import checks
+from nestrec_recbole.tune.space import parse_space
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,25 @@ def test_python_runs(code: str, tmp_path: Path) -> None:
     command = [sys.executable, "code.py", "--data_path=data", "--feature_path=data", "--epochs=1"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_python_recommends(tmp_path: Path) -> None:
+    """As it stands there, from a checkpoint that was made before."""
+    write_dataset(tmp_path / "data", "small", CIRCLE)
+    (code,) = blocks("py")
+    code = code.replace("saved/NestRec-<run>.safetensors", "{path}").replace('"50", "181", "172"', '"i3", "i4"')
+    train = "import glob, nestrec_recbole; nestrec_recbole.run_recbole('FastSASRec', 'small')\n"
+    code = train + code.replace('"{path}"', "glob.glob('saved/*.safetensors')[0]")
+    (tmp_path / "code.py").write_text(code + "\nassert len(recommender.recommend([['i3', 'i4']], k=5)[0]) == 5\n")
+    command = [sys.executable, "code.py", "--data_path=data", "--epochs=1"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", blocks("yml"))
+def test_spaces_are_known(text: str) -> None:
+    space = parse_space(yaml.safe_load(text)).checked(plugin.load_properties("FastSASRec"))
+    assert len(space.dimensions) == 4
 
 
 def test_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

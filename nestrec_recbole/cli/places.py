@@ -7,7 +7,6 @@ import argparse
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Add where data and features lie, if no longer where the checkpoint says."""
-    for name in ("data", "feature"):
-        about = f"folder of {name}sets" if name == "data" else "folder of features"
-        spelled = (f"--{name}-path", f"--{name}_path")
-        parser.add_argument(*spelled, metavar="DIR", help=f"{about}, if no longer where the checkpoint says")
+    moved = "if no longer where the checkpoint says"
+    parser.add_argument("--data-path", "--data_path", metavar="DIR", help=f"folder of datasets, {moved}")
+    parser.add_argument("--feature-path", "--feature_path", metavar="DIR", help=f"folder of features, {moved}")

@@ -125,21 +125,21 @@ def keys_of_any_model() -> set[str]:
     return {key for path in files for key in re.findall(r"^(\w+)\s*:", path.read_text("utf-8"), re.M)}
 
 
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a YAML file of settings.
+def read_settings(path: str | os.PathLike[str], lines: str = "key: value") -> dict[str, Any]:
+    """Read a YAML file of settings, or of other ``lines`` that begin with a name.
 
     Raises
     ------
     NestRecError
-        When it is no YAML, or not of ``key: value`` lines.
+        When it is no YAML, or not of such lines.
     """
     with open(path, encoding="utf-8") as file:
         try:
             found = yaml.load(file, Loader=yaml_loader())
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise NestRecError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):
-        raise NestRecError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
+        raise NestRecError(f"{path}: expected `{lines}` lines, found {type(found).__name__}")
     return found
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments
 
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.settings import roles
 from nestrec_recbole.settings.checks import check
-from nestrec_recbole.settings.shipped import yaml_loader
+from nestrec_recbole.settings.shipped import read_settings
 
 Point = dict[str, Any]
 KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "quniform": 3}  # how many numbers each takes
@@ -186,8 +185,8 @@ def read_space(path: str | Path) -> Space:
     path = Path(path)
     if not path.is_file():
         raise NestRecError(f"{path}: no such space; a model's own is used where --space is left out")
-    text = path.read_text(encoding="utf-8")
-    return parse_space(_read_yaml(text, path) if path.suffix in (".yaml", ".yml") else _read_hyper(text, path), path)
+    is_yaml = path.suffix in (".yaml", ".yml")
+    return parse_space(read_settings(path, "setting: {kind: values}") if is_yaml else _read_hyper(path), path)
 
 
 def parse_space(described: Mapping[str, Any], source: str | Path = "the space") -> Space:
@@ -249,19 +248,13 @@ def _check_numbers(kind: str, values: list[Any], place: str) -> None:
         raise NestRecError(f"{place}: {kind} is {values!r}; expected {bounds.get(kind, 'low < high')}")
 
 
-def _read_yaml(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.load(text, Loader=yaml_loader())
-    except yaml.YAMLError as error:
-        raise NestRecError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict):
-        raise NestRecError(f"{path}: expected `setting: {{kind: values}}` lines, found {type(found).__name__}")
-    return found
-
-
-def _read_hyper(text: str, path: Path) -> dict[str, Any]:
+def _read_hyper(path: Path) -> dict[str, Any]:
     """RecBole's format: a line is ``name kind values``; its loguniform takes the logarithms of the bounds."""
     described: dict[str, Any] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise NestRecError(f"{path}: not UTF-8 text ({error})") from None
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if len(words) < 3:  # RecBole passes over them too
