@@ -56,7 +56,8 @@ def asha(options: argparse.Namespace) -> dict[str, Any]:
         for scheduler in ("none", "asha"):
             given = {**SETTINGS, **shape, "stopping_step": options.epochs}  # full is full
             plan = Plan(options.trials, options.epochs, scheduler, seed=POINTS)
-            result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=Path(folder) / scheduler)
+            where = Path(options.keep or folder, scheduler)
+            result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=where, resume=True)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
     full, short = found["none"], found["asha"]
     found |= {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=18, help="of a trial of the part asha (%(default)s)")
     parser.add_argument("--width", type=int, default=64, help="of the model of the part asha (%(default)s)")
     parser.add_argument("--layers", type=int, default=2, help="of the model of the part asha (%(default)s)")
+    parser.add_argument("--keep", metavar="FOLDER", help="of the searches of the part asha, which go on from there")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
     parser.add_argument("--no-readme", action="store_true", help="write neither results nor README: a trial run")

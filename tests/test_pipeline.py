@@ -150,6 +150,8 @@ def test_mistakes_in_later_stages_are_said_before_any_is_trained() -> None:
         ({"model": "NestRec", "epoch": 3}, "unknown config key 'epoch'"),
         ({"model": "NestRec", "init_from": "x"}, "stage 'joint' starts from the one before"),
         ("NestRec", "stage 'joint' is 'NestRec'; expected settings"),
+        ({"model": "NestRec", "llm": {"path": "nowhere"}}, "stage 'joint': llm.path 'nowhere': cannot load Qwen3"),
+        ({"model": "NestRec", "llm": {"lora": {"r": 4}}}, "stage 'joint': llm.lora adapts pretrained weights"),
     ):
         with pytest.raises(NestRecError, match=words):
             run_pipeline("small", {"items": items, "joint": later}, SMALL, "runs")  # type: ignore[dict-item]

@@ -163,6 +163,26 @@ def test_a_large_one_is_built_on_the_meta_device():
     assert [layer.cross_attention is not None for layer in model.layers] == [True, False] * 6
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_checkpointing_keeps_less_and_changes_no_gradient(causal):
+    found, kept = [], []
+    for on in (False, True):
+        model, memory = build().train(), torch.randn(4, 5, 2, ENCODER_WIDTH, generator=torch.Generator().manual_seed(1))
+        model.checkpointing = on
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.3
+        memory = (memory if causal else memory.flatten(1, 2)).requires_grad_()
+        held = []
+        torch.manual_seed(2)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: (held.append(x.numel()), x)[1], lambda x: x):
+            out = model.forward_causal(memory) if causal else model(memory)
+        found.append([out, *gradients(model, out, memory)])
+        kept.append(sum(held))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert kept[1] < kept[0] / 3
+
+
 def test_heads_must_divide_width():
     with pytest.raises(ValueError, match="heads 3"):
         QFormer(2, 16, 1, 3, 8, 8)

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nestrec_recbole.layers.dropout import Dropout
 
@@ -79,6 +80,8 @@ class QFormer(nn.Module):
         Size of a memory token; every how many layers the memory is read.
     dropout : float
         Rate in 0..1 on the input queries, on attention weights and on each sublayer's output.
+    checkpointing : bool
+        Compute layers again in the backward pass rather than keep what is inside them; gradients are the same.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class QFormer(nn.Module):
         encoder_width: int,
         cross_attention_frequency: int = 2,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ):
         super().__init__()
+        self.checkpointing = checkpointing
         if width % heads:
             raise ValueError(f"heads {heads} does not divide width {width}")
         self.queries = nn.Parameter(torch.empty(n_queries, width).normal_(std=0.02))
@@ -140,6 +145,8 @@ class QFormer(nn.Module):
 
     def _run(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, seeing: Tensor | None = None) -> Tensor:
         x = self.dropout(x)  # (B * T, n_queries, width)
+        recomputes = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, memory, mask, seeing)
+            inputs = x, memory, mask, seeing
+            x = checkpoint(layer, *inputs, use_reentrant=False) if recomputes else layer(*inputs)
         return x

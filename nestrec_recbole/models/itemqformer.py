@@ -236,4 +236,5 @@ def _reader(config: Any, width: int) -> QFormer:
         cross_attention_frequency=config["item_cross_attention_frequency"],
         n_queries=config["item_queries"],
         dropout=config["qformer_dropout_prob"],
+        checkpointing=config["qformer_checkpointing"],
     )

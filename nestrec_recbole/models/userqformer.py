@@ -45,6 +45,7 @@ class UserQFormer(ItemQFormer):
             cross_attention_frequency=config["user_cross_attention_frequency"],
             n_queries=config["user_queries"],
             dropout=config["qformer_dropout_prob"],
+            checkpointing=config["qformer_checkpointing"],
         )
 
     def _build_output(self, config: Any) -> None:

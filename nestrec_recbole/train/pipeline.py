@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.data import create_dataset
+from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 
 from nestrec_recbole.encode.recipe import downloaded_revision
@@ -61,12 +62,15 @@ def run_pipeline(
     if until is not None and until not in names:
         raise NestRecError(unknown("stage", until, names))
     wanted = {name: _settings_of(name, stages, settings) for name in names[: names.index(until) + 1 if until else None]}
-    for own in wanted.values():  # before anything is trained
-        Config(model=own["model"], dataset=dataset, config_dict={**own, "checkpoint_last": True})
-    before: dict[str, Any] = {}
-    for name, own in wanted.items():
-        before = _run_stage(name, dataset, own, Path(folder), before, is_last=name == names[-1])
-    return before
+    configs = {name: _config_of(dataset, own) for name, own in wanted.items()}  # all, before any data is read
+    planned: list[_Stage] = []
+    for name, config in configs.items():
+        planned.append(_Stage.after(planned[-1] if planned else None, name, config, Path(folder), name == names[-1]))
+    for stage in [stage for stage in planned if not stage.is_done][1:]:
+        stage.try_out()  # what cannot be built is told before the stages before it are trained
+    for stage in planned:
+        done = _run_stage(stage)
+    return done
 
 
 def _settings_of(name: str, stages: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,36 +94,74 @@ def _settings_known_to(model: Any) -> set[str]:
     return {*load_properties(model)} if is_ours(model) else set()
 
 
-def _run_stage(
-    name: str, dataset: str, settings: dict[str, Any], folder: Path, before: dict[str, Any], is_last: bool
-) -> dict[str, Any]:
-    settings = dict(settings)
-    model = settings.pop("model")
-    if before:
-        settings["init_from"] = before["weights"]
-    config = Config(model=model, dataset=dataset, config_dict={**settings, "checkpoint_last": True})
-    key = _key(config, before, getattr(create_dataset(config), "feature_paths", {}))
-    place = folder / f"{name}-{key[:10]}"
-    about, weights = place / "stage.json", place / "weights.safetensors"
-    if about.is_file() and weights.is_file() and (not is_last or "test" in json.loads(about.read_text())):
-        _say(f"{name}: unchanged, found in {place}")
-        return json.loads(about.read_text()) | {"weights": str(weights)}
-    _say(f"{name}: training {model}, into {place}")
-    config["checkpoint_dir"] = str(place)
+def _config_of(dataset: str, settings: Mapping[str, Any]) -> Config:
+    own = {**settings, "checkpoint_last": True}
+    return Config(model=own.pop("model"), dataset=dataset, config_dict=own)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage whose key is known, done or not; ``before`` is the key of the one that it starts from."""
+
+    name: str
+    config: Config
+    key: str
+    before: str | None
+    place: Path
+    is_last: bool
+
+    @classmethod
+    def after(cls, before: _Stage | None, name: str, config: Config, folder: Path, is_last: bool) -> _Stage:
+        if before is not None:
+            config["init_from"] = str(before.weights)
+        key = _key(config, before, getattr(create_dataset(config), "feature_paths", {}))
+        place = folder / f"{name}-{key[:10]}"
+        config["checkpoint_dir"] = str(place)
+        return cls(name, config, key, before.key if before else None, place, is_last)
+
+    @property
+    def about(self) -> Path:
+        return self.place / "stage.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.place / "weights.safetensors"
+
+    @property
+    def is_done(self) -> bool:
+        there = self.about.is_file() and self.weights.is_file()
+        return there and (not self.is_last or "test" in json.loads(self.about.read_text()))
+
+    def try_out(self) -> None:
+        """Build the model once, from no weights."""
+        train_data = data_preparation(self.config, create_dataset(self.config))[0]
+        try:
+            get_model(self.config["model"])(self.config, train_data.dataset)
+        except NestRecError as error:
+            raise NestRecError(f"stage {self.name!r}: {error}") from None
+
+
+def _run_stage(stage: _Stage) -> dict[str, Any]:
+    config, place = stage.config, stage.place
+    if stage.is_done:
+        _say(f"{stage.name}: unchanged, found in {place}")
+        return json.loads(stage.about.read_text()) | {"weights": str(stage.weights)}
+    _say(f"{stage.name}: training {config['model']}, into {place}")
     trainer, (train_data, valid_data, test_data) = prepare(config)
-    trainer.saved_model_file = str(weights)
-    last = Path(last_checkpoint(weights))
+    trainer.saved_model_file = str(stage.weights)
+    last = Path(last_checkpoint(stage.weights))
     if last.is_file():
         trainer.resume_checkpoint(last)
     score, valid = trainer.fit(train_data, valid_data, verbose=False, show_progress=config["show_progress"])
-    result = {"stage": name, "model": model, "dataset": dataset, "key": key, "before": before.get("key")}
-    result |= {"valid_score": score, "valid": valid, "history": trainer.history, "weights": str(weights)}
-    if is_last:
+    result = {"stage": stage.name, "model": config["model"], "dataset": config["dataset"], "key": stage.key}
+    result |= {"before": stage.before, "valid_score": score, "valid": valid, "history": trainer.history}
+    result["weights"] = str(stage.weights)
+    if stage.is_last:
         result["test"] = trainer.evaluate(test_data, show_progress=config["show_progress"])
     if Processes.current().is_first:
         if result.get("test") is not None:
             write_ranks(trainer.ranks, test_data.dataset, place / "ranks.parquet")
-        with written_whole(about) as draft:
+        with written_whole(stage.about) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n")
         last.unlink(missing_ok=True)
     Processes.current().wait()
@@ -131,14 +173,14 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _key(config: Any, before: Mapping[str, Any], features: Mapping[str, Path]) -> str:
+def _key(config: Any, before: _Stage | None, features: Mapping[str, Path]) -> str:
     """What a stage's result depends on, as a hash."""
     made_of = {
         "settings": decisive(config),
         "data": data_files(config),
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
-        "before": before.get("key") or (config["init_from"] and sha256_of(config["init_from"])),
+        "before": before.key if before else config["init_from"] and sha256_of(config["init_from"]),
         "code": code_version(),
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
