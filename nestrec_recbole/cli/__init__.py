@@ -20,6 +20,7 @@ from nestrec_recbole.cli import (
     resume,
     run,
     runs,
+    settings,
     trigrec,
     tune,
 )
@@ -31,6 +32,7 @@ VERBS = {
     "convert": convert,
     "encode": encode,
     "features": features,
+    "settings": settings,
     "run": run,
     "resume": resume,
     "pipeline": pipeline,

@@ -42,8 +42,8 @@ def is_ours(model: str) -> bool:
     return model in _of_models
 
 
-def load_properties(model: str) -> dict[str, Any]:
-    """The defaults of one of our models: ``properties/overall.yaml``, then its own file and those of its base classes.
+def files_of(model: str) -> list[Path]:
+    """The files of the defaults of one of our models: ``properties/overall.yaml``, those of its base classes, its own.
 
     Raises
     ------
@@ -52,8 +52,19 @@ def load_properties(model: str) -> dict[str, Any]:
     """
     if model not in _of_models:
         raise NestRecError(unknown("model", model, _of_models))
-    defaults = read_settings(folder() / "overall.yaml")
-    for path in _of_models[model]:
+    return [folder() / "overall.yaml", *_of_models[model]]
+
+
+def load_properties(model: str) -> dict[str, Any]:
+    """The defaults of one of our models, of its files one over the other.
+
+    Raises
+    ------
+    NestRecError
+        When the model is not ours.
+    """
+    defaults: dict[str, Any] = {}
+    for path in files_of(model):
         own = read_settings(path)
         if isinstance(own.get("llm"), dict):
             own["llm"] = {**defaults.get("llm", {}), **own["llm"]}
