@@ -31,6 +31,7 @@ from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.processes import choose_gpu, join_torchrun
 from nestrec_recbole.settings import checks, roles, shipped
 from nestrec_recbole.settings.shipped import is_ours, load_properties, pipeline_stages, tuning_space
+from nestrec_recbole.settings.values import merged
 from nestrec_recbole.train.baselines import configure_again, load_baseline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.trainer import SequenceTrainer
@@ -178,6 +179,7 @@ def _hook_config() -> None:
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
         self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
         if is_ours(model):
+            self.external_config_dict = merged(self.external_config_dict)
             checks.fill_eval_args(self.external_config_dict, self.shared_settings)
             checks.check(self.external_config_dict, self.internal_config_dict)
 

@@ -136,10 +136,16 @@ def test_settings_go_to_the_stages_whose_model_has_them(capsys: pytest.CaptureFi
     given = [f"--{key}={value}" for key, value in SMALL.items()]
     Path("mine.yaml").write_text("llm: {layers: 1}\nuser_queries: 2\n")
     arguments = ["pipeline", "--dataset", "small", "--folder", "runs", "--config", "mine.yaml", *given]
-    assert main([*arguments, "--joint.llm.title_tokens=3"]) == 0
+    assert main([*arguments, "--joint.llm.title_tokens=3", "--llm.packing=True"]) == 0
     (joint,) = Path("runs/small-NestRec").glob("joint-*/weights.safetensors")
     llm = read_checkpoint(joint)[1]["config"]["llm"]
-    assert (llm["layers"], llm["title_tokens"]) == (1, 3)
+    assert (llm["layers"], llm["title_tokens"], llm["packing"]) == (1, 3, True)
+    Path("stages.yaml").write_text("joint: {model: NestRec, llm: {layers: 2, title_tokens: 5}}\n")
+    arguments = ["pipeline", "--dataset", "small", "--folder", "own", "--stages", "stages.yaml", *given]
+    assert main([*arguments, "--llm.layers=1"]) == 0
+    (joint,) = Path("own/small-NestRec").glob("joint-*/weights.safetensors")
+    llm = read_checkpoint(joint)[1]["config"]["llm"]
+    assert (llm["layers"], llm["title_tokens"], llm["packing"]) == (1, 5, False)
 
 
 def test_mistakes_in_later_stages_are_said_before_any_is_trained() -> None:

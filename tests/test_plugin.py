@@ -90,6 +90,23 @@ def test_precedence_is_recboles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [config[key] for key in keys] == [ours["n_layers"], 4, 0.25, 3]
 
 
+def test_a_dotted_name_changes_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.yaml").write_text("llm: {layers: 1, title_tokens: 3}\n")
+    monkeypatch.setattr(sys, "argv", ["script", "--llm.packing=True", "--eval_args.group_by=none"])
+    given = {"llm.title_tokens": 5}
+    config = Config(model="NestRec", dataset="circle", config_file_list=["mine.yaml"], config_dict=given)
+    assert [config["llm"][key] for key in ("layers", "title_tokens", "packing", "dtype")] == [1, 5, True, "fp32"]
+    assert (config["eval_args"]["group_by"], config["eval_args"]["order"]) == ("none", "TO")
+    assert given == {"llm.title_tokens": 5} and "llm.packing" not in config.final_config_dict
+    for key, words in (
+        ("llm.layer", "unknown config key 'llm.layer'; did you mean 'llm.layers'?"),
+        ("n_heads.x", r"'n_heads' is {'x': 1} \(dict\); expected int"),
+        ("lmm.layers", "unknown config key 'lmm'; did you mean 'llm'?"),
+    ):
+        with pytest.raises(NestRecError, match=words):
+            Config(model="NestRec", dataset="circle", config_dict={key: 1})
+
+
 def test_recboles_own_models_get_recboles_own_config(monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> dict[str, Any]:
         config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None, "my_own_key": 1})

@@ -109,6 +109,9 @@ BAD_ROWS = {
         "models.l.settings: gone/best.yaml: no such file, neither here nor beside the suite"
     ),
     "m: {model: FastSASRec, space: gone.yaml}": "models.m.space: gone.yaml: no such file",
+    "n: {model: NestRec, settings: {llm.layers: 1}}": (
+        "models.n: config key 'llm.layers': write `llm: {layers: ...}` here"
+    ),
 }
 
 

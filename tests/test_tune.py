@@ -104,6 +104,15 @@ def test_a_folder_belongs_to_one_search(
     assert "is not empty and holds no search" in says("--resume")
 
 
+def test_a_dotted_name_is_no_other_setting_than_a_trials_own(circle: dict[str, Any], tmp_path: Path) -> None:
+    given = {"data_path": circle["data_path"], "llm": {"title_tokens": 3}, "llm.layers": 1}
+    space = parse_space({"llm.layers": {"choice": [1, 2]}})
+    _, task = search_module._task("NestRec", "circle", given, space, Plan(1), tmp_path)
+    assert [task.merged({"llm.layers": point})["llm"] for point in (0, 1)] == [
+        {"title_tokens": 3, "layers": layers} for layers in (1, 2)
+    ]
+
+
 def test_no_space_is_known(circle: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match=r"no space is known for 'NARM'; give one .*SASRec"):
         search("NARM", "circle", {**circle, "train_neg_sample_args": None}, None, Plan(1), folder=tmp_path / "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +25,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.cli.run import print_metrics, read_settings
-    from nestrec_recbole.compat import literal
-    from nestrec_recbole.errors import NestRecError
     from nestrec_recbole.plugin import pipeline_stages
+    from nestrec_recbole.settings.values import merged
     from nestrec_recbole.train.pipeline import run_pipeline
 
     stages = read_settings(options.stages) if options.stages else pipeline_stages(options.model)
-    settings: dict[str, Any] = {}
-    for path in options.config:
-        settings |= read_settings(path)
+    settings = merged(*map(read_settings, options.config))
     given, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of every stage
-    pairs = [word.removeprefix("--").partition("=")[::2] for word in given]
-    for_all = {key: value for key, value in pairs if "." not in key}
-    settings |= for_all
-    over = for_all if options.stages else settings  # over what a stage says: who writes stages means what they say
-    stages = {name: _without(stage, over) for name, stage in stages.items()}
-    for key, value in pairs:
-        stage, dot, inner = key.partition(".")
-        if not dot:
-            continue
-        if stage not in stages:
-            raise NestRecError(f"--{key}={value}: no stage {stage!r}; there are {', '.join(stages)}")
-        outer, within, last = inner.partition(".")
-        if within:  # --joint.llm.layers=2
-            so_far = stages[stage].get(outer) or settings.get(outer) or {}
-            stages[stage][outer] = {**so_far, last: literal(value)}
-        else:
-            stages[stage][inner] = value
+    for_all, of_stages = _of_words(given, stages)
+    settings = merged(settings, for_all)
+    over = [key for key in for_all if "." not in key] if options.stages else settings  # who writes stages means them
+    for name, own in stages.items():
+        if isinstance(own, dict):
+            own = {key: value for key, value in own.items() if key == "model" or key not in over}
+            whole = {key: settings[key] for key in map(_outer, of_stages[name]) if key in settings}
+            inside = {key: value for key, value in for_all.items() if "." in key and _outer(key) in own}
+            stages[name] = merged(whole, own, inside, of_stages[name])
     folder = Path(options.folder) / f"{options.dataset}-{options.model}"
     result = run_pipeline(options.dataset, stages, settings, folder, options.until)
     print_metrics({"test_result": result.get("test"), "best_valid_result": result["valid"]})
     return 0
 
 
-def _without(stage: Any, keys: dict[str, Any]) -> Any:
-    """The settings of a stage but these; its model stays."""
-    return {k: v for k, v in stage.items() if k == "model" or k not in keys} if isinstance(stage, dict) else stage
+def _of_words(words: list[str], stages: Collection[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the command line says of all stages, and of each one."""
+    from nestrec_recbole.compat import literal
+    from nestrec_recbole.errors import NestRecError
+    from nestrec_recbole.settings.shipped import keys_of_any_model
+
+    for_all: dict[str, Any] = {}
+    of_stages: dict[str, dict[str, Any]] = {name: {} for name in stages}
+    for word in words:
+        key, _, value = word.removeprefix("--").partition("=")
+        stage, dot, inner = key.partition(".")
+        if dot and stage in stages:  # --joint.epochs=2, --joint.llm.layers=2
+            of_stages[stage][inner] = literal(value) if "." in inner else value
+        elif dot and stage not in keys_of_any_model():
+            raise NestRecError(f"--{key}={value}: no stage {stage!r}; there are {', '.join(stages)}")
+        else:  # --epochs=2, --llm.layers=2
+            for_all[key] = literal(value) if dot else value
+    return for_all, of_stages
+
+
+def _outer(key: str) -> str:
+    return key.partition(".")[0]

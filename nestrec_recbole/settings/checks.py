@@ -66,6 +66,9 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
     for key, value in given.items():
         name = f"{inside}{key}"
         if key not in defaults:
+            outer, dot, last = key.partition(".")
+            if dot and isinstance(defaults.get(outer), dict):  # merged() was not asked
+                raise NestRecError(f"config key {key!r}: write `{outer}: {{{last}: ...}}` here")
             if inside or key not in _OF_RECBOLE:
                 raise NestRecError(unknown("config key", name, [f"{inside}{k}" for k in defaults]))
             continue

@@ -1,11 +1,25 @@
-"""The settings of a run as they are compared and written down."""
+"""The settings of a run as they are put together, compared and written down."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from nestrec_recbole.settings.roles import ELSEWHERE
+
+
+def merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of several levels, later ones over earlier ones; ``llm.layers`` goes into what ``llm`` is so far."""
+    together: dict[str, Any] = {}
+    for level in levels:
+        together |= {name: value for name, value in level.items() if "." not in name}
+        for name, value in level.items():
+            outer, dot, inner = name.partition(".")
+            if dot:
+                so_far = together.get(outer)
+                together[outer] = {**(so_far if isinstance(so_far, Mapping) else {}), inner: value}
+    return together
 
 
 def decisive(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
 from nestrec_recbole.settings.checks import check_metrics
+from nestrec_recbole.settings.values import merged
 from nestrec_recbole.train.prepare import configure, is_ours
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.cluster import require_ray, running_ray
@@ -118,7 +119,7 @@ def _task(
     model: str, dataset: str, settings: dict[str, Any], space: Space | str | Path | None, plan: Plan, folder: Path
 ) -> tuple[Any, Task]:
     """The config of a search, and what its trials have in common."""
-    given = settings if plan.epochs is None else {**settings, "epochs": plan.epochs}
+    given = merged(settings, {} if plan.epochs is None else {"epochs": plan.epochs})
     with keeping_visible_gpus(), without_arguments():  # Ray looks for GPUs in the environment
         config = configure(model, dataset, {**given, "state": "ERROR", "show_progress": False})
     check_metrics(config)
