@@ -50,18 +50,19 @@ TIMED_TRIALS = 9  # of the part together
 
 def asha(options: argparse.Namespace) -> dict[str, Any]:
     """Search the same points in full and by ASHA, with the size of model and the epochs that are asked for."""
-    shape = {"hidden_size": options.width, "inner_size": 4 * options.width, "n_layers": options.layers}
-    found: dict[str, Any] = {"of each": {**shape, "epochs": options.epochs}}
+    own = {"hidden_size": options.width, "inner_size": 4 * options.width, "n_layers": options.layers}
+    own |= {"valid_metric": options.metric, "topk": [int(options.metric.partition("@")[2])]}
+    found: dict[str, Any] = {"of each": {**own, "epochs": options.epochs}}
     with tempfile.TemporaryDirectory() as folder:
         for scheduler in ("none", "asha"):
-            given = {**SETTINGS, **shape, "stopping_step": options.epochs}  # full is full
+            given = {**SETTINGS, **own, "stopping_step": options.epochs}  # full is full
             plan = Plan(options.trials, options.epochs, scheduler, seed=POINTS)
             where = Path(options.keep or folder, scheduler)
             result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=where, resume=True)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
     full, short = found["none"], found["asha"]
     found |= {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
-    return {f"{options.width}x{options.layers}, {options.epochs} epochs": found}
+    return {f"{options.width}x{options.layers}, {options.epochs} epochs, {options.metric}": found}
 
 
 def together(options: argparse.Namespace) -> dict[str, float]:
@@ -216,7 +217,7 @@ def table(results: dict[str, Any]) -> str:
         for one in results["asha"].values():
             each = one["of each"]
             lines += [
-                f"| best validation NDCG@10 of {one['none']['trials']} trials on ml-100k, width {each['hidden_size']}, "
+                f"| best validation {each['valid_metric']} of {one['none']['trials']} trials on ml-100k, width {each['hidden_size']}, "
                 f"layers {each['n_layers']}, {each['epochs']} epochs each | {one['none']['score']:.4f} |",
                 f"| ... under ASHA, after {one['of epochs']:.1%} of the epochs | {one['asha']['score']:.4f} |",
             ]
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--trials", type=int, default=27, help="of the part asha")
     parser.add_argument("--epochs", type=int, default=18, help="of a trial of the part asha (%(default)s)")
+    parser.add_argument("--metric", default="NDCG@10", help="that the part asha is decided by (%(default)s)")
     parser.add_argument("--width", type=int, default=64, help="of the model of the part asha (%(default)s)")
     parser.add_argument("--layers", type=int, default=2, help="of the model of the part asha (%(default)s)")
     parser.add_argument("--keep", metavar="FOLDER", help="of the searches of the part asha, which go on from there")
