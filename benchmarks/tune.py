@@ -11,6 +11,7 @@ the tenth of ten processes that hold the shared data and a model adds to their p
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import tempfile
@@ -21,8 +22,10 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from readme import put_table, read_results, write_results
+from scipy.stats import spearmanr
 
 from nestrec_recbole.memory import give_back
 from nestrec_recbole.tune.budget import Plan
@@ -60,9 +63,18 @@ def asha(options: argparse.Namespace) -> dict[str, Any]:
             where = Path(options.keep or folder, scheduler)
             result = search("FastSASRec", "ml-100k", given, SPACE, plan, folder=where, resume=True)
             found[scheduler] = {"score": result.score, "epochs": result.epochs, "trials": len(result.trials)}
+            if scheduler == "none":
+                found["agreement"] = agreement([[score for _, score in one.scores] for one in result.trials])
     full, short = found["none"], found["asha"]
     found |= {"of best": short["score"] / full["score"], "of epochs": short["epochs"] / full["epochs"]}
     return {f"{options.width}x{options.layers}, {options.epochs} epochs, {options.metric}": found}
+
+
+def agreement(curves: list[list[float]]) -> list[float]:
+    """How trials rank by their best score after a sixth, a third and two thirds of the epochs, and at the end (rho)."""
+    best = np.maximum.accumulate(np.array(curves), axis=1)  # (trials, epochs)
+    rungs = [math.ceil(best.shape[1] * share / 6) - 1 for share in (1, 2, 4)]
+    return [float(spearmanr(best[:, rung], best[:, -1])[0]) for rung in rungs]
 
 
 def together(options: argparse.Namespace) -> dict[str, float]:
@@ -217,10 +229,14 @@ def table(results: dict[str, Any]) -> str:
         for one in results["asha"].values():
             each = one["of each"]
             lines += [
-                f"| best validation {each['valid_metric']} of {one['none']['trials']} trials on ml-100k, width {each['hidden_size']}, "
-                f"layers {each['n_layers']}, {each['epochs']} epochs each | {one['none']['score']:.4f} |",
+                f"| best validation {each['valid_metric']} of {one['none']['trials']} trials on ml-100k, "
+                f"width {each['hidden_size']}, layers {each['n_layers']}, {each['epochs']} epochs each "
+                f"| {one['none']['score']:.4f} |",
                 f"| ... under ASHA, after {one['of epochs']:.1%} of the epochs | {one['asha']['score']:.4f} |",
             ]
+            if "agreement" in one:  # results of an older state have none
+                rhos = ", ".join(f"{rho:.2f}" for rho in one["agreement"])
+                lines.append(f"| ... rank correlation with the end, after a sixth, a third, two thirds | {rhos} |")
     if "together" in results:
         one = results["together"]
         lines.append(f"| trials per minute, two at once over one at a time | {one['ratio']:.2f} x |")
@@ -244,10 +260,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="holds beauty/")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--trials", type=int, default=27, help="of the part asha")
-    parser.add_argument("--epochs", type=int, default=18, help="of a trial of the part asha (%(default)s)")
-    parser.add_argument("--metric", default="NDCG@10", help="that the part asha is decided by (%(default)s)")
-    parser.add_argument("--width", type=int, default=64, help="of the model of the part asha (%(default)s)")
-    parser.add_argument("--layers", type=int, default=2, help="of the model of the part asha (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=60, help="of a trial of the part asha (%(default)s)")
+    parser.add_argument("--metric", default="NDCG@100", help="that the part asha is decided by (%(default)s)")
+    parser.add_argument("--width", type=int, default=32, help="of the model of the part asha (%(default)s)")
+    parser.add_argument("--layers", type=int, default=1, help="of the model of the part asha (%(default)s)")
     parser.add_argument("--keep", metavar="FOLDER", help="of the searches of the part asha, which go on from there")
     parser.add_argument("--short-epochs", type=int, default=5, help="of the others")
     parser.add_argument("--turns", type=int, default=2, help="of the part overhead")
