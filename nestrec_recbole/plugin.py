@@ -176,10 +176,12 @@ def _hook_config() -> None:
             self.internal_config_dict.update(of_data)
         overall = shipped.read_settings(shipped.folder() / "overall.yaml") | of_data
         self.shared_settings = {key: overall[key] for key in roles.SHARED if key in overall}
+        checks.fill_load_col(self.external_config_dict, self.shared_settings)
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
         self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
         if is_ours(model):
             self.external_config_dict = merged(self.external_config_dict)
+            checks.fill_load_col(self.external_config_dict, self.internal_config_dict)
             checks.fill_eval_args(self.external_config_dict, self.shared_settings)
             checks.check(self.external_config_dict, self.internal_config_dict)
 

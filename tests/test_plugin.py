@@ -107,6 +107,19 @@ def test_a_dotted_name_changes_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
             Config(model="NestRec", dataset="circle", config_dict={key: 1})
 
 
+@pytest.mark.parametrize("model", ["FastSASRec", "SASRec"])
+def test_columns_that_settings_name_are_loaded(model: str) -> None:
+    given = {"USER_ID_FIELD": "uid", "TIME_FIELD": "ts", "val_interval": {"rating": "[3,inf)"}}
+    config = configure(model, "circle", given)
+    assert config["load_col"]["inter"] == ["uid", "item_id", "ts", "rating"]
+    own = configure(model, "circle", {**given, "load_col": {"inter": ["uid", "item_id", "ts"]}})
+    assert own["load_col"]["inter"] == ["uid", "item_id", "ts"]
+
+
+def test_metrics_without_a_length_may_choose() -> None:
+    assert Config(model="FastSASRec", dataset="circle", config_dict={"metrics": ["GAUC"], "valid_metric": "GAUC"})
+
+
 def test_recboles_own_models_get_recboles_own_config(monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> dict[str, Any]:
         config = Config(model="SASRec", dataset="ml-100k", config_dict={"train_neg_sample_args": None, "my_own_key": 1})

@@ -13,6 +13,7 @@ from nestrec_recbole.cli import main
 from nestrec_recbole.plugin import MODELS
 from nestrec_recbole.settings.listing import list_settings
 from nestrec_recbole.settings.shipped import RECBOLES, load_properties, read_settings, yaml_loader
+from nestrec_recbole.train.prepare import configure
 
 
 def names(text: str) -> list[str]:
@@ -22,7 +23,8 @@ def names(text: str) -> list[str]:
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_listed_holds_each_setting_once(model: str) -> None:
     text = list_settings(model)
-    assert yaml.load(text, yaml_loader()) == read_settings(RECBOLES / "overall.yaml") | load_properties(model)
+    of_recbole = read_settings(RECBOLES / "overall.yaml") | read_settings(RECBOLES / "dataset/sample.yaml")
+    assert yaml.load(text, yaml_loader()) == of_recbole | load_properties(model)
     assert len(names(text)) == len(set(names(text)))
 
 
@@ -41,6 +43,11 @@ def test_words_choose_by_name_default_and_comment() -> None:
 def test_of_recboles_models_and_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", "SASRec", "loss_type"]) == 0
     assert names(capsys.readouterr().out) == ["loss_type"]
+    config, listed = configure("SASRec", "circle", {}), yaml.load(list_settings("SASRec"), yaml_loader())
+    assert config["data_path"].startswith(listed["data_path"])
+    assert {**config["eval_args"], "mode": "full"} == listed["eval_args"]
+    for name in ("valid_metric", "hidden_dropout_prob", "learning_rate", "val_interval", "train_batch_size"):
+        assert listed[name] == config[name], name
     (tmp_path / "mine.yaml").write_text("my_setting: 3   # (int) Mine.\n")
     (tmp_path / "mine.py").write_text(
         "from nestrec_recbole import register_model\n"

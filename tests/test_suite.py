@@ -105,6 +105,9 @@ BAD_ROWS = {
     "k: {model: FastSASRec, settings: {eval_args: {split: {SR: [0.8, 0.1, 0.1]}}}}": (
         "models.k: eval_args.split is {'SR': [0.8, 0.1, 0.1]}; expected one of LS, RS or TS"
     ),
+    "o: {model: FastSASRec, settings: {eval_args: {mode: uni20}}}": (
+        "models.o: eval_args.mode: runs rank the whole catalogue; set `candidates`"
+    ),
     "l: {model: FastSASRec, settings: gone/best.yaml}": (
         "models.l.settings: gone/best.yaml: no such file, neither here nor beside the suite"
     ),

@@ -111,6 +111,8 @@ def _not_of_a_row(where: str, given: Mapping[str, Any]) -> Iterator[str]:
     files = given.get("benchmark_filename") or []
     if isinstance(files, list) and files and (len(set(files)) < len(files) or len(files) != 3):
         yield f"{where}: benchmark_filename is {files}: what is tested on must not train or choose; name three files"
+    if as_dict(given.get("eval_args")).get("mode", "full") != "full":
+        yield f"{where}: eval_args.mode: runs rank the whole catalogue; set `candidates` to rank among drawn items too"
     if "split" in as_dict(given.get("eval_args")):
         yield from (f"{where}: eval_args.split is {line}" for line in _split(given["eval_args"]["split"]))
 

@@ -46,8 +46,8 @@ def _run_recboles(model: str, dataset: str, settings: dict[str, Any]) -> dict[st
     config = configure(model, dataset, settings)
     init_logger(config)
     trainer, (train, valid, test) = prepare(config)
-    trainer.fit(train, valid, show_progress=config["show_progress"])
-    return {"test_result": trainer.evaluate(test)}
+    _, best = trainer.fit(train, valid, show_progress=config["show_progress"])
+    return {"test_result": trainer.evaluate(test), "best_valid_result": best}
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -41,6 +41,8 @@ class _Side:
         NestRecError
             When there is no ``.inter`` file, no user, item or timestamp in it, or no item in the ``.item`` file.
         """
+        if not folder.is_dir() and ("dataset_atomic" / folder).is_dir():  # a name, as other verbs take it
+            folder = "dataset_atomic" / folder
         (path,) = check_files([folder / f"{folder.name}.inter"])
         item_file = folder / f"{folder.name}.item"
         interactions = _atomic(path, read_header(path), COLUMNS)

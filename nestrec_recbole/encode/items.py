@@ -14,7 +14,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.pictures import SUFFIXES
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
-from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.encode.recipe import IMPORTED, Recipe
 from nestrec_recbole.encode.reviews import check_reviews
 from nestrec_recbole.encode.sources import item_path, read_cells, require_field, require_items
 from nestrec_recbole.errors import NestRecError
@@ -105,7 +105,12 @@ def read_recipes(config: Any) -> dict[str, Recipe]:
         wanted = config["item_fields"] = _fields_from_header(path, config)
     if not isinstance(wanted, dict) or not wanted:
         raise NestRecError(f"item_fields is {wanted!r}: expected {{column: {{modality: text}}}} or another modality")
-    return {name: Recipe.parse(name, how) for name, how in wanted.items()}
+    recipes = {name: Recipe.parse(name, how) for name, how in wanted.items()}
+    header = read_header(path, config["field_separator"], config["encoding"]) if path.is_file() else {}
+    for name, recipe in recipes.items():
+        if header.get(name) == "float_seq" and recipe.encoder != IMPORTED:
+            raise NestRecError(f"item_fields.{name}: {_of_vectors(name, config)}")
+    return recipes
 
 
 def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | None:
@@ -123,9 +128,16 @@ def guess(path: Path, name: str, kind: str, config: Any) -> dict[str, str] | Non
     return {"modality": "text", "encoder": "minilm"}
 
 
+def _of_vectors(name: str, config: Any) -> str:
+    how = f"nestrec features {config['dataset']} --import FILE --as {name}"
+    return f"{name}:float_seq holds vectors, which are imported, not encoded: `{how}`"
+
+
 def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
     header = read_header(path, config["field_separator"], config["encoding"])
     names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
+    for name in (name for name, kind in header.items() if kind == "float_seq"):
+        getLogger().warning("%s: %s", path, _of_vectors(name, config))
     names = [name for name in names if name not in TOTALS]
     guesses = {name: guess(path, name, header[name], config) for name in names}
     fields = {name: how for name, how in guesses.items() if how}

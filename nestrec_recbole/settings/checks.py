@@ -26,6 +26,7 @@ _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *
     "config_file_list",
     "encoding",
     "eval_type",
+    "tail_ratio",
     "nproc",
     "world_size",
     "ip",
@@ -36,6 +37,23 @@ _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *
     "MODEL_INPUT_TYPE",
     "device",
     "single_spec",
+}
+# What RecBole's settings without a default are.
+_KINDS = {
+    **dict.fromkeys(("val_interval", "threshold", "seq_len", "unload_col", "unused_col", "preload_weight"), dict),
+    **dict.fromkeys(("alias_of_user_id", "alias_of_item_id", "normalize_field"), list),
+}
+# What RecBole's models, and others, call what has another name here.
+_OTHER_NAMES = {
+    "loss_type": "loss",
+    "hidden_act": "activation",
+    "dropout_prob": "hidden_dropout_prob",
+    "dropout": "hidden_dropout_prob",
+    "lr": "learning_rate",
+    "patience": "stopping_step",
+    "batch_size": "train_batch_size",
+    "embedding_size": "hidden_size",
+    "max_len": "MAX_ITEM_LIST_LENGTH",
 }
 # RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
 _ANY_TYPE = ("domain_field", "item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
@@ -70,9 +88,14 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
             if dot and isinstance(defaults.get(outer), dict):  # merged() was not asked
                 raise NestRecError(f"config key {key!r}: write `{outer}: {{{last}: ...}}` here")
             if inside or key not in _OF_RECBOLE:
-                raise NestRecError(unknown("config key", name, [f"{inside}{k}" for k in defaults]))
+                known = [f"{inside}{k}" for k in defaults]
+                if _OTHER_NAMES.get(key) in known:
+                    raise NestRecError(f"unknown config key {key!r}; here it is {_OTHER_NAMES[key]!r}")
+                raise NestRecError(unknown("config key", name, known))
             continue
         default = defaults[key]
+        if key in _KINDS and value is not None and not isinstance(value, _KINDS[key]):
+            raise NestRecError(f"config key {key!r} is {value!r}; expected {_KINDS[key].__name__}")
         if not _fits(value, default) and key not in _ANY_TYPE:
             expected = f"list of {type(default[0]).__name__}" if isinstance(default, list) else type(default).__name__
             raise NestRecError(f"config key {name!r} is {value!r} ({type(value).__name__}); expected {expected}")
@@ -132,6 +155,24 @@ def fill_eval_args(given: dict[str, Any], ours: dict[str, Any]) -> None:
         given["eval_args"] = {**ours["eval_args"], **given["eval_args"]}
 
 
+def fill_load_col(given: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Where ``load_col`` is not given, load what other settings name: ids and time as they are called, and filters.
+
+    Parameters
+    ----------
+    given, ours : dict
+        What a user gives; our defaults, of which ``load_col`` is changed.
+    """
+    if "load_col" in given or not isinstance(ours.get("load_col"), dict):
+        return
+    called = {"user_id": "USER_ID_FIELD", "item_id": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
+    columns = [given.get(called.get(name, ""), name) for name in ours["load_col"].get("inter", [])]
+    filters = [given.get(key) for key in ("val_interval", "normalize_field")]
+    asked = [name for names in filters if isinstance(names, (dict, list)) for name in names]
+    inter = list(dict.fromkeys([*columns, *map(str, asked)]))
+    ours["load_col"] = {**ours["load_col"], "inter": inter}
+
+
 def check_values(config: Any, defaults: dict[str, Any]) -> None:
     """Refuse settings that are of the right type and still make no sense, or have no effect."""
     _check_by_rules(config, defaults)
@@ -169,6 +210,17 @@ def _warn_of_other_losses(config: Any, defaults: dict[str, Any]) -> None:
             _warn_once(f"config key {key!r} has no effect on loss: {config['loss']}; it is for {', '.join(losses)}")
 
 
+_PICKLES = "RecBole would write a pickle; leave it off, reading is fast here"
+_WITHOUT_EFFECT = {
+    "enable_amp": "it has no effect here; use `precision: bf16` or `precision: fp16`",
+    "threshold": "models of this package rank; leave interactions out with val_interval: {rating: '[3,inf)'}",
+    "preload_weight": "make a field of it, `nestrec features DATASET --import FILE --as FIELD`",
+    "transform": "models of this package take none",
+    "save_dataset": _PICKLES,
+    "save_dataloaders": _PICKLES,
+}
+
+
 def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:
     given = config["train_neg_sample_args"] or {}
     if str(given.get("distribution", "none")).lower() != "none":
@@ -176,18 +228,14 @@ def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:
     for key in ("mask_known", "mask_near_duplicates"):
         if config[key] and config[key] != defaults.get(key) and config["loss"] == "full_softmax":
             raise NestRecError(f"config key {key!r} has no effect on loss: full_softmax; leave it out, or sample")
-    if config["enable_amp"]:
-        raise NestRecError("config key 'enable_amp' has no effect here; use `precision: bf16` or `precision: fp16`")
-    if config["transform"]:
-        raise NestRecError(f"config key 'transform' is {config['transform']!r}: models of this package take none")
+    for key, why in _WITHOUT_EFFECT.items():
+        if config[key]:
+            raise NestRecError(f"config key {key!r} is {config[key]!r}: {why}")
     clip = config["clip_grad_norm"]
     if clip is not None and not (
         isinstance(clip, dict) and {*clip} <= {"max_norm", "norm_type"} and "max_norm" in clip
     ):
         raise NestRecError(f"config key 'clip_grad_norm' is {clip!r}; expected {{'max_norm': 1.0}}")
-    for key in ("save_dataset", "save_dataloaders"):
-        if config[key]:
-            raise NestRecError(f"config key {key!r}: RecBole would write a pickle; leave it off, reading is fast here")
 
 
 def _check_by_rules(config: Any, defaults: dict[str, Any]) -> None:
@@ -228,6 +276,8 @@ def check_metrics(config: Any) -> None:
     if metric not in names:
         computed = ", ".join(config["metrics"])
         raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but metrics are {computed}")
+    if metric == "gauc" and not k:
+        return
     parts = re.fullmatch(r"(\d*)(?:_([fc]))?(?:_(new|known|cold|warm))?", k)
     if parts is None:
         raise NestRecError(
@@ -235,7 +285,10 @@ def check_metrics(config: Any) -> None:
             "nothing, _new, _known, _cold or _warm"
         )
     if parts[1] not in set(map(str, config["topk"])):
-        raise NestRecError(f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}")
+        instead = f"{config['metrics'][names.index(metric)]}@{max(config['topk'])}"
+        raise NestRecError(
+            f"valid_metric is {config['valid_metric']!r}, but topk is {config['topk']}; set valid_metric: {instead}"
+        )
     needs = {"c": "candidates", "new": "hidden_users", "known": "hidden_users"}
     for setting in (needs.get(parts[2]), needs.get(parts[3], parts[3] and "hidden_items")):
         if setting and not config[setting]:

@@ -10,11 +10,14 @@ from typing import NamedTuple
 from recbole.utils import get_model
 
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.settings.shipped import RECBOLES, files_of, is_ours
+from nestrec_recbole.settings.roles import SHARED
+from nestrec_recbole.settings.shipped import RECBOLES, files_of, folder, is_ours
 
 
 def list_settings(model: str, words: Sequence[str] = ()) -> str:
     """The settings of a model as YAML, with what their files say of them; each once, with the default that holds.
+
+    That is the one of `nestrec run`, benchmarks and tuning; ``run_recbole`` gives RecBole's models RecBole's own.
 
     Parameters
     ----------
@@ -30,8 +33,9 @@ def list_settings(model: str, words: Sequence[str] = ()) -> str:
     """
     listed: set[str] = set()
     found = []
-    for path in _files(model):
+    for path, names in _files(model):
         entries = [entry for entry in _entries(path.read_text("utf-8")) if entry.name not in listed]
+        entries = [entry for entry in entries if names is None or entry.name in names]
         listed |= {entry.name for entry in entries}
         if words:
             entries = [entry for entry in entries if any(word.lower() in entry.text.lower() for word in words)]
@@ -43,17 +47,21 @@ def list_settings(model: str, words: Sequence[str] = ()) -> str:
     return "\n\n".join(found)
 
 
-def _files(model: str) -> list[Path]:
-    """Those of a model's defaults, the ones that go over others first."""
+def _files(model: str) -> list[tuple[Path, Sequence[str] | None]]:
+    """Those of a model's defaults, the ones that go over others first; which of their settings hold, None: all."""
+    of_recbole: list[tuple[Path, Sequence[str] | None]] = [
+        (RECBOLES / "dataset" / "sample.yaml", None),
+        (RECBOLES / "overall.yaml", None),
+    ]
     if is_ours(model):
-        files = [*reversed(files_of(model)), RECBOLES / "overall.yaml"]
-    else:
-        try:
-            get_model(model)
-        except ValueError as error:
-            raise NestRecError(str(error)) from None
-        files = [RECBOLES / "model" / f"{model}.yaml", RECBOLES / "overall.yaml"]
-    return [path for path in files if path.is_file()]
+        return [*((path, None) for path in reversed(files_of(model))), *of_recbole]
+    try:
+        get_model(model)
+    except ValueError as error:
+        raise NestRecError(str(error)) from None
+    own = RECBOLES / "model" / f"{model}.yaml"
+    shared = folder() / "overall.yaml", SHARED
+    return [*([(own, None)] if own.is_file() else []), shared, *of_recbole]
 
 
 class _Entry(NamedTuple):
