@@ -154,6 +154,7 @@ def _hook_metrics() -> None:
         metric_tables.metric_types[name] = metric.metric_type
 
 
+@functools.cache
 def _recbole_models() -> list[str]:
     """The model classes of RecBole, read from its files: importing them all would need packages that may be missing."""
     files = (Path(configurator.__file__).parent.parent / "model").glob("*_recommender/*.py")
@@ -183,6 +184,7 @@ def _hook_config() -> None:
             self.external_config_dict = merged(self.external_config_dict)
             checks.fill_load_col(self.external_config_dict, self.internal_config_dict)
             checks.fill_eval_args(self.external_config_dict, self.shared_settings)
+            checks.check_words(merged(self.cmd_config_dict), self.internal_config_dict)
             checks.check(self.external_config_dict, self.internal_config_dict)
 
     @functools.wraps(build)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import write_dataset
 
-from nestrec_recbole import plugin
+from nestrec_recbole import NestRecError, plugin
 from nestrec_recbole.cli import main
 from nestrec_recbole.settings import checks
 from nestrec_recbole.settings.rules import RULES
@@ -92,6 +93,11 @@ def complain(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--llm={'path':'/no/such/folder'}", "llm.path '/no/such/folder': cannot load Qwen3 from this hub id"),
         ("--item_fields={'titel':{'modality':'text'}}", "column 'titel' is not there; fields are title, year"),
         ("--item_fields={'title':{'modality':'sound'}}", "expected {modality: text or image or number or"),
+        (
+            "--item_fields={'title':{'modality':'text','encoder':'one_hot'}}",
+            "encoder 'one_hot' is for category, not text",
+        ),
+        ("--out=res", "unknown config key 'out'; "),
         ("--item_fields={'title':{'modality':'number'}}", "no value of 'title' is a number "),
     ],
 )
@@ -99,6 +105,34 @@ def test_settings(setting: str, words: str, tmp_path: Path, capsys: pytest.Captu
     write_dataset(tmp_path / "data", "small", SEQUENCES)
     given = ["--data_path=data", "--feature_path=data", setting]
     assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "small", *given)
+
+
+def test_vectors_in_the_item_file_are_imported_not_read_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    place = write_dataset(tmp_path / "data", "small", SEQUENCES)
+    lines = (place / "small.item").read_text().splitlines()
+    lines = [lines[0] + "\temb:float_seq", *(f"{line}\t0.5 0.25" for line in lines[1:])]
+    (place / "small.item").write_text("\n".join(lines) + "\n")
+    given = ["--data_path=data", "--feature_path=data", "--epochs=1", "--hidden_size=8", "--state=ERROR"]
+    run = ["run", "--model", "ItemQFormer", "--dataset", "small", *given]
+    said = (
+        "emb:float_seq holds vectors, which are imported, not encoded: `nestrec features small --import FILE --as emb`"
+    )
+    assert said in complain(capsys, *run, "--item_fields={'emb':{'modality':'text'}}")
+    with caplog.at_level("WARNING"):
+        assert main(run) == 0
+    assert said in caplog.text
+
+
+def test_what_comes_from_the_command_line_is_said_to(make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py", "--out=res"])
+    with pytest.raises(
+        NestRecError, match=r"unknown config key 'out'; .* \(on the command line, which RecBole reads\)"
+    ):
+        make_config("FastSASRec", "small")
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    assert make_config("FastSASRec", "small", tail_ratio=0.3)["tail_ratio"] == 0.3
 
 
 def test_a_setting_of_another_loss_is_a_warning(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:

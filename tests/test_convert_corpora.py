@@ -341,6 +341,14 @@ def food(tmp_path: Path) -> Path:
     return write_atomic(tmp_path / "food", "u,a,1\n", "item_id:token,title:token_seq\na,tea\n")
 
 
+def test_datasets_are_joined_by_name(tmp_path: Path) -> None:
+    (tmp_path / "dataset_atomic").mkdir()
+    for name, item in (("food", "a"), ("pots", "b")):
+        write_atomic(tmp_path / "dataset_atomic" / name, f"u,{item},1\n", f"item_id:token,title:token_seq\n{item},x\n")
+    convert(join([Path("food"), Path("pots")]), "both", data_path=tmp_path)
+    assert len((tmp_path / "both/both.inter").read_text().splitlines()) == 3
+
+
 def test_names_of_fields_that_are_joined_are_no_sql(food: Path, tmp_path: Path) -> None:
     """They are renamed as those of other corpora are."""
     header = "item_id:token,t\" FROM (SELECT 1)) TO 'written' --:token_seq,rowid:token,x-y:float\n"

@@ -27,6 +27,8 @@ def uniform(keys: np.ndarray) -> np.ndarray:
 
 def share_of(tokens: np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:
     """Which tokens belong to a share of them drawn by seed, (n,) bool; never the first, which is the padding."""
+    if not share:
+        return np.zeros(len(tokens), dtype=bool)
     drawn = uniform(token_keys(tokens, seed, purpose)) < share
     drawn[:1] = False
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,12 @@ class AtomicDataset(SequentialDataset):
             raise NestRecError(f"{self.dataset_path}/{self.dataset_name}.inter has no interactions below its header")
         super()._data_filtering()
 
+    def _filter_by_inter_num(self) -> None:
+        """As RecBole, which counts every id in Python, but not where the intervals allow any number."""
+        given = [self.config[f"{kind}_inter_num_interval"] for kind in ("user", "item")]
+        if not all(_allows_any(self._parse_intervals_str(interval)) for interval in given):
+            super()._filter_by_inter_num()
+
     def _parse_intervals_str(self, intervals_str: Any) -> Any:
         if intervals_str is None:
             return None
@@ -194,3 +201,10 @@ def no_such_dataset(name: str, folder: Path) -> str:
     beside = [file.stem for file in folder.parent.glob("*/*.inter") if file.stem == file.parent.name]
     hint = f"if the name is right, put {name}.inter into {folder}, or set `data_path`"
     return f"{unknown('dataset', name, ['ml-100k', *beside])}; {hint}"
+
+
+def _allows_any(intervals: list[tuple[str, float, float, str]] | None) -> bool:
+    """Whether one of RecBole's intervals, such as ``("[", 0.0, inf, ")")``, holds every number of interactions."""
+    return intervals is None or any(
+        (low < 0 or (low == 0 and left == "[")) and high == math.inf for left, low, high, _ in intervals
+    )

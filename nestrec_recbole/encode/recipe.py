@@ -175,6 +175,9 @@ def _check_encoder(where: str, recipe: Recipe) -> None:
     names_model = recipe.modality == "text" or (
         recipe.modality == "image" and recipe.encoder.startswith(("open_clip:", "hf:"))
     )
+    of_others = [name for name, encoders in ENCODERS.items() if recipe.encoder in encoders]
+    if recipe.encoder not in known and of_others:
+        raise NestRecError(f"{where}: encoder {recipe.encoder!r} is for {of_others[0]}, not {recipe.modality}")
     if recipe.encoder not in known and not names_model:
         raise NestRecError(f"{where}: {unknown('encoder', recipe.encoder, known)}")
 

@@ -21,6 +21,7 @@ from nestrec_recbole.files import written_whole
 from nestrec_recbole.processes import Processes
 
 CPU_SCORES, GPU_SCORES = 1 << 22, 1 << 26  # held at once; on a CPU a block much larger than its cache takes longer
+FEWEST = 16  # histories of a block: the item table streams through memory for each, whatever its size
 COUNTED = 1 << 17  # scores that a CPU compares at once, twice: they and what comes of it fit the cache of one core
 
 
@@ -107,7 +108,7 @@ def rank_targets(
     n_ranked = int((~excluded).sum())
     k = min(k, n_ranked)
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
-    blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(1, n_scores // n_items)))))
+    blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(FEWEST, n_scores // n_items)))))
     found = _nothing_yet(len(dataset), k, pools is not None)
     hide = not (show_progress and processes.is_first)
     with tqdm(total=sum(map(len, blocks)), desc="Evaluate", unit="row", disable=hide) as bar:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.ranking import CPU_SCORES, not_rankable
+from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, not_rankable
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
@@ -144,7 +144,7 @@ class Recommender:
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
         columns = self._columns(histories, times)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
-        at_once = max(1, min(self.dataset.config["eval_batch_size"], CPU_SCORES // len(self.tokens)))
+        at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, CPU_SCORES // len(self.tokens)))
         lists: list[list[tuple[str, float]]] = []
         for start in range(0, len(histories), at_once):
             part = slice(start, start + at_once)

@@ -104,6 +104,14 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
             check(value or {}, default, f"{name}.")
 
 
+def check_words(given: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """As :func:`check`, of what RecBole has read from the command line, which may have been meant for a script."""
+    try:
+        check(given, defaults)
+    except NestRecError as error:
+        raise NestRecError(f"{error} (on the command line, which RecBole reads)") from None
+
+
 def _check_inside(key: str, value: Any) -> None:
     """Compare the keys inside settings that are read one by one, so that a wrong one would be passed over."""
     if key == "item_fields" and isinstance(value, dict):
