@@ -46,7 +46,7 @@ def defaults(model: str, dataset: str) -> dict[str, Any]:
 @functools.cache
 def _internal(model: str, dataset: str) -> dict[str, Any]:
     config = Config.__new__(Config)  # a whole one would refuse defaults that some models of RecBole cannot run with
-    config.external_config_dict = {}
+    config.external_config_dict, config.cmd_config_dict = {}, {}
     config.yaml_loader = config._build_yaml_loader()
     config._init_parameters_category()
     config._load_internal_config_dict(model, get_model(model), dataset)
