@@ -57,6 +57,30 @@ def ranks_of(rows: SequenceDataset, table: torch.Tensor, **options: Any) -> Rank
     return rank_targets(lambda batch: table[batch["user_id"]].clone(), rows, **options)
 
 
+def test_items_that_nobody_took_change_no_metric(tmp_path: Any, make_config: Any) -> None:
+    """RecBole numbers every item of every file that it reads, so a model that reads ``.item`` would rank more."""
+    item_file = write_dataset(tmp_path / "data", "small", SEQUENCES) / "small.item"
+    with item_file.open("a") as file:
+        file.writelines(f"new{number}\tnobody's\t1990\n" for number in range(40))
+    wanted = ["NDCG", "MRR", "ItemCoverage", "GiniIndex", "Serendipity", "Novelty", "TailPercentage"]
+    given = {"metrics": wanted, "topk": [5], "valid_metric": "NDCG@5", "candidates": 7}
+    table, found, numbers, columns = None, [], [], {"inter": ["user_id", "item_id", "timestamp"]}
+    for load_col in (columns, columns | {"item": ["item_id", "year"]}):
+        config = make_config("FastSASRec", "small", load_col=load_col, **given)
+        train, _, rows = create_dataset(config).build()
+        table = scores_of(rows) if table is None else table
+        above = torch.nn.functional.pad(table, (0, rows.item_num - table.shape[1]), value=2.0)
+        trainer, loaders = prepare(config)
+        trainer.model.full_sort_predict = lambda batch, above=above: above[batch["user_id"]].clone()
+        trainer.train_data = loaders[0]
+        found.append(trainer.evaluate(loaders[2], load_best_model=False))
+        numbers.append(train.item_num)
+    assert numbers[1] == numbers[0] + 40
+    assert found[0] == found[1]
+    assert 0 < found[0]["ndcg@5"] < 1
+    assert 0 < found[0]["serendipity@5"]
+
+
 @settings(deadline=None)
 @given(scores=hnp.arrays(np.float32, (4, 9), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])), target=st.integers(0, 8))
 def test_rank_is_the_place_in_a_stable_sort(scores: np.ndarray, target: int) -> None:

@@ -35,7 +35,9 @@ class IndexedDataset(AtomicDataset):
     columns : dict of str to numpy.ndarray of shape (n_interactions, ...)
         The other columns of the ``.inter`` file, but for those in ``unused_col``.
     rankable : numpy.ndarray of shape (n_items,), bool, or None
-        Items that evaluation may recommend; None: all.
+        Items that may be recommended; None: all.
+    taken : numpy.ndarray of shape (n_items,), bool, or None
+        Items that somebody took; None: all. Others have a number where ``.item`` or another file names them.
     domains : Domains or None
         Which item is of which domain, where ``target_domain`` is set.
 
@@ -47,6 +49,7 @@ class IndexedDataset(AtomicDataset):
 
     rows: RowIndex
     rankable: np.ndarray | None = None
+    taken: np.ndarray | None = None
     domains: Domains | None = None
     _table: Any
     _time_unit: str | None = None  # by `dataset.json`, where times are used and it is there
@@ -85,6 +88,8 @@ class IndexedDataset(AtomicDataset):
             self._aug_presets()
         else:
             self._index_benchmark(table)
+        if self.items.max(initial=0) < self.item_num - 1:
+            self.taken = np.bincount(self.items, minlength=self.item_num) > 0
         self._time_unit = self._read_unit()
         self._indexed = True
         self._table = None
@@ -178,6 +183,17 @@ class IndexedDataset(AtomicDataset):
     def columns(self) -> dict[str, np.ndarray]:
         """The other columns of the interactions, by name: (n_interactions, ...)."""
         return self.rows.columns
+
+    @property
+    def ranked(self) -> np.ndarray:
+        """Whether evaluation ranks an item, (n_items,) bool: those ``rankable`` and ``taken``, not the padding item.
+
+        How many items that nobody took have a number depends on the files that a model reads; what is ranked does not.
+        """
+        ranked = np.arange(self.item_num) > 0
+        for among in (self.rankable, self.taken):
+            ranked = ranked if among is None else ranked & among
+        return ranked
 
     @property
     def inter_feat(self) -> Any:

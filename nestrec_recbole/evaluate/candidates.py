@@ -14,7 +14,7 @@ BLOCK = 1 << 22  # numbers drawn at once
 def draw_candidates(dataset: SequenceDataset, n: int, seed: int) -> np.ndarray:
     """Draw ``n`` items for every row, uniformly and without replacement, from what its user never interacted with.
 
-    Only items that may be recommended (``dataset.rankable``) are drawn. A draw depends on the seed and on the tokens
+    Only items that evaluation ranks (``dataset.ranked``) are drawn. A draw depends on the seed and on the tokens
     of user, target and catalogue: it is the same for every model, in whatever order the rows come.
 
     Parameters
@@ -35,8 +35,7 @@ def draw_candidates(dataset: SequenceDataset, n: int, seed: int) -> np.ndarray:
         When a user has fewer than ``n`` items left.
     """
     tokens, users = dataset.field2id_token[dataset.iid_field], dataset.users.astype(np.int64)
-    pool = np.arange(1, dataset.item_num)
-    pool = pool if dataset.rankable is None else pool[dataset.rankable[1:]]
+    pool = np.flatnonzero(dataset.ranked)
     pool = pool[np.argsort(tokens[pool].astype(str), kind="stable")]
     taken, offsets = _taken(dataset, pool)
     left = len(pool) - np.diff(offsets)[users]

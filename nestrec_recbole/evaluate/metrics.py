@@ -92,7 +92,8 @@ def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, flo
     ones = torch.ones(len(ranks.rank), 1, dtype=torch.float64)
     length = ones * (ranks.n_items - 1)
     struct.set("rec.meanrank", torch.cat([torch.from_numpy(ranks.rank)[:, None].double(), length, ones], dim=1))
-    struct.set("data.num_items", train_data.dataset.item_num)
+    taken = train_data.dataset.taken
+    struct.set("data.num_items", train_data.dataset.item_num if taken is None else 1 + int(taken.sum()))
     struct.set("data.num_users", train_data.dataset.user_num)
     struct.set("data.count_items", train_data.dataset.item_counter)
     struct.set("data.count_users", train_data.dataset.user_counter)

@@ -71,8 +71,8 @@ def rank_targets(
 ) -> Ranks:
     """Rank the target of every row against the whole catalogue; under ``torchrun`` the processes share the work.
 
-    Items that are not ``dataset.rankable`` count for nothing. Where the dataset's config says ``candidates``, targets
-    are ranked among those too, by the same scores.
+    Items that are not ``dataset.ranked`` count for nothing. Where the dataset's config says ``candidates``, targets are
+    ranked among those too, by the same scores.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def rank_targets(
     """
     n_items, processes = dataset.item_num, Processes.current()
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    excluded, pools = not_rankable(dataset), _candidates(dataset)
+    excluded, pools = torch.from_numpy(~dataset.ranked), _candidates(dataset)
     _check_targets(dataset, targets, excluded.numpy())
-    highest = None if dataset.rankable is None else torch.where(excluded, -torch.inf, torch.inf).to(device)
+    highest = None if not excluded[1:].any() else torch.where(excluded, -torch.inf, torch.inf).to(device)
     n_ranked = int((~excluded).sum())
     k = min(k, n_ranked)
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
@@ -193,13 +193,6 @@ def _groups(dataset: SequenceDataset, users: np.ndarray, targets: np.ndarray) ->
     is_new, is_cold = dataset.hidden_users[users], dataset.hidden_items[targets]
     groups = {"new": is_new, "known": ~is_new} if dataset.config["hidden_users"] else {}
     return groups | ({"cold": is_cold, "warm": ~is_cold} if dataset.config["hidden_items"] else {})
-
-
-def not_rankable(dataset: Any) -> Tensor:
-    """Items that are never counted nor listed, (n_items,) bool: the padding item and those not ``rankable``."""
-    rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
-    excluded = np.zeros(dataset.item_num, dtype=bool) if rankable is None else ~rankable
-    return torch.from_numpy(excluded | (np.arange(len(excluded)) == 0))
 
 
 def _check_targets(dataset: SequenceDataset, targets: np.ndarray, excluded: np.ndarray) -> None:

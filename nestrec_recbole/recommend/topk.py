@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, not_rankable
+from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST
 from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
@@ -46,7 +46,8 @@ class Recommender:
         self.model, self.dataset = model.eval(), dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
-        self.not_ranked = not_rankable(dataset)
+        rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
+        self.not_ranked = torch.from_numpy(np.arange(dataset.item_num) == 0 if rankable is None else ~rankable)
 
     @classmethod
     def load(cls, path: str | Path, data_path: str | None = None, feature_path: str | None = None) -> Recommender:
