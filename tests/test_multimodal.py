@@ -148,7 +148,7 @@ def test_alignment_is_between_items_that_have_both(make_config: Any, data: Path)
     assert model.alignment(lonely).item() == 0.0
     model.sampler.forward = lambda n: torch.ones(n, dtype=torch.int64)
     batch = next(iter(train))
-    weighted = model.calculate_loss(batch) - model._pair_loss(model.scorer, batch)
+    weighted = model.calculate_loss(batch) - model._pair_loss(model.scorer, batch, model.draw(batch)[0])
     torch.testing.assert_close(weighted, 0.5 * model.alignment(batch["target_list"]))
 
 

@@ -122,8 +122,11 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-@pytest.mark.parametrize("model", ["ItemQFormer", "UserQFormer", "NestRec", "ItemPretraining"])
-@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce", "triplet"])
+READ_FIELDS = ["ItemQFormer", "UserQFormer", "NestRec", "ItemPretraining", "GatedFusionRec", "MultimodalRec"]
+SAMPLED = [(model, loss) for model in READ_FIELDS for loss in ("sampled_softmax", "gbce", "info_nce", "triplet")]
+
+
+@pytest.mark.parametrize(("model", "loss"), [*SAMPLED, ("MultimodalRec", "pairs")])
 def test_a_sampled_loss_needs_only_the_items_it_looks_at(
     model: str, loss: str, kinds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +139,9 @@ def test_a_sampled_loss_needs_only_the_items_it_looks_at(
         "mask_known": loss != "full_softmax",
     }
     given |= {"reconstruction_weight": 0.0} if model == "ItemPretraining" else {}
-    trainer, train, _, _ = kinds(model, train_batch_size=60, **given)
+    given |= {"history": True} if model == "MultimodalRec" else {}
+    given |= {"history": False, "loss": "full_softmax", "negatives_per_positive": 1} if loss == "pairs" else {}
+    trainer, train, _, _ = kinds(model, train_batch_size=30 if loss == "pairs" else 60, **given)
     net, batch, found = trainer.model.train(), next(iter(train)), []
     n_read: list[int] = []
     read = type(net.fields).forward

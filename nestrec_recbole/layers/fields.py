@@ -165,10 +165,10 @@ class FieldSum(FrozenFields):
             nn.Identity() if fit else nn.Linear(field.shape[1], width) for field, fit in zip(values, fits, strict=True)
         )
 
-    def forward(self) -> Tensor:
-        """Sums (n_items, width) of length 1; zero where an item has no field."""
-        parts = [project(features) for features, project in zip(self._drawn(), self.projections, strict=True)]
-        there = self.mask.T[:, :, None]  # (n_fields, n_items, 1)
+    def forward(self, items: Tensor | slice = ALL) -> Tensor:
+        """Sums (m, width) of length 1 of items (m,); zero where an item has no field."""
+        parts = [project(features) for features, project in zip(self._drawn(items), self.projections, strict=True)]
+        there = self.mask[items].T[:, :, None]  # (n_fields, m, 1)
         # In float32 from here on: of a row of zeros, the gradient before it meets the mask is too large for float16.
         wide = [part.to(at_least_float32(part)) for part in parts]
         return unit(torch.stack([part * has for part, has in zip(wide, there, strict=True)]).sum(dim=0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -106,7 +108,18 @@ class Layout:
         return hidden.flatten(0, 1)[self.state_place]
 
 
-@torch.compiler.disable  # its shapes depend on what is in the batch
+def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``torch.compiler.disable``, which imports the compiler, a second or more, even where nothing is compiled."""
+    disabled = cache(lambda: torch.compiler.disable(function))
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (disabled() if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+    return call
+
+
+@_outside_graphs  # its shapes depend on what is in the batch
 def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packing: bool) -> Layout:
     """Lay histories out, each as ``before[0]``, then at every step t ``before[t + 1]``, its item's text, its vectors.
 

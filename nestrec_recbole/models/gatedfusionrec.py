@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldSum
+from nestrec_recbole.layers.fields import ALL, FieldSum
 from nestrec_recbole.layers.id_gate import IdGate
-from nestrec_recbole.layers.ids import ItemIds, rows_of
+from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalTransformer
 from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel, item_counts
@@ -32,6 +32,7 @@ class GatedFusionRec(SequenceModel):
     """
 
     needs_item_fields = True
+    computes_items = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -66,28 +67,28 @@ class GatedFusionRec(SequenceModel):
             self.id_embedding.add_items(len(masks[0]))
         self.forget()
 
-    def content(self) -> Tensor:
-        """What the fields say of every item: (n_items, d), of length 1, or 0 where an item has none."""
-        return self.remember("content", self.fields)
+    def content(self, items: Tensor | None = None) -> Tensor:
+        """What the fields say of items (m,), or of all: (m, d), of length 1, or 0 where an item has none."""
+        return self.remember("content", lambda: self.fields(ALL if items is None else items), items)
 
-    def items(self) -> Tensor:
-        """Content and id of every item in one: (n_items, d)."""
-        return self.remember("items", self._fuse)
+    def items(self, items: Tensor | None = None) -> Tensor:
+        """Content and id of items (m,), or of all, in one: (m, d)."""
+        return self.remember("items", lambda: self._fuse(items), items)
 
-    def _fuse(self) -> Tensor:
-        content = self.content()
+    def _fuse(self, items: Tensor | None) -> Tensor:
+        content = self.content(items)
         if self.gate is None or self.id_embedding is None:
             return self.norm(content)
-        return self.norm(self.gate(content, *self.id_embedding()))
+        return self.norm(self.gate(content, *self.id_embedding(items)))
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """As the base's: content and id, or content alone where ``item_table: content`` says so."""
-        return rows_of(self.content() if self.ranks_content else self._scaled(self.items()), items)
+        return self.content(items) if self.ranks_content else self._scaled(self.items(items))
 
     def encode(self, batch: Any) -> Tensor:
         """As the base's; but with ``bidirectional`` every state depends on the whole history."""
         history = batch[self.ITEM_SEQ]
-        items = self.items()[history]  # (B, T, d)
+        items = self.items(self.catalogue.items)[self.catalogue.row_of(history)]  # (B, T, d)
         vectors = self.dropout(items + self.position_embedding.weight[: history.shape[1]])
         if isinstance(self.transformer, BidirectionalTransformer):
             return self._scaled(self.transformer(vectors, history > 0))

@@ -15,7 +15,7 @@ from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import FieldTokens
+from nestrec_recbole.layers.fields import ALL, FieldTokens
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
@@ -44,6 +44,7 @@ class MultimodalRec(SequenceModel):
     """
 
     needs_item_fields = True
+    computes_items = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -123,27 +124,29 @@ class MultimodalRec(SequenceModel):
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """As the base's: fields and id, fused."""
-        return rows_of(self.remember("fused", self._fuse), items)
+        return self.remember("fused", lambda: self._fuse(items), items)
 
-    def _fuse(self) -> Tensor:
+    def _fuse(self, items: Tensor | None) -> Tensor:
         tokens, masks = [], []
         if self.fields is not None:
-            tokens, masks = [self._field_tokens()], [self.fields.mask]
+            tokens, masks = [self._field_tokens(items)], [rows_of(self.fields.mask, items)]
         if self.id_embedding is not None:
-            ids, counts = self.id_embedding()
+            ids, counts = self.id_embedding(items)
             tokens, masks = [*tokens, ids[:, None]], [*masks, counts[:, None]]
         return self.fusion(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
 
-    def _field_tokens(self) -> Tensor:
-        """The tokens of every item's fields: (n_items, n_fields, width)."""
-        assert self.fields is not None
-        return self.remember("field_tokens", lambda: self.fields()[0])  # type: ignore[misc]
+    def _field_tokens(self, items: Tensor | None) -> Tensor:
+        """The tokens of the fields of items (m,), or of all: (m, n_fields, width)."""
+        fields = self.fields
+        assert fields is not None
+        return self.remember("field_tokens", lambda: fields(ALL if items is None else items)[0], items)
 
     # -- users ------------------------------------------------------------------------------------------------------
 
     def encode(self, batch: Any) -> Tensor:
         """As the base's: the transformer's states with ``history``, else the mean of recent items plus the user."""
-        vectors = self.dropout(self.item_table()[batch[self.ITEM_SEQ]])  # (B, T, d)
+        items = self.item_table(self.catalogue.items)
+        vectors = self.dropout(items[self.catalogue.row_of(batch[self.ITEM_SEQ])])  # (B, T, d)
         if self.scorer is None:
             return self.transformer(vectors + self.position_embedding.weight[: vectors.shape[1]])
         states = self.to_state(self.norm(self.recent_mean(vectors)))
@@ -156,20 +159,36 @@ class MultimodalRec(SequenceModel):
 
     # -- training and scores ----------------------------------------------------------------------------------------
 
+    def draw(self, interaction: Any) -> Drawn:
+        """As the base's; of pairs, ``negatives_per_positive`` for every target."""
+        if self.scorer is None:
+            return super().draw(interaction)
+        return self.sampler(len(self.targets(interaction)) * self.n_negatives), self.sampler.log_q
+
+    def step_items(self, interaction: Any, drawn: Drawn) -> Tensor | None:
+        """As the base's; pairs need no more than what is in the batch and what was drawn."""
+        if self.scorer is None or drawn is None or not self.computes_items:
+            return super().step_items(interaction, drawn)
+        return self.items_of(interaction, drawn[0])
+
     def _loss(self, interaction: Any, drawn: Drawn) -> Tensor:
-        loss = super()._loss(interaction, drawn) if self.scorer is None else self._pair_loss(self.scorer, interaction)
+        if self.scorer is None or drawn is None:
+            loss = super()._loss(interaction, drawn)
+        else:
+            loss = self._pair_loss(self.scorer, interaction, drawn[0])
         if not self.alignment_weight:
             return loss
         return loss + self.alignment_weight * self.alignment(self.targets(interaction))
 
-    def _pair_loss(self, scorer: PairScorer, interaction: Any) -> Tensor:
+    def _pair_loss(self, scorer: PairScorer, interaction: Any, negatives: Tensor) -> Tensor:
         """Binary cross-entropy of every target and its negatives; a negative that the user has taken does not count."""
         states, targets, rows = self.at_targets(self.encode(interaction), interaction)
-        negatives = self.sampler(len(targets) * self.n_negatives).view(len(targets), -1)
+        negatives = negatives.view(len(targets), -1)
         taken = negatives == targets[:, None]
         if self.known is not None:
             taken |= self.known(interaction[self.USER_ID][rows], negatives)
-        scores = scorer(states, self.item_table(), torch.cat([targets[:, None], negatives], dim=1))
+        items = self.catalogue.row_of(torch.cat([targets[:, None], negatives], dim=1))
+        scores = scorer(states, self.item_table(self.catalogue.items), items)
         return gbce(scores[:, 0], scores[:, 1:].masked_fill(taken, -torch.inf), sampling_rate=1.0, calibration=0.0)
 
     def alignment(self, items: Tensor) -> Tensor:
@@ -180,7 +199,8 @@ class MultimodalRec(SequenceModel):
         both = mask[items][:, self.text].any(dim=1) & mask[items][:, self.image].any(dim=1)
         items = items[both]
         items = items[torch.randperm(len(items), device=items.device)[:ALIGNED]]
-        tokens, mask = self._field_tokens()[items], mask[items]
+        rows = self.catalogue.row_of(items)
+        tokens, mask = self._field_tokens(self.catalogue.items)[rows], mask[items]
         text, image = (unit(masked_mean(tokens[:, side], mask[:, side])) for side in (self.text, self.image))
         if not len(items):
             return tokens.sum()
