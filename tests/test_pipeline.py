@@ -13,6 +13,7 @@ import torch
 from conftest import write_dataset
 
 from nestrec_recbole.cli import main
+from nestrec_recbole.train import pipeline
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.pipeline import run_pipeline
 
@@ -47,6 +48,22 @@ def test_each_stage_starts_from_the_one_before() -> None:
     assert len(rank) == len(SEQUENCES)
     gains = (1 / np.log2(rank + 1)).where(rank <= 10, 0.0)
     assert result["test"]["ndcg@10"] == pytest.approx(gains.mean(), abs=1e-4)
+
+
+def test_data_are_read_once_where_stages_read_them_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of each stage are those of reading for it alone."""
+    read, n_read = pipeline.read_data, []
+    monkeypatch.setattr(pipeline, "read_data", lambda config: (n_read.append(config["model"]), read(config))[1])
+    shared = run()
+    assert n_read == ["ItemPretraining"]
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "year"]}
+    stages = {**STAGES, "users": {**STAGES["users"], "load_col": columns}}
+    run_pipeline("small", stages, {**SMALL, "epochs": 1}, "others")
+    assert n_read[1:] == ["ItemPretraining", "UserPretraining"]
+    monkeypatch.setattr(pipeline._Read, "data", lambda self, config: read(config))
+    alone = run_pipeline("small", STAGES, SMALL, "alone")
+    unlike = ("weights", "key", "before", "history")
+    assert {k: v for k, v in shared.items() if k not in unlike} == {k: v for k, v in alone.items() if k not in unlike}
 
 
 def test_the_first_stage_may_start_from_a_checkpoint() -> None:

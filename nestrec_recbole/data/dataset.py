@@ -79,6 +79,7 @@ class SequenceDataset(IndexedDataset):
 
     def under(self, config: Any) -> SequenceDataset:
         """The same data for a model of other settings, which must not differ in what is read or split."""
+        self._change_feat_format()  # once for all
         other = copy.copy(self)
         other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
         other._time_unit = other._read_unit()

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 
+from nestrec_recbole.encode.dataset import looks_at_items
 from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.fingerprints import code_version, data_files
 from nestrec_recbole.processes import Processes
+from nestrec_recbole.settings.roles import HELD_OUT, HISTORIES, WHAT_DATA_IS
 from nestrec_recbole.settings.shipped import is_ours, load_properties
 from nestrec_recbole.settings.values import decisive
-from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.prepare import prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
 
 
@@ -64,8 +65,10 @@ def run_pipeline(
     wanted = {name: _settings_of(name, stages, settings) for name in names[: names.index(until) + 1 if until else None]}
     configs = {name: _config_of(dataset, own) for name, own in wanted.items()}  # all, before any data is read
     planned: list[_Stage] = []
+    read = _Read()
     for name, config in configs.items():
-        planned.append(_Stage.after(planned[-1] if planned else None, name, config, Path(folder), name == names[-1]))
+        before = planned[-1] if planned else None
+        planned.append(_Stage.after(before, name, config, read, Path(folder), name == names[-1]))
     for stage in [stage for stage in planned if not stage.is_done][1:]:
         stage.try_out()  # what cannot be built is told before the stages before it are trained
     for stage in planned:
@@ -99,25 +102,57 @@ def _config_of(dataset: str, settings: Mapping[str, Any]) -> Config:
     return Config(model=own.pop("model"), dataset=dataset, config_dict=own)
 
 
+class _Read:
+    """Data and the hashes of their files, once for all stages that read and split them alike."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, dict[str, str]]] = {}
+
+    def data(self, config: Config) -> Any:
+        """The data of a stage; an empty ``item_fields`` is filled as it was for whoever read them first."""
+        dataset = self._of(config)[0]
+        config["item_fields"] = dataset.config["item_fields"]
+        return dataset.under(config) if is_ours(config["model"]) else dataset
+
+    def files(self, config: Config) -> dict[str, str]:
+        """See :func:`data_files`."""
+        return self._of(config)[1]
+
+    def _of(self, config: Config) -> tuple[Any, dict[str, str]]:
+        if self._key(config) not in self._kept:
+            asked = self._key(config)
+            found = read_data(config), data_files(config)
+            self._kept |= {asked: found, self._key(config): found}  # reading fills `item_fields`
+        return self._kept[self._key(config)]
+
+    def _key(self, config: Config) -> str:
+        decided_by = [config[name] for name in (*WHAT_DATA_IS, *HELD_OUT, *HISTORIES, "coordinates", "dataset")]
+        whose = looks_at_items(config) if is_ours(config["model"]) else config["model"]
+        return json.dumps([whose, *decided_by], default=str)
+
+
 @dataclass(frozen=True)
 class _Stage:
     """A stage whose key is known, done or not; ``before`` is the key of the one that it starts from."""
 
     name: str
     config: Config
+    read: _Read
     key: str
     before: str | None
     place: Path
     is_last: bool
 
     @classmethod
-    def after(cls, before: _Stage | None, name: str, config: Config, folder: Path, is_last: bool) -> _Stage:
+    def after(
+        cls, before: _Stage | None, name: str, config: Config, read: _Read, folder: Path, is_last: bool
+    ) -> _Stage:
         if before is not None:
             config["init_from"] = str(before.weights)
-        key = _key(config, before, getattr(create_dataset(config), "feature_paths", {}))
+        key = _key(config, before, read)
         place = folder / f"{name}-{key[:10]}"
         config["checkpoint_dir"] = str(place)
-        return cls(name, config, key, before.key if before else None, place, is_last)
+        return cls(name, config, read, key, before.key if before else None, place, is_last)
 
     @property
     def about(self) -> Path:
@@ -134,9 +169,9 @@ class _Stage:
 
     def try_out(self) -> None:
         """Build the model once, from no weights."""
-        train_data = data_preparation(self.config, create_dataset(self.config))[0]
+        train = self.read.data(self.config).build()[0]
         try:
-            get_model(self.config["model"])(self.config, train_data.dataset)
+            get_model(self.config["model"])(self.config, train)
         except NestRecError as error:
             raise NestRecError(f"stage {self.name!r}: {error}") from None
 
@@ -147,7 +182,7 @@ def _run_stage(stage: _Stage) -> dict[str, Any]:
         _say(f"{stage.name}: unchanged, found in {place}")
         return json.loads(stage.about.read_text()) | {"weights": str(stage.weights)}
     _say(f"{stage.name}: training {config['model']}, into {place}")
-    trainer, (train_data, valid_data, test_data) = prepare(config)
+    trainer, (train_data, valid_data, test_data) = prepare(config, stage.read.data(config))
     trainer.saved_model_file = str(stage.weights)
     last = Path(last_checkpoint(stage.weights))
     if last.is_file():
@@ -173,12 +208,13 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _key(config: Any, before: _Stage | None, features: Mapping[str, Path]) -> str:
+def _key(config: Any, before: _Stage | None, read: _Read) -> str:
     """What a stage's result depends on, as a hash."""
+    features = read.data(config).feature_paths
     made_of = {
-        "settings": decisive(config),
-        "data": data_files(config),
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
+        "settings": decisive(config),
+        "data": read.files(config),
         "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
         "before": before.key if before else config["init_from"] and sha256_of(config["init_from"]),
         "code": code_version(),
