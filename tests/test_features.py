@@ -22,6 +22,8 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.data import features
 from nestrec_recbole.data.featurefiles import DRAFT, write_features
 from nestrec_recbole.data.features import FeatureStore, content_hash
+from nestrec_recbole.encode import digests, sources
+from nestrec_recbole.encode import known as known_columns
 from nestrec_recbole.encode.encoder import Encoder
 from nestrec_recbole.encode.field import Taken
 from nestrec_recbole.encode.recipe import Recipe
@@ -71,7 +73,52 @@ def test_fields_are_encoded_once(dataset: Any, make_config: Any, monkeypatch: py
     changed = create_dataset(make_config("NestRec", "small"))
     assert calls == [8]  # nine items, one without a title
     names = {store.name for store in changed.feature_paths.values()}
-    assert {path.name for path in changed.feature_paths["title"].parent.iterdir()} == names  # the old one is gone
+    stores = (path for path in changed.feature_paths["title"].parent.iterdir() if path.is_dir())
+    assert {path.name for path in stores} == names  # the old one is gone
+
+
+FIELDS = {"title": {"modality": "text", "encoder": "minilm"}, "year": {"modality": "number"}}
+TAGS = {"title": {"modality": "category"}}
+
+
+@pytest.mark.parametrize("fields", [None, FIELDS, TAGS])
+def test_a_file_that_has_not_changed_is_not_read_again(
+    fields: Any, dataset: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_read, read = [], sources.read_columns
+    monkeypatch.setattr(sources, "read_columns", lambda *args, **how: (n_read.append(1), read(*args, **how))[1])
+
+    def find(**settings: Any) -> tuple[dict[str, Path], int]:
+        n_read.clear()
+        return create_dataset(make_config("NestRec", "small", item_fields=fields, **settings)).feature_paths, len(
+            n_read
+        )
+
+    first, n = find()
+    assert find() == (first, 0) and (n > 0 or fields != TAGS)  # the fixture has encoded title and year
+    file, known = (Path(dataset.config["data_path"]) / name for name in ("small.item", "features/columns.json"))
+    file.write_text(file.read_text().replace("thing number 4", "another thing"))
+    changed, n = find()
+    assert changed["title"] != first["title"] and n > 0 and find() == (changed, 0)
+    known.write_text(known.read_text()[:40])  # damaged
+    again, n = find()
+    assert again == changed and n > 0 and find() == (changed, 0)
+    assert find(seq_separator="t")[1] > 0 or fields != TAGS
+
+
+def test_features_may_lie_where_nothing_can_be_written(
+    dataset: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(dataset.config["data_path"]) / "features"
+    for cache in ("columns.json", "digests.parquet"):
+        (folder / cache).unlink(missing_ok=True)
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(path)
+
+    for module in (known_columns, digests):
+        monkeypatch.setattr(module, "written_whole", refuse)
+    assert create_dataset(make_config("NestRec", "small")).feature_paths == dataset.feature_paths
 
 
 def test_content_hash_is_of_content_not_of_order() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -77,9 +78,8 @@ class FileDigests:
         return self._known
 
     def _write(self, known: dict[str, tuple[int, int, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame([(name, *about) for name, about in known.items()], columns=_COLUMNS)
-        with written_whole(self.path) as draft:
+        with suppress(OSError), written_whole(self.path) as draft:  # where nothing may be written, it is done again
             table.to_parquet(draft)
 
 

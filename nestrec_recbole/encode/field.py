@@ -20,6 +20,7 @@ from nestrec_recbole.encode.category import SparseRows
 from nestrec_recbole.encode.columns import encode_column, separator_of, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
+from nestrec_recbole.encode.known import KnownColumns
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
 from nestrec_recbole.encode.shards import encode_inputs
 from nestrec_recbole.encode.sources import Source, item_path, read_source, require_field, require_items
@@ -45,27 +46,46 @@ def ensure_field(
     header = read_header(path, config["field_separator"], config["encoding"])
     require_field(path, name, header, config)
     digests = FileDigests(folder / "digests.parquet")
+    known, is_sequence = KnownColumns(config, folder, digests), header[name].endswith("_seq")
+    if (found := _known_store(folder, name, recipe, is_sequence, known, digests)) is not None:
+        return found
     source = read_source(path, name, recipe, config, digests)
     identity, training = recipe.identity(digests), None
     if recipe.is_fitted:
         training = source.cells.index.isin(list(training_items()))
         identity["training"] = content_hash(source.cells.index[training], source.cells.index[training])
+    facts = {} if recipe.modality == "image" else {"sha256": source.sha256}
     if recipe.modality == "category":
-        is_sequence = header[name].endswith("_seq")
-        identity["separator"] = separator_of(source.cells, config["seq_separator"]) if is_sequence else None
+        facts["separator"] = separator_of(source.cells, config["seq_separator"])
+        identity["separator"] = facts["separator"] if is_sequence else None
     store = store_path(folder, name, identity, source.sha256)
-    if (store / "manifest.json").is_file():
-        return store
+    if not (store / "manifest.json").is_file():
+        _encode(store, path, name, source, recipe, identity, training, engine)
+    if facts:
+        known.put(name, **facts)
+    return store
+
+
+def _encode(
+    store: Path,
+    path: Path,
+    name: str,
+    source: Source,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    training: np.ndarray | None,
+    engine: Engine,
+) -> None:
+    """Encode a field and write its store."""
     getLogger().info("encoding %s of %d items with %s into %s", name, len(source.cells), recipe.encoder, store)
     if recipe.is_model:
-        parts = folder / f".parts-{recipe_prefix(name, identity)[:-1]}"
+        parts = store.parent / f".parts-{recipe_prefix(name, identity)[:-1]}"
         views, reduction = _encode_by_model(source, recipe, identity, training, parts, engine)
         _write(store, path, name, source, recipe, identity, views, reduction)
         shutil.rmtree(parts, ignore_errors=True)
     else:
         column = encode_column(path, name, source.cells, recipe, identity.get("separator"))
         _write(store, path, name, source, recipe, identity, [Taken(column, np.arange(len(column)))])
-    return store
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,21 @@ class Taken:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         return self.rows[self.place[part]]
+
+
+def _known_store(
+    folder: Path, name: str, recipe: Recipe, is_sequence: bool, known: KnownColumns, digests: FileDigests
+) -> Path | None:
+    """The store of a field whose column has been read before, without reading it again; None where it must be read."""
+    sha256, separator = known.get(name, "sha256"), known.get(name, "separator")
+    is_category = recipe.modality == "category"
+    if recipe.modality == "image" or recipe.is_fitted or sha256 is None or (is_category and separator is None):
+        return None
+    identity = recipe.identity(digests)
+    if is_category:
+        identity["separator"] = separator if is_sequence else None
+    store = store_path(folder, name, identity, sha256)
+    return store if (store / "manifest.json").is_file() else None
 
 
 def _imported_store(folder: Path, name: str, recipe: Recipe) -> Path:

@@ -11,9 +11,12 @@ import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.data.pictures import SUFFIXES
+from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
+from nestrec_recbole.encode.known import KnownColumns
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe
 from nestrec_recbole.encode.reviews import check_reviews
 from nestrec_recbole.encode.sources import item_path, read_cells, require_field, require_items
@@ -33,7 +36,7 @@ def ensure_item_features(
     ``item_fields`` maps a column of the ``.item`` file to ``{modality: ..., encoder: ..., ...}``, see
     :class:`nestrec_recbole.encode.recipe.Recipe`. Left empty it is filled from the file's header: columns of image
     paths become images, ``float`` columns and columns of numbers numbers, all others text. Where all is there, nothing
-    is loaded: sources are hashed, image files only where their size or time has changed.
+    is loaded nor read: the ``.item`` file and images are hashed, and only where their size or time has changed.
 
     Parameters
     ----------
@@ -138,8 +141,13 @@ def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
     names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
     for name in (name for name, kind in header.items() if kind == "float_seq"):
         getLogger().warning("%s: %s", path, _of_vectors(name, config))
-    names = [name for name in names if name not in TOTALS]
-    guesses = {name: guess(path, name, header[name], config) for name in names}
+    folder, guesses = feature_folder(config), {}
+    known = KnownColumns(config, folder, FileDigests(folder / "digests.parquet"))
+    for name in (name for name in names if name not in TOTALS):
+        if (guessed := known.get(name, "guess")) is None:
+            guessed = guess(path, name, header[name], config) or {}
+            known.put(name, guess=guessed)
+        guesses[name] = guessed
     fields = {name: how for name, how in guesses.items() if how}
     if not fields:
         raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")

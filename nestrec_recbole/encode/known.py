@@ -1,0 +1,49 @@
+"""What reading an ``.item`` file has told of its columns, kept so that an unchanged file is not read again."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nestrec_recbole.encode.digests import FileDigests
+from nestrec_recbole.encode.sources import item_path
+from nestrec_recbole.files import written_whole
+
+VERSION = 1  # of what is said of a column
+
+
+class KnownColumns:
+    """Facts about the columns of a dataset's ``.item`` file; they hold while it is the same, read in the same way.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    folder : Path
+        Where they are kept, as ``columns.json``. The file is a cache: it may be deleted at any time.
+    digests : FileDigests
+    """
+
+    def __init__(self, config: Any, folder: Path, digests: FileDigests) -> None:
+        self.path = folder / "columns.json"
+        read_by = ("ITEM_ID_FIELD", "field_separator", "seq_separator", "encoding")
+        self._of = [VERSION, digests.of([item_path(config)])[0], *(config[name] for name in read_by)]
+
+    def get(self, name: str, fact: str, default: Any = None) -> Any:
+        """What is known of a column; ``default`` where it is not."""
+        return self._read().get(name, {}).get(fact, default)
+
+    def put(self, name: str, **facts: Any) -> None:
+        """Keep facts about a column; what was said of another content of the file goes."""
+        columns = self._read()
+        columns[name] = {**columns.get(name, {}), **facts}
+        with suppress(OSError), written_whole(self.path) as draft:  # where nothing may be written, it is read again
+            draft.write_text(json.dumps({"of": self._of, "columns": columns}, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(found["columns"]) if found["of"] == self._of else {}
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is made anew
+            return {}
