@@ -169,6 +169,8 @@ def _hook_config() -> None:
     @functools.wraps(load_internal)
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
+        checks.take_tuples(self.external_config_dict)
+        checks.refuse_processes(self.cmd_config_dict, self.external_config_dict)
         of_data = shipped.load_dataset(dataset)
         if is_ours(model):
             self.internal_config_dict.update(load_properties(model))

@@ -195,9 +195,19 @@ def test_files_of_others_that_are_damaged(name: str, content: bytes, words: str,
         import_features(make_config("ItemQFormer", "small"), name, "theirs")
 
 
+def test_files_may_call_items_otherwise(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in place.glob("small.i*"):
+        file.write_text(file.read_text().replace("item_id:", "asin:"))
+    called = ["--data-path", "data", "--ITEM_ID_FIELD=asin"]
+    assert main(["encode", "--dataset", "small", "--field", "title", *called]) == 0
+    assert main(["features", "small", *called]) == 0
+    assert "\tminilm\t" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["encode", "--dataset", "small", "--field", "title", "--widht=3"], "unknown config key 'widht'"),
         (["encode", "--dataset", "small", "--field", "titel"], "column 'titel' is not there; fields are title, year"),
         (["encode", "--dataset", "small", "--field", "item_id"], "column 'item_id' is what items are called; fields"),
         (["encode", "--dataset", "smal", "--field", "title"], "smal.item does not exist"),

@@ -209,6 +209,14 @@ def test_two_lines_outside_the_repository(model: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("{'best_valid_score': ")
 
 
+@pytest.mark.parametrize("model", ["FastSASRec", "GRU4Rec"])
+def test_a_tuple_stands_for_a_list(model: str) -> None:
+    config = Config(
+        model, "ml-100k", config_dict={"topk": (5, 10), "metrics": ("NDCG", "MRR"), "train_neg_sample_args": None}
+    )
+    assert (config["topk"], config["metrics"]) == ([5, 10], ["NDCG", "MRR"])
+
+
 @pytest.mark.parametrize("model", ["FastSASRec", "ItemQFormer", "NestRec"])
 def test_presets_lie_between_defaults_and_what_is_set(model: str) -> None:
     """A preset of a base class holds for a model too."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+TAKES_SETTINGS = True  # as --key=value: how files are read, such as --ITEM_ID_FIELD=asin
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from nestrec_recbole.cli.encode import add_paths, read_config
 
+TAKES_SETTINGS = True  # as --key=value: how files are read, such as --ITEM_ID_FIELD=asin
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

@@ -46,7 +46,7 @@ def ensure_field(
     header = read_header(path, config["field_separator"], config["encoding"])
     require_field(path, name, header, config)
     digests = FileDigests(folder / "digests.parquet")
-    known, is_sequence = KnownColumns(config, folder, digests), header[name].endswith("_seq")
+    known, is_sequence = KnownColumns(config), header[name].endswith("_seq")
     if (found := _known_store(folder, name, recipe, is_sequence, known, digests)) is not None:
         return found
     source = read_source(path, name, recipe, config, digests)
@@ -62,7 +62,7 @@ def ensure_field(
     if not (store / "manifest.json").is_file():
         _encode(store, path, name, source, recipe, identity, training, engine)
     if facts:
-        known.put(name, **facts)
+        known.put({name: facts})
     return store
 
 

@@ -11,9 +11,7 @@ import pandas as pd
 
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.data.pictures import SUFFIXES
-from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.field import ensure_field
 from nestrec_recbole.encode.known import KnownColumns
@@ -141,14 +139,13 @@ def _fields_from_header(path: Path, config: Any) -> dict[str, dict[str, str]]:
     names = [name for name, kind in header.items() if name != config["ITEM_ID_FIELD"] and kind != "float_seq"]
     for name in (name for name, kind in header.items() if kind == "float_seq"):
         getLogger().warning("%s: %s", path, _of_vectors(name, config))
-    folder, guesses = feature_folder(config), {}
-    known = KnownColumns(config, folder, FileDigests(folder / "digests.parquet"))
+    known, guesses = KnownColumns(config), {}
     for name in (name for name in names if name not in TOTALS):
-        if (guessed := known.get(name, "guess")) is None:
-            guessed = guess(path, name, header[name], config) or {}
-            known.put(name, guess=guessed)
-        guesses[name] = guessed
+        guessed = known.get(name, "guess")
+        guesses[name] = guess(path, name, header[name], config) or {} if guessed is None else guessed
     fields = {name: how for name, how in guesses.items() if how}
     if not fields:
         raise NestRecError(f"{path}: no column besides the id has a value; add a title, or use FastSASRec")
+    if any(known.get(name, "guess") is None for name in guesses):
+        known.put({name: {"guess": guessed} for name, guessed in guesses.items()})
     return fields

@@ -112,6 +112,21 @@ def check_words(given: dict[str, Any], defaults: dict[str, Any]) -> None:
         raise NestRecError(f"{error} (on the command line, which RecBole reads)") from None
 
 
+def take_tuples(given: dict[str, Any]) -> None:
+    """Take a tuple for the list that RecBole demands: ``topk: (5, 10)``."""
+    given |= {key: list(given[key]) for key in ("topk", "metrics") if isinstance(given.get(key), tuple)}
+
+
+def refuse_processes(words: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse ``--nproc`` on the command line, which RecBole's launcher alone reads: it then says ``local_rank`` too."""
+    n = words.get("nproc", 1)
+    if n != 1 and "local_rank" not in given:
+        raise NestRecError(
+            f"nproc is {n!r}, which starts no processes here; write "
+            f"`torchrun --nproc_per_node={n} -m nestrec_recbole.cli run ...` instead"
+        )
+
+
 def _check_inside(key: str, value: Any) -> None:
     """Compare the keys inside settings that are read one by one, so that a wrong one would be passed over."""
     if key == "item_fields" and isinstance(value, dict):
