@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from recbole.utils import init_seed
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.bench import run as bench_run
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.evaluate import beyond
 from nestrec_recbole.evaluate.beyond import (
     F1,
     AveragePopularity,
@@ -179,6 +181,8 @@ def test_other_metrics_come_from_recbole(tmp_path: Any, make_config: Any) -> Non
     assert result["itemcoverage@10"] == pytest.approx(len(np.unique(users_lists)) / train.dataset.item_num, abs=1e-4)
     targets = train.dataset.items[train.dataset.ends]  # RecBole counts targets only
     counts = np.bincount(targets, minlength=train.dataset.item_num)
+    for counted, ids in ((train.dataset.item_counter, targets), (train.dataset.user_counter, train.dataset.users)):
+        assert counted == Counter(ids.tolist())
     lists = DataStruct()
     lists.set("rec.items", torch.from_numpy(users_lists.astype(np.int64)))
     lists.set("data.num_items", train.dataset.item_num)
@@ -280,7 +284,9 @@ def test_serendipity_by_hand() -> None:
     assert values.tolist() == [[0.75, 0.375], [0, 0.25]]
 
 
-def test_diversity_by_hand() -> None:
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_diversity_by_hand(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beyond, "ROWS", rows)
     features = np.array([[0, 0], [2, 0], [0, 3], [-1, 0], [1, 0], [0, 0], [0, 0]])
     found = diversity(np.array([[1, 4], [1, 2], [1, 3]]), features)
     assert found.tolist() == [[0, 0], [0, 1], [0, 2]]

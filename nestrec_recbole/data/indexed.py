@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,13 @@ class IndexedDataset(AtomicDataset):
             index = np.arange(*index.indices(len(self)))
         batch = self.histories(np.atleast_1d(np.asarray(index)))
         return self.join(batch) if join else batch
+
+    def counter(self, field: str) -> Counter[int]:
+        """As RecBole's, of users and of targets without a loop over all of them."""
+        if not self._indexed or field not in (self.uid_field, self.iid_field):
+            return super().counter(field)
+        values = self.users if field == self.uid_field else self.items[self.ends]
+        return Counter(dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True)))
 
     def histories(self, rows: np.ndarray, width: int | None = None) -> Interaction:
         """Write rows out as RecBole does, right-padded with 0.

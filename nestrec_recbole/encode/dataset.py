@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.features import FeatureStore
@@ -36,8 +36,8 @@ class EncodedDataset(SequenceDataset):
 
     def _note_missing(self) -> None:
         """Say how many items of the dataset lack a field; masks stand for them."""
-        tokens = self.field2id_token[self.iid_field][1:]
+        tokens = pd.Index(self.field2id_token[self.iid_field][1:], dtype=object)
         for name, path in self.feature_paths.items():
-            n_missing = int((~np.isin(tokens, FeatureStore.open(path).items)).sum())
+            n_missing = int((~tokens.isin(FeatureStore.open(path).items)).sum())
             if n_missing:
                 self.logger.info("%s: %d of %d items have none, which is masked", name, n_missing, len(tokens))

@@ -14,6 +14,8 @@ from recbole.utils import EvaluatorType
 
 from nestrec_recbole.data.vectors import unit_rows
 
+ROWS = 1 << 14  # lists whose features are summed at once
+
 
 def novelty(top: np.ndarray, counts: np.ndarray) -> np.ndarray:
     r"""Mean self-information of the first items of each list, in bits (Zhou et al. 2010; Vargas & Castells 2011).
@@ -78,7 +80,12 @@ def diversity(top: np.ndarray, features: np.ndarray) -> np.ndarray:
         Column k - 1 is the diversity at k; that of one item is 0.
     """
     unit, is_known = unit_rows(features), (np.linalg.norm(features, axis=1) > 0).astype(np.float64)
-    together, n_known = np.zeros((len(top), features.shape[1])), np.zeros(len(top))
+    blocks = np.array_split(top, len(top) // ROWS + 1)
+    return np.concatenate([_diversity(block, unit, is_known) for block in blocks])
+
+
+def _diversity(top: np.ndarray, unit: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+    together, n_known = np.zeros((len(top), unit.shape[1])), np.zeros(len(top))
     values, length = np.zeros(top.shape), (top > 0).cumsum(axis=1)
     for place, items in enumerate(top.T):  # list by list would hold n_rows x K x d
         together += unit[items]

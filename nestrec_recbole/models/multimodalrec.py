@@ -15,7 +15,7 @@ from nestrec_recbole.data.features import ItemField
 from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
-from nestrec_recbole.layers.fields import ALL, FieldTokens
+from nestrec_recbole.layers.fields import ALL, BLOCK, FieldTokens
 from nestrec_recbole.layers.fusion import build_fusion, masked_mean
 from nestrec_recbole.layers.ids import ItemIds, rows_of
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce
@@ -234,10 +234,17 @@ def fields_read(fields: Sequence[ItemField], modalities: Sequence[str] | None) -
     if missing:
         raise NestRecError(f"modalities: {unknown('modality of item_fields', missing[0], known)}")
     wanted = [i for i, field in enumerate(fields) if modalities is None or field.modality in modalities]
-    constant = [i for i in wanted if not np.ptp(fields[i].values[fields[i].mask], axis=0).any()]
+    constant = [i for i in wanted if _is_constant(fields[i])]
     for i in constant:
         getLogger().warning("%s is the same for all items that have it, and is left out", fields[i].name)
     return [i for i in wanted if i not in constant]
+
+
+def _is_constant(field: ItemField) -> bool:
+    """Whether all items that have a field have the same; most fields differ among the first few."""
+    rows = np.flatnonzero(field.mask)
+    blocks = (rows[at : at + BLOCK] for at in range(0, len(rows), BLOCK))
+    return all((field.values[block] == field.values[rows[0]]).all() for block in blocks)
 
 
 def _fusion(config: Any, tokens: Sequence[str]) -> nn.Module:
