@@ -58,6 +58,48 @@ def test_a_new_item_is_read_by_its_fields(name: str, how: Any, make_config: Any,
     assert "i5" in dict(recommender.recommend([["i1", "new"]], k=50)[0])  # only what was seen itself is left out
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("ItemQFormer", {}),
+        ("NestRec", {"recency_scale": 0.5, "cosine": True}),
+        ("GatedFusionRec", {}),
+        ("MultimodalRec", {}),
+        ("MultimodalRec", {"history": True}),
+    ],
+)
+def test_a_new_item_is_recommended_by_its_fields(name: str, how: Any, make_config: Any, tmp_path: Path) -> None:
+    """Without ids a new item of a known one's text has that one's score."""
+    fields = {"title": {"modality": "text"}}
+    recommender = untrained(make_config, tmp_path, name, item_fields=fields, use_ids=False, **how)
+    known = dict(recommender.recommend([["i1", "i2"]], k=50)[0])
+    twin, other = (HistoryItem("n", f"new{i}", text=f"thing number {i}") for i in (5, 77))
+    recommender.add_items([other])
+    assert recommender.add_items([twin, HistoryItem("n", "i7")], recommendable=True).tokens == ["new5"]
+    ((lists, none),) = [recommender.recommend([["i1", "i2"], ["i1", "new5"]], k=50)]
+    assert dict(lists) == pytest.approx(known | {"new5": known["i5"]}, abs=1e-5)  # and not new77
+    assert "new5" not in dict(none)
+    assert recommender.add_items([other], recommendable=True).tokens == []  # it was encoded before
+    assert {"new5", "new77"} <= dict(recommender.recommend([["i1", "i2"]], k=50)[0]).keys()
+    diverse = recommender.recommend([["i1", "i2"]], k=2, diversity=0.9, novelty=0.1)[0]
+    assert {token for token, _ in diverse} != {"i5", "new5"}  # which are alike
+
+
+def test_a_model_of_one_domain_recommends_nothing_new(make_config: Any, tmp_path: Path) -> None:
+    place = write_dataset(tmp_path / "data", "circle", CIRCLE)
+    header, *rows = (place / "circle.item").read_text().splitlines()
+    cells = [f"{row}\t{'food' if number % 2 else 'kitchen'}" for number, row in enumerate(rows)]
+    (place / "circle.item").write_text("\n".join([f"{header}\tdomain:token", *cells]) + "\n")
+    recommender = untrained(
+        make_config, tmp_path, "ItemQFormer", item_fields={"title": {"modality": "text"}}, target_domain="food"
+    )
+    new = [HistoryItem("n", "new", text="a thing")]
+    with pytest.raises(NestRecError, match="recommends items of domain 'food' only, and of new items none is known"):
+        recommender.add_items(new, recommendable=True)
+    assert recommender.add_items(new).tokens == ["new"]
+    assert "new" not in dict(recommender.recommend([["i1", "new"]], k=50)[0])
+
+
 @pytest.mark.parametrize("name", ["ItemPretraining", "NestRec", "GatedFusionRec"])
 def test_new_items_change_nothing_for_known_ones(name: str, make_config: Any, tmp_path: Path) -> None:
     fields = {"year": {"modality": "number"}, "title": {"modality": "text"}}
@@ -123,6 +165,18 @@ def test_from_a_file_to_text_and_json(checkpoint: str, capsys: pytest.CaptureFix
     assert answer["history"][1] == {"item": "B0", "title": "a red thing", "known": False}
     assert answer["missing"] == {"B0": ["image"], "B1": ["title"]}
     assert [[one["item"], f"{one['score']:.4f}", one["title"]] for one in answer["recommendations"]] == rows
+
+
+def test_new_items_in_a_file_are_recommended(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.jsonl").write_text(json.dumps({"parent_asin": "B1", "combined_text": "thing number 9"}) + "\n")
+    assert main(["recommend", checkpoint, "i1", "i2", "-k", "50", "--new-items", "new.jsonl"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = [line for line in out.splitlines() if line.startswith("B1\t")]
+    assert line.endswith("\tthing number 9") and len(out.splitlines()) == 11
+    assert "1 of 1 items are not in the catalogue and were encoded" in err
+    assert main(["recommend", checkpoint, "--sample", "2", "-k", "50", "--new-items", "new.jsonl", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert all("B1" in {one["item"] for one in user["recommendations"]} for user in answer)
 
 
 def test_images_that_cannot_be_had_are_said_and_masked(

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--users-file", metavar="FILE", help="... or the users of a file, one a line")
     parser.add_argument("--sample", type=int, metavar="N", help="... or so many users at random")
+    parser.add_argument(
+        "--new-items",
+        metavar="FILE",
+        help="items that came after training, as in a history file: they are recommended too, by their content",
+    )
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument(
         "--diversity", type=float, default=0.0, help="0 to 1: how much unlike each other items should be"
@@ -50,30 +55,40 @@ def call(options: Any) -> int:
     try:
         if options.items or options.history_file:
             return _for_history(options, how)
-        return _for_users(options, _load(options), how)
+        return _for_users(options, how)
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _load(options: Any) -> Any:
+def _load(options: Any) -> tuple[Any, dict[str, str]]:
+    """The recommender, with new items where some are given, and the titles of all items."""
     from nestrec_recbole.recommend import Recommender
+    from nestrec_recbole.recommend.history import read_history
 
-    return Recommender.load(options.checkpoint, options.data_path, options.feature_path)
+    new = read_history(options.new_items) if options.new_items else []
+    recommender = Recommender.load(options.checkpoint, options.data_path, options.feature_path)
+    if new:
+        _say(recommender.add_items(new, recommendable=True), len({item.token for item in new}))
+    return recommender, {item.token: item.text for item in reversed(new) if item.text} | recommender.titles()
+
+
+def _say(unseen: Any, n_items: int) -> None:
+    """Say on stderr what the catalogue does not know."""
+    for line in (*unseen.problems, unseen.summary(n_items)):
+        print(f"nestrec: {line}", file=sys.stderr)
 
 
 def _for_history(options: Any, how: dict[str, Any]) -> int:
-    """Print one list, and say on stderr what of a file the catalogue does not know."""
+    """Print one list."""
     from nestrec_recbole.recommend.history import read_history
 
     history = read_history(options.history_file) if options.history_file else []
-    recommender = _load(options)
+    recommender, titles = _load(options)
     unseen = recommender.add_items(history) if history else None
     tokens = [item.token for item in history] or options.items
-    titles = recommender.titles()
     found = recommender.recommend([tokens], **how)[0]
     if unseen is not None:
-        for line in (*unseen.problems, unseen.summary(len(tokens))):
-            print(f"nestrec: {line}", file=sys.stderr)
+        _say(unseen, len(tokens))
     if not options.json:
         for line in _lines(found, titles):
             print(line)
@@ -89,14 +104,14 @@ def _for_history(options: Any, how: dict[str, Any]) -> int:
     return 0
 
 
-def _for_users(options: Any, recommender: Any, how: dict[str, Any]) -> int:
+def _for_users(options: Any, how: dict[str, Any]) -> int:
     """Print the lists of users, each line beginning with the user."""
     from nestrec_recbole.recommend.users import histories_of, read_users, sample_users
 
+    recommender, titles = _load(options)
     users = options.users or (read_users(options.users_file) if options.users_file else [])
     users = users or sample_users(recommender.dataset, options.sample)
     histories, times = histories_of(recommender.dataset, users)
-    titles = recommender.titles()
     lists = dict(zip(users, recommender.recommend(histories, times=times, users=users, **how), strict=True))
     if options.json:
         answer = [{"user": user, "recommendations": _records(found, titles)} for user, found in lists.items()]

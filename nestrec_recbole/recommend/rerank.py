@@ -1,14 +1,17 @@
 """Lists that are not ten times the same: greedy re-ranking by relevance, likeness and novelty, all users at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nestrec_recbole.data.content import COMPARABLE, item_content
 from nestrec_recbole.data.dataset import SequenceDataset
+from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
 
 CANDIDATES = 100  # of each user, that a list is chosen from
@@ -53,8 +56,16 @@ def chooser(
     return choose
 
 
-def item_features(model: Any, dataset: Any) -> Tensor:
+def item_features(model: Any, dataset: Any, added: Sequence[Sequence[UnseenField]] = ()) -> Tensor:
     """What items are compared by, their text and images where the model reads some, else its vectors: (n_items, f).
+
+    Parameters
+    ----------
+    model : nestrec_recbole.models.base.SequenceModel
+    dataset : nestrec_recbole.data.dataset.SequenceDataset
+        Of the model.
+    added : sequence of sequences of UnseenField
+        Items that the model was given after training, each time with all of its fields: they come last.
 
     Raises
     ------
@@ -64,12 +75,14 @@ def item_features(model: Any, dataset: Any) -> Tensor:
     _require_ours(dataset)
     fields = dataset.item_fields()
     if any(field.modality in COMPARABLE for field in fields):
-        return torch.from_numpy(item_content(fields))
+        both = [[replace(f, values=new.values) for f, new in zip(fields, one, strict=True)] for one in added]
+        return torch.from_numpy(np.concatenate([item_content(part) for part in (fields, *both)]))
     if not hasattr(model, "item_table"):
         raise NestRecError(
             f"{type(model).__name__} has no vectors of items, and its dataset no text or image to compare"
         )
-    return model.item_table()[: dataset.item_num].detach().float().cpu()
+    n_added = sum(len(one[0].mask) for one in added)
+    return model.item_table()[: dataset.item_num + n_added].detach().float().cpu()
 
 
 def item_information(dataset: Any) -> Tensor:

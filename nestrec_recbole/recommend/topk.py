@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
+from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST
 from nestrec_recbole.models.base import SequenceModel
@@ -47,6 +48,7 @@ class Recommender:
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
         rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
+        self._added: list[list[UnseenField]] = []
         self.not_ranked = torch.from_numpy(np.arange(dataset.item_num) == 0 if rankable is None else ~rankable)
 
     @classmethod
@@ -64,13 +66,15 @@ class Recommender:
         _, model, dataset, *_ = load_data_and_model(str(path), data_path, feature_path, logs=False)
         return cls(model, dataset)
 
-    def add_items(self, items: Sequence[HistoryItem]) -> Unseen:
-        """Let histories hold items that are not in the catalogue; they are encoded now, and never recommended.
+    def add_items(self, items: Sequence[HistoryItem], recommendable: bool = False) -> Unseen:
+        """Let histories hold items that are not in the catalogue, which are encoded now.
 
         Parameters
         ----------
         items : sequence of HistoryItem
-            Those that are known are passed over.
+            Those that are known already are not read again.
+        recommendable : bool
+            Recommend these items too, by their content: they have no history that an id could have learned from.
 
         Returns
         -------
@@ -80,18 +84,34 @@ class Recommender:
         Raises
         ------
         NestRecError
-            When the model knows items by their ids only, or nothing of an item can be read.
+            When the model knows items by their ids only, or nothing of an item can be read; when items are to be
+            recommended by a model of one target domain, to which no new item belongs.
         """
+        if recommendable and getattr(self.model, "rankable", None) is not None:
+            domain = self.dataset.config["target_domain"]
+            raise NestRecError(f"the model recommends items of domain {domain!r} only, and of new items none is known")
         new: dict[str, HistoryItem] = {}
         for item in items:
             if not self.knows(item.token):
                 new[item.token] = new[item.token].with_more(item) if item.token in new else item
-        if not new:
-            return Unseen([], [], {}, [])
-        unseen = encode_items(self.model, self.dataset, list(new.values()))
-        self.model.add_items([one.values for one in unseen.fields], [one.mask for one in unseen.fields])
-        self.id_of |= {token: len(self.id_of) + place for place, token in enumerate(unseen.tokens)}
+        unseen = Unseen([], [], {}, [])
+        if new:
+            unseen = encode_items(self.model, self.dataset, list(new.values()))
+            self._append(unseen)
+        if recommendable:
+            ids = [number for number in (self.id_of[item.token] for item in items) if number >= self.dataset.item_num]
+            n_more = max(ids, default=-1) + 1 - len(self.not_ranked)
+            self.not_ranked = F.pad(self.not_ranked, (0, max(0, n_more)), value=True)
+            self.not_ranked[ids] = False
         return unseen
+
+    def _append(self, unseen: Unseen) -> None:
+        self.model.add_items([one.values for one in unseen.fields], [one.mask for one in unseen.fields])
+        self.id_of |= {token: len(self.tokens) + place for place, token in enumerate(unseen.tokens)}
+        self.tokens = np.r_[self.tokens, np.array(unseen.tokens, dtype=object)]
+        self._added.append(unseen.fields)
+        for derived in ("_features", "_information"):
+            vars(self).pop(derived, None)
 
     def knows(self, token: str) -> bool:
         """Whether an item may stand in a history."""
@@ -159,11 +179,12 @@ class Recommender:
     @cached_property
     def _features(self) -> torch.Tensor:
         """What items are compared by."""
-        return item_features(self.model, self.dataset)
+        return item_features(self.model, self.dataset, self._added)
 
     @cached_property
     def _information(self) -> torch.Tensor:
-        return item_information(self.dataset)
+        known = item_information(self.dataset)  # a new item is as little known as one that was taken once
+        return F.pad(known, (0, len(self.tokens) - len(known)), value=float(known.max()))
 
     def _columns(
         self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None
@@ -176,9 +197,9 @@ class Recommender:
         return {self.model.ITEM_SEQ: rows, **timed}
 
     def _leave_out(self, histories: list[list[int]], scores: torch.Tensor) -> None:
-        """Set the scores of what is in a history to -inf; items that are not in the catalogue have none."""
+        """Set the scores of what is in a history to -inf; items that came last and are not recommended have none."""
         for ids, row in zip(histories, scores, strict=True):
-            row[[item for item in ids if item < len(self.tokens)]] = -torch.inf
+            row[[item for item in ids if item < len(row)]] = -torch.inf
 
     def _named(self, values: torch.Tensor, items: torch.Tensor) -> list[list[tuple[str, float]]]:
         """Lists (B, k) of scores and item ids as pairs of token and score; what was left out stays out."""
@@ -188,7 +209,7 @@ class Recommender:
         ]
 
     def _scores(self, columns: dict[str, list[list[int]]], users: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores (B, n_items) of histories, on the CPU; a column has a list for each."""
+        """Scores (B, n_ranked) of histories, on the CPU; a column has a list for each."""
         lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in columns[self.model.ITEM_SEQ]])
         fields = {self.model.ITEM_SEQ_LEN: lengths}
         if users is not None:
@@ -208,7 +229,7 @@ class Recommender:
             if column in self.dataset.field2type or str(column).endswith(self.dataset.config["LIST_SUFFIX"]):
                 raise NestRecError(f"{reader} reads {column!r}, which a history of items does not say") from None
             raise
-        scores = scores.view(len(lengths), -1)[:, : len(self.tokens)]
+        scores = scores.view(len(lengths), -1)[:, : len(self.not_ranked)]
         scores[:, self.not_ranked] = -torch.inf
         return scores
 
