@@ -68,6 +68,22 @@ def histories(rows: list[list[int]], width: int | None = None) -> Interaction:
     return Interaction({"item_id_list": padded, "item_length": torch.tensor([len(r) for r in rows])})
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_histories_are_encoded_in_the_precision_of_training(name: str, make_config: Any, tmp_path: Path) -> None:
+    """Items and scores are float32: scores in half the bits would tie."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    add_domains(tmp_path / "data" / "circle" / "circle.item")
+    models = [build(make_config, name, precision=precision)[1].eval() for precision in ("fp32", "bf16")]
+    batch = histories([[1, 2, 3, 4], [5, 6]])
+    batch.update(Interaction({"user_id": torch.tensor([1, 2])}))
+    with torch.no_grad():
+        full, half = [model.full_sort_predict(batch) for model in models]
+        tables = [model.remember("item_table", model.item_table) for model in models]
+    assert half.dtype is torch.float32 and not torch.equal(full, half)
+    torch.testing.assert_close(full, half, atol=0.02 * float(full[full > -torch.inf].abs().max()), rtol=0.02)
+    assert torch.equal(*tables)
+
+
 @torch.no_grad()
 def test_no_token_of_the_future_is_visible(built: Any) -> None:
     _, model, _ = built

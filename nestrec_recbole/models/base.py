@@ -16,6 +16,7 @@ from torch import Tensor
 from nestrec_recbole.data.content import item_content
 from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.precision import autocast
 from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
 from nestrec_recbole.models.objective import Drawn, build_objective
@@ -60,6 +61,7 @@ class SequenceModel(SequentialRecommender):
         masks = config["mask_near_duplicates"] and config["loss"] != "full_softmax"
         content = torch.from_numpy(item_content(dataset.item_fields())) if masks else None
         hidden = torch.from_numpy(dataset.hidden_items) if config["hidden_items"] else None
+        self.precision = config["precision"]
         self.rankable: Tensor | None
         domains = getattr(dataset, "domains", None)
         self.objective = build_objective(config, item_counts(dataset), content, hidden, domains)
@@ -208,11 +210,19 @@ class SequenceModel(SequentialRecommender):
         return self.gather_indexes(states, interaction[self.ITEM_SEQ_LEN] - 1)
 
     def user_states(self, interaction: Any) -> Tensor:
-        """Encode histories down to one state each: (B, d). Columns that are padding in every row are not computed."""
+        """Encode histories down to one state each: (B, d). Columns that are padding in every row are not computed.
+
+        In the ``precision`` of training; states and items, and so the scores, are float32 for all that.
+        """
         longest = int(interaction[self.ITEM_SEQ_LEN].max())
         fields = interaction.interaction
         cut = {k: v[:, :longest] if k.endswith("_list") and v.ndim > 1 else v for k, v in fields.items()}
-        return self.last_state(self.encode(type(interaction)(cut)), interaction)
+        if self.precision == "fp32":
+            return self.last_state(self.encode(type(interaction)(cut)), interaction)
+        self.remember("item_table", self.item_table)  # before `encode`, which reads what it is made of
+        with autocast(self.precision, interaction[self.ITEM_SEQ].device):
+            states = self.encode(type(interaction)(cut))
+        return self.last_state(states.float(), interaction)
 
     def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What this model takes of the weights of another one, where ``init_from`` names it: those of the same name."""

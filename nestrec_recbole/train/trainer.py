@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.fingerprints import data_files
+from nestrec_recbole.layers.precision import autocast
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
 from nestrec_recbole.train.checkpoint import (
@@ -33,8 +34,6 @@ from nestrec_recbole.train.checkpoint import (
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 from nestrec_recbole.train.state import Position, capture, is_whole, restore
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SequenceTrainer(ExactEvaluation, Trainer):
@@ -63,7 +62,6 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         if self.processes.size > 1:  # dropout and negatives are drawn anew in each
             torch.manual_seed(config["seed"] + self.processes.rank)
         self.saved_model_file = self.processes.gather(new_name(config))[0]  # one name for all
-        self.precision = PRECISIONS[config["precision"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["precision"] == "fp16")
         self.rate_factor = RateFactor(config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
@@ -101,7 +99,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         for place, batch in enumerate(bar, start=self.first_batch):
             own, of_all = train_data.n_targets(place)
             batch = _moved(batch, self.device)
-            with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None):
+            with autocast(self.config["precision"], self.device):
                 loss = self.model.calculate_loss(batch)
             self._check_finite(loss, epoch_idx, place)
             due = due or bool(save_every and (place + 1) % save_every == 0)
