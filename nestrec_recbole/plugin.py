@@ -8,6 +8,7 @@ import importlib.machinery
 import os
 import re
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,12 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     properties = beside if properties and beside.is_file() else properties
     if properties and not Path(properties).is_file():
         raise NestRecError(f"model {name!r}: {properties}, its properties, is neither in {beside.parent} nor here")
-    if getattr(module, "__spec__", None) is None:  # a script or a notebook: RecBole asks modules for their spec
-        module.__spec__ = importlib.machinery.ModuleSpec(alias, None)
-    sys.modules[alias] = module
-    setattr(module, name, model_class)
+    # RecBole looks for a module of this name that has a spec; a script or a notebook has none, and must not be given
+    # one: processes that are spawned would import it under that name.
+    found_by_recbole = types.ModuleType(alias)
+    found_by_recbole.__spec__ = importlib.machinery.ModuleSpec(alias, None)
+    setattr(found_by_recbole, name, model_class)
+    sys.modules[alias] = found_by_recbole
     here = {"__module__": __name__}
     setattr(recbole.data.dataset, f"{name}Dataset", type(f"{name}Dataset", (EncodedDataset,), here))
     setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ class OwnMean(SequenceModel):
         vectors = self.items(batch[self.ITEM_SEQ])
         return vectors.cumsum(dim=1) / torch.arange(1, vectors.shape[1] + 1)[:, None]
 """
+ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ["--data_path=data", "--show_progress=False", "--epochs=2"]
 
 
@@ -142,3 +144,17 @@ def test_files_without_a_model(text: str | None, said: str, place: Path, capsys:
     assert main(["run", "--model", "OwnMean", "--dataset", "circle", "--models", "bad.py"]) == 2
     assert said in capsys.readouterr().err
     assert own_models.VARIABLE not in os.environ
+
+
+def test_a_script_that_registers_a_model_may_spawn_processes(tmp_path: Path) -> None:
+    """As data loaders do on macOS and Windows: each imports the script anew, under its own name."""
+    (tmp_path / "script.py").write_text(
+        MODEL.replace('(properties="own.yaml")', "").replace('config["own_width"]', "8") + "\nimport multiprocessing\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(pool.apply_async(abs, (-3,)).get(120))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.stdout.split() == ["3"], done.stderr

@@ -19,6 +19,7 @@ from nestrec_recbole.bench.report.page import count, day, duration, flat, json_o
 from nestrec_recbole.bench.report.results import read_results
 from nestrec_recbole.bench.report.rows import group_rows, spoken
 from nestrec_recbole.bench.report.summary import findings
+from nestrec_recbole.bench.report.tables import OF_USERS, as_markdown
 from nestrec_recbole.cli import main
 
 TABLES = ("table.csv", "table.md", "table.tex")
@@ -223,6 +224,21 @@ def test_what_tuning_a_row_got_is_said_in_words(folder: Path) -> None:
     assert got == [("20", "214"), ("0", "")]
 
 
+def test_without_a_baseline_validation_says_what_rows_are_compared_with(tmp_path: Path) -> None:
+    """Against what happens to be best on test data, rows that are equal would be found worse too often."""
+    folder = write_results(tmp_path / "tiny", rows=dict(zip(ROWS, (0.9, 0.0, 0.05), strict=True)), fails=None)
+    for path in folder.glob("runs/*/run.json"):
+        score = 0.9 if json.loads(path.read_text())["row"] == "NestRec" else 0.1
+        change(path, baseline=False, valid={"ndcg@10_f": score})
+    group = group_rows(read_results(folder))[0]
+    assert {row.name: row.against and row.against.name for row in group.rows} == {
+        name: None if name == "NestRec" else "NestRec" for name in ROWS
+    }
+    said = said_of(folder)["small"]
+    assert said.startswith("SASRec has the highest") and "above NestRec, the best on validation data (" in said
+    assert "than the row that is best on its validation data" in as_markdown([group], ["ndcg@10_f"])
+
+
 @pytest.mark.parametrize(("skills", "best"), [((0.0, 0.9, 0.05), "NestRec"), ((0.9, 0.0, 0.05), "SASRec")])
 def test_a_best_row_that_was_not_tested_has_no_p_of_another(skills: Any, best: str, tmp_path: Path) -> None:
     """The best is a model without ranks; or the baseline, and it is the second that is tested."""
@@ -346,7 +362,7 @@ def test_compare_rows_and_runs(shared: Path, capsys: pytest.CaptureFixture[str])
     assert main(["compare", "NestRec", "SASRec", "--in", str(shared), "--dataset", "other"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("NDCG@10 F on other-99aa88bb, 240 users, paired\nA  NestRec")
-    assert "2 seeds" in said and said.endswith("A, NestRec, is better than B, SASRec.\n")
+    assert "2 seeds" in said and f"A, NestRec, is better than B, SASRec. {OF_USERS}\n" in said
     one, two = (str(path.parent) for path in runs_of(shared, "SASRec"))
     assert main(["compare", one, two, "--metric", "recall@5"]) == 0
     said = capsys.readouterr().out

@@ -19,8 +19,11 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole.cli import main
+from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
+from nestrec_recbole.train.optimisation import build_optimizer
 from nestrec_recbole.train.resume import resume
 from nestrec_recbole.train.trainer import SequenceTrainer, last_checkpoint
 
@@ -156,6 +159,16 @@ def test_weight_decay_spares_norms_biases_and_embeddings(build: Build) -> None:
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
+def test_tables_are_spared_by_what_they_are_not_by_their_names() -> None:
+    model = torch.nn.Module()
+    model.items, model.ids = torch.nn.Embedding(5, 3), ItemIds(torch.ones(5, dtype=torch.bool), 3)
+    model.linear, model.learning_rate_of = torch.nn.Linear(3, 3), lambda name: None
+    config = {"learning_rate": 0.1, "weight_decay": 0.1, "learner": "adamw"}
+    decayed, spared = build_optimizer(model, config).param_groups
+    assert [id(p) for p in decayed["params"]] == [id(model.linear.weight)]
+    assert len(spared["params"]) == 3
+
+
 def test_stops_early_and_keeps_the_best(build: Build) -> None:
     trainer, train, valid = build(epochs=50, stopping_step=2, learning_rate=0.05)
     best, result = trainer.fit(train, valid, verbose=False)
@@ -246,6 +259,31 @@ def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build:
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(tensors[f"model.{name}"], parameter), name
     assert result["best_valid_score"] == whole.best_valid_score
+
+
+def test_a_training_that_has_ended_can_be_made_longer(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    """By epochs, to bitwise what it would have been; or by patience, where it had stopped early."""
+    whole, train, valid = build(epochs=4)
+    whole.fit(train, valid, verbose=False)
+    short, train, valid = build(epochs=2, checkpoint_last=True)
+    short.fit(train, valid, verbose=False)
+    last = last_checkpoint(short.saved_model_file)
+    resume(last)
+    assert "ended after 2 of 2 epochs" in caplog.text and "give more epochs" in caplog.text
+    assert main(["resume", last, "--epochs", "4"]) == 0
+    tensors, about = read_checkpoint(last)
+    assert about["epoch"] == 4
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(tensors[f"model.{name}"], parameter), name
+    early, train, valid = build(epochs=30, stopping_step=0, learning_rate=0.5, checkpoint_last=True)
+    early.fit(train, valid, verbose=False)
+    last = last_checkpoint(early.saved_model_file)
+    ended = read_checkpoint(last)[1]["epoch"]
+    assert ended < 30
+    resume(last, stopping_step=1)
+    assert read_checkpoint(last)[1]["epoch"] > ended
+    with pytest.raises(NestRecError, match="epochs is 0; expected a whole number from 1"):
+        resume(last, epochs=0)
 
 
 def test_a_training_does_not_go_on_with_other_data(tmp_path: Path, build: Build) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nestrec_recbole.bench.report.results import Record, read_results, read_run
 from nestrec_recbole.bench.report.rows import RowResult, compare_rows, spoken
 from nestrec_recbole.bench.report.summary import p_value
+from nestrec_recbole.bench.report.tables import OF_USERS
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.significance import LEVEL, Comparison, verdict
 
@@ -87,7 +88,7 @@ def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[s
     )
     judged = verdict(found.difference, found.p)
     between = "from" if judged == "not distinguished" else "than"
-    return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}."]
+    return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}. {OF_USERS}"]
 
 
 def _seeds(row: RowResult, metric: str) -> str:

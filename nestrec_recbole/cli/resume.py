@@ -14,6 +14,8 @@ TAKES_MODELS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("checkpoint", help="saved/...-last.safetensors, kept with --checkpoint_last=True")
+    parser.add_argument("--epochs", type=int, help="train to this epoch instead")
+    parser.add_argument("--stopping-step", type=int, help="validations without a gain until training stops, instead")
     add_places(parser)
 
 
@@ -21,5 +23,7 @@ def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.train.resume import resume
 
-    print_metrics(resume(options.checkpoint, options.data_path, options.feature_path))
+    print_metrics(
+        resume(options.checkpoint, options.data_path, options.feature_path, options.epochs, options.stopping_step)
+    )
     return 0

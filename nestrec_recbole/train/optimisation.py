@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.settings.rules import LEARNERS
 
 OPTIMIZERS = dict(zip(LEARNERS, (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD), strict=True))
@@ -19,6 +20,7 @@ def build_optimizer(model: Any, config: Any) -> torch.optim.Optimizer:
     Unfused, a step over a table of a million items takes nine times as long on a CPU, and memory for copies of it. The
     model says which parameters have a learning rate of their own: ``learning_rate_of(name)``, None for no other.
     """
+    tables = {id(p) for part in model.modules() if isinstance(part, (nn.Embedding, ItemIds)) for p in part.parameters()}
     by_rate: dict[float, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -26,8 +28,8 @@ def build_optimizer(model: Any, config: Any) -> torch.optim.Optimizer:
             by_rate.setdefault(config["learning_rate"] if own is None else own, []).append((name, parameter))
     groups: list[dict[str, Any]] = []
     for rate, trained in by_rate.items():
-        decayed = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
-        spared = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
+        spared = [p for name, p in trained if p.ndim < 2 or id(p) in tables or "embedding" in name]
+        decayed = [p for _, p in trained if not any(p is other for other in spared)]
         groups += [{"params": decayed, "lr": rate, "weight_decay": config["weight_decay"]}] if decayed else []
         groups += [{"params": spared, "lr": rate, "weight_decay": 0.0}] if spared else []
     return OPTIMIZERS[config["learner"].lower()](groups, lr=config["learning_rate"], fused=True)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+from logging import getLogger
 from typing import Any
 
 from recbole.utils import init_logger
 
 from nestrec_recbole.compat import load_checkpoint, look_in
+from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.settings.rules import RULES
 from nestrec_recbole.train.prepare import prepare
 
 
 def resume(
-    path: str | os.PathLike[str], data_path: str | None = None, feature_path: str | None = None
+    path: str | os.PathLike[str],
+    data_path: str | None = None,
+    feature_path: str | None = None,
+    epochs: int | None = None,
+    stopping_step: int | None = None,
 ) -> dict[str, Any]:
     """Go on from a ``...-last.safetensors`` checkpoint (``checkpoint_last`` or ``checkpoint_steps``) to the end.
 
@@ -23,6 +30,8 @@ def resume(
     path : str or Path
     data_path, feature_path : str, optional
         Where datasets and features lie, if no longer where the checkpoint says.
+    epochs, stopping_step : int, optional
+        In place of what the training was begun with: so one that has come to its end goes on.
 
     Returns
     -------
@@ -37,9 +46,24 @@ def resume(
     config = load_checkpoint(path)["config"]
     look_in(config, data_path, feature_path)
     init_logger(config)
+    for name, value in (("epochs", epochs), ("stopping_step", stopping_step)):
+        if value is not None and not RULES[name].allows(value):
+            raise NestRecError(f"{name} is {value!r}; expected {RULES[name].expected}")
+        config[name] = config[name] if value is None else value
     config["init_from"] = config["init_from"] and str(path)  # the weights have gone on from there
     trainer, (train, valid, test) = prepare(config)
     trainer.resume_checkpoint(path)
+    if stopping_step is not None and trainer.cur_step <= stopping_step:
+        trainer.finished = False
+    if trainer.finished or trainer.start_epoch >= trainer.epochs:
+        getLogger().warning(
+            "%s: this training ended after %d of %d epochs, so there is only the test to do again; to train on, give "
+            "more epochs, or a larger stopping_step than %d",
+            path,
+            trainer.start_epoch,
+            trainer.epochs,
+            config["stopping_step"],
+        )
     best, result = trainer.fit(train, valid, show_progress=config["show_progress"])
     return {
         "best_valid_score": best,

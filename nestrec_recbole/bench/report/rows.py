@@ -23,7 +23,8 @@ class RowResult:
     Attributes
     ----------
     against : RowResult or None
-        The best baseline of the dataset (the best row where there is none), which this row is compared with.
+        What this row is compared with: the best baseline of the dataset, or where there is none the row that is best
+        on validation data. (Against the best on test data chance alone would find rows worse than it.)
     comparison : Comparison or None
         None where the row was not tested; ``untested`` says why.
     p : float or None
@@ -71,6 +72,10 @@ class RowResult:
     def mean(self, metric: str) -> float | None:
         """Mean over seeds; None where no run has it."""
         return _mean(self.values(metric))
+
+    def validated(self, metric: str) -> float | None:
+        """Mean over seeds on validation data; None where no run has it."""
+        return _mean([float(run.valid[metric]) for run in self.finished if run.valid.get(metric) is not None])
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation between seeds; None where there is one seed only."""
@@ -153,7 +158,9 @@ def spoken(metric: str) -> str:
 
 
 def _compare_rows(rows: list[RowResult], metric: str) -> None:
-    reference = next((row for row in rows if row.baseline), rows[0]) if rows else None
+    reference = next((row for row in rows if row.baseline), None)
+    if reference is None and rows:
+        reference = max(rows, key=lambda row: _or(row.validated(metric), -np.inf))
     for row in rows:
         if reference is None or row is reference:
             continue
@@ -180,8 +187,8 @@ def compare_rows(a: list[Record], b: list[Record], metric: str) -> Comparison:
             f"{a[0].row} was tested on {len(a[0].ranks)} rows and {b[0].row} on {len(b[0].ranks)}, not the same "
             "(user, item) pairs; run both with the same data and splits"
         )
-    values = [metric_of_users([run.ranks for run in runs], metric).to_numpy() for runs in (a, b)]
-    return compare(values[0], values[1])
+    first, second = (metric_of_users([run.ranks for run in runs], metric) for runs in (a, b))
+    return compare(first.to_numpy(), second.reindex(first.index).to_numpy())
 
 
 def _label(results: Results, data: str) -> str:

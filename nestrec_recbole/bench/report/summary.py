@@ -90,6 +90,8 @@ def _best(ranked: list[RowResult], metric: str) -> str:
     best += f"{_value(first, metric)}: {_above(first, reference, metric)} {reference.name}"
     if reference is first.against and reference.baseline:
         best += f", the best baseline ({_value(reference, metric)}). "
+    elif reference is first.against:
+        best += f", the best on validation data ({_value(reference, metric)}). "
     else:
         best += f", the next ({_value(reference, metric)}). "
     return best + (_judgement(first, 1) if first.against else _judgement(second, -1))

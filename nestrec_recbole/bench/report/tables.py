@@ -10,6 +10,8 @@ from typing import Any
 
 from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 
+# What every printed test has to say.
+OF_USERS = "The test knows users, not seeds: it tells trained networks apart, and models only as far as seeds agree."
 _MARKS = {"better": "†", "worse": "‡"}
 
 
@@ -107,10 +109,11 @@ def _note(groups: list[Group], metrics: list[str]) -> str:
     references = {row.against.name for group in groups for row in group.rows if row.against}
     if not references:
         return "Means over seeds. Nothing was tested."
-    against = "the best baseline" if any(row.baseline for group in groups for row in group.rows) else "the best row"
+    has_baselines = any(row.baseline for group in groups for row in group.rows)
+    against = "the best baseline of the dataset" if has_baselines else "the row that is best on its validation data"
     return (
-        f"Means over seeds. † better and ‡ worse than {against} of the dataset in {spoken(metrics[0])}: paired "
-        "permutation test over users, p < 0.05 after Holm's correction over the table."
+        f"Means over seeds. † better and ‡ worse than {against} in {spoken(metrics[0])}: paired permutation test over "
+        f"users, p < 0.05 after Holm's correction over the table. {OF_USERS}"
     )
 
 
