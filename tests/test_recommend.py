@@ -12,6 +12,7 @@ from conftest import write_dataset
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.cli import main
 from nestrec_recbole.recommend import Recommender
+from nestrec_recbole.recommend.users import histories_of
 
 CIRCLE = [[(start + step) % 12 for step in range(4 + start % 5)] for start in range(36)]
 
@@ -73,6 +74,27 @@ def test_seen_items_are_left_out_unless_wanted(checkpoint: str) -> None:
 def test_bad_requests(histories: Any, k: int, words: str, checkpoint: str) -> None:
     with pytest.raises(NestRecError, match=words):
         Recommender.load(checkpoint).recommend(histories, k=k)
+
+
+def test_lists_hold_only_what_they_may(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    every = recommender.recommend([["i1", "i2"]], k=50)[0]
+    fewer = recommender.recommend([["i1", "i2"]], k=50, exclude=["i5", "i7"])[0]
+    assert fewer == [one for one in every if one[0] not in ("i5", "i7")]
+    given = {"only": (item for item in ["i3", "i2", "i4", "i5"]), "exclude": ["i5"]}
+    assert {item for item, _ in recommender.recommend([["i1", "i2"]], k=50, **given)[0]} == {"i3", "i4"}
+    assert recommender.recommend([["i1", "i2"]], only=[]) == [[]]
+    for name in ("only", "exclude"):
+        with pytest.raises(NestRecError, match=f"{name}: item 'i99' is not in dataset"):
+            recommender.recommend([["i1"]], **{name: ["i1", "i99"]})
+
+
+def test_users_by_all_they_have_taken(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    histories, times = histories_of(recommender.dataset, ["u1", "u3"])
+    lists = recommender.recommend_users(["u1", "u3"], k=3, exclude_seen=False)
+    expected = recommender.recommend(histories, k=3, times=times, users=["u1", "u3"], exclude_seen=False)
+    assert lists == dict(zip(("u1", "u3"), expected, strict=True))
 
 
 def test_every_history_has_its_user(checkpoint: str) -> None:

@@ -106,13 +106,12 @@ def _for_history(options: Any, how: dict[str, Any]) -> int:
 
 def _for_users(options: Any, how: dict[str, Any]) -> int:
     """Print the lists of users, each line beginning with the user."""
-    from nestrec_recbole.recommend.users import histories_of, read_users, sample_users
+    from nestrec_recbole.recommend.users import read_users, sample_users
 
     recommender, titles = _load(options)
     users = options.users or (read_users(options.users_file) if options.users_file else [])
     users = users or sample_users(recommender.dataset, options.sample)
-    histories, times = histories_of(recommender.dataset, users)
-    lists = dict(zip(users, recommender.recommend(histories, times=times, users=users, **how), strict=True))
+    lists = recommender.recommend_users(users, **how)
     if options.json:
         answer = [{"user": user, "recommendations": _records(found, titles)} for user, found in lists.items()]
         print(json.dumps(answer, ensure_ascii=False, indent=1))

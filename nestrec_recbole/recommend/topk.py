@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
-from nestrec_recbole.recommend.users import user_ids
+from nestrec_recbole.recommend.users import histories_of, user_ids
 
 
 class Recommender:
@@ -127,6 +127,8 @@ class Recommender:
         users: Sequence[str] | None = None,
         diversity: float = 0.0,
         novelty: float = 0.0,
+        only: Iterable[str] | None = None,
+        exclude: Iterable[str] = (),
     ) -> list[list[tuple[str, float]]]:
         """Top-k items for histories of item tokens, oldest first.
 
@@ -146,6 +148,8 @@ class Recommender:
         diversity, novelty : float
             Above 0: choose among the first hundred items one by one, so that they are unlike each other, or little
             known, see :func:`nestrec_recbole.recommend.rerank.rerank`.
+        only, exclude : iterable of str, optional
+            Items that alone may be listed, such as those in stock; and items that may not.
 
         Returns
         -------
@@ -160,6 +164,7 @@ class Recommender:
         """
         if k < 1:
             raise NestRecError(f"k is {k}: expected a whole number from 1")
+        forbidden = self._forbidden(only, exclude)
         choose = chooser(diversity, novelty, lambda: self._features, lambda: self._information)
         if users is not None and len(users) != len(histories):
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
@@ -171,10 +176,46 @@ class Recommender:
             part = slice(start, start + at_once)
             own = None if known_users is None else known_users[part]
             scores = self._scores({name: column[part] for name, column in columns.items()}, own)
+            if forbidden is not None:
+                scores[:, forbidden] = -torch.inf
             if exclude_seen:
                 self._leave_out(columns[self.model.ITEM_SEQ][part], scores)
             lists += self._named(*choose(scores, min(k, scores.shape[1] - 1)))
         return lists
+
+    def recommend_users(self, users: Sequence[str], k: int = 10, **how: Any) -> dict[str, list[tuple[str, float]]]:
+        """Top-k items for users of the dataset, by all that they have taken, what was held out too.
+
+        Parameters
+        ----------
+        users : sequence of str
+        k : int
+        how
+            What :meth:`recommend` takes besides histories, times and users.
+
+        Returns
+        -------
+        dict of str to list of (item token, score)
+            Each user's list, best first.
+
+        Raises
+        ------
+        NestRecError
+            When a user is not in the dataset, or has no interaction there; else as :meth:`recommend`.
+        """
+        histories, times = histories_of(self.dataset, users)
+        return dict(zip(users, self.recommend(histories, k, times=times, users=users, **how), strict=True))
+
+    def _forbidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor | None:
+        """Which of the ranked items may not be listed, (n_ranked,) bool; None: all may."""
+        exclude = list(exclude)
+        if only is None and not exclude:
+            return None
+        forbidden = torch.full((len(self.not_ranked),), only is not None)
+        for tokens, is_forbidden in ((only or (), False), (exclude, True)):
+            ids = self._known_ids("only" if tokens is only else "exclude", tokens)
+            forbidden[[number for number in ids if number < len(forbidden)]] = is_forbidden
+        return forbidden
 
     @cached_property
     def _features(self) -> torch.Tensor:
@@ -238,10 +279,14 @@ class Recommender:
             raise NestRecError(f"history {number} is {history!r}: expected a list of items, not one")
         if not len(history):
             raise NestRecError(f"history {number} is empty: expected at least one item")
-        unknown = [token for token in history if not self.knows(str(token))]
+        return self._known_ids(f"history {number}", history)
+
+    def _known_ids(self, where: str, tokens: Iterable[str]) -> list[int]:
+        tokens = [str(token) for token in tokens]
+        unknown = [token for token in tokens if not self.knows(token)]
         if unknown:
-            raise NestRecError(f"history {number}: item {unknown[0]!r} is not in dataset {self.dataset.dataset_name!r}")
-        return [self.id_of[str(token)] for token in history]
+            raise NestRecError(f"{where}: item {unknown[0]!r} is not in dataset {self.dataset.dataset_name!r}")
+        return [self.id_of[token] for token in tokens]
 
     def titles(self, field: str | None = None) -> dict[str, str]:
         """Item token to title: column ``field`` of the ``.item`` file, or its first column named like a title."""
