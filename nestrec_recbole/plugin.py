@@ -205,7 +205,9 @@ def _hook_config() -> None:
     @functools.wraps(init_device)
     def init_own_device(self: Config) -> None:
         if is_ours(self.final_config_dict["model"]):
-            self.final_config_dict["gpu_id"] = choose_gpu(str(self.final_config_dict["gpu_id"]).strip("()"))
+            self.final_config_dict["gpu_id"] = choose_gpu(
+                str(self.final_config_dict["gpu_id"]).strip("()"), is_default="gpu_id" not in self.external_config_dict
+            )
         init_device(self)
 
     Config._load_internal_config_dict = load_with_ours

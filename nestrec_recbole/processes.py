@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from nestrec_recbole.errors import NestRecError
 
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")  # as the user has it; RecBole's Config writes it
 LONG = timedelta(hours=12)  # the others wait while the first encodes what is missing
 
 
@@ -63,8 +64,13 @@ def agree_on_gpus(store: Any, rank: int, size: int, has_gpu: bool) -> None:
         )
 
 
-def choose_gpu(given: str) -> str:
-    """Of the GPUs in ``gpu_id`` (``"2,3"``) the one of this process; where it names too few, the one of its number."""
+def choose_gpu(given: str, is_default: bool = False) -> str:
+    """Of the GPUs in ``gpu_id`` (``"2,3"``) the one of this process; where it names too few, the one of its number.
+
+    A ``gpu_id`` that nobody has set gives way to ``CUDA_VISIBLE_DEVICES``, which RecBole overwrites with it.
+    """
+    if is_default and VISIBLE is not None:
+        given = VISIBLE
     rank = int(os.environ.get("LOCAL_RANK", 0))
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or not given:
         return given
@@ -103,7 +109,7 @@ class Processes:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         message = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(message)
-        parts = (message / self.size).split([gradient.numel() for gradient in gradients])
+        parts = message.div_(self.size).split([gradient.numel() for gradient in gradients])
         for parameter, part in zip(trained, parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 

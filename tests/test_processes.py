@@ -14,7 +14,7 @@ import pytest
 from conftest import write_dataset
 from torch.distributed import HashStore
 
-from nestrec_recbole import NestRecError
+from nestrec_recbole import NestRecError, processes
 from nestrec_recbole.processes import agree_on_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,3 +88,24 @@ def test_all_processes_have_a_gpu_or_none(has_gpu: tuple[bool, ...], is_right: b
         else:
             with pytest.raises(NestRecError, match="1 of 2 processes have a GPU: start as many"):
                 one.result()
+
+
+@pytest.mark.parametrize(
+    ("visible", "given", "is_default", "rank", "chosen"),
+    [
+        (None, "0", True, None, "0"),
+        ("3", "0", True, None, "3"),
+        ("3", "0", False, None, "0"),
+        ("", "0", True, None, ""),
+        ("4,5", "0", True, 1, "5"),
+        ("4,5", "6,7", False, 1, "7"),
+        (None, "0", True, 1, "1"),
+    ],
+)
+def test_gpus_that_are_visible_are_used_unless_others_are_named(
+    visible: str | None, given: str, is_default: bool, rank: int | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "VISIBLE", visible)
+    monkeypatch.setenv("WORLD_SIZE", "1" if rank is None else "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank or 0))
+    assert processes.choose_gpu(given, is_default) == chosen

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from nestrec_recbole.layers import qformer
 from nestrec_recbole.layers.qformer import QFormer
 
 ENCODER_WIDTH = 10
@@ -186,3 +187,17 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(causal):
 def test_heads_must_divide_width():
     with pytest.raises(ValueError, match="heads 3"):
         QFormer(2, 16, 1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_batch_larger_than_a_kernel_takes_is_split(causal, monkeypatch):
+    model, mask = build(), torch.rand(7, 5) < 0.7
+    mask[:, 0] = True
+    memory = torch.randn(3, 4, 5, ENCODER_WIDTH) if causal else torch.randn(7, 5, ENCODER_WIDTH)
+
+    def read():
+        return model.forward_causal(memory) if causal else model(memory, mask)
+
+    whole = read()
+    monkeypatch.setattr(qformer, "MOST", 3)
+    torch.testing.assert_close(read(), whole)

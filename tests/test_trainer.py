@@ -21,6 +21,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from nestrec_recbole import NestRecError
 from nestrec_recbole.cli import main
 from nestrec_recbole.layers.ids import ItemIds
+from nestrec_recbole.models.fastsasrec import FastSASRec
 from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
 from nestrec_recbole.train.optimisation import build_optimizer
@@ -259,6 +260,33 @@ def test_killed_at_any_moment_resumes_to_the_same_weights(tmp_path: Path, build:
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(tensors[f"model.{name}"], parameter), name
     assert result["best_valid_score"] == whole.best_valid_score
+
+
+def test_a_loss_that_is_no_number_is_seen_before_anything_is_saved(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU few steps wait for their loss, so the last of an epoch may be the first to have it."""
+    check, loss = SequenceTrainer._check_finite, FastSASRec.calculate_loss
+    seldom = lambda self, *given, at_once=False: check(self, *given, at_once=True) if at_once else None  # noqa: E731
+    monkeypatch.setattr(SequenceTrainer, "_check_finite", seldom)
+    trainer, train, _ = build(checkpoint_last=True)
+    left = iter(range(len(train) - 1, -1, -1))
+    broken = lambda self, batch: loss(self, batch) * (1.0 if next(left) else float("nan"))  # noqa: E731
+    monkeypatch.setattr(FastSASRec, "calculate_loss", broken)
+    with pytest.raises(NestRecError, match="the training loss is nan at epoch 0"):
+        trainer.fit(train, None, verbose=False)
+    assert not list(Path("saved").glob("*.safetensors"))
+
+
+def test_steps_are_fused_whatever_a_checkpoint_says(build: Build) -> None:
+    trainer, train, valid = build(epochs=1, checkpoint_last=True)
+    trainer.fit(train, valid, verbose=False)
+    last = last_checkpoint(trainer.saved_model_file)
+    tensors, about = read_checkpoint(last)
+    write_checkpoint(last, tensors, about | {"groups": [group | {"fused": None} for group in about["groups"]]})
+    other, _, _ = build(epochs=2)
+    other.resume_checkpoint(last)
+    assert all(group["fused"] for group in other.optimizer.param_groups)
 
 
 def test_a_training_that_has_ended_can_be_made_longer(build: Build, caplog: pytest.LogCaptureFixture) -> None:

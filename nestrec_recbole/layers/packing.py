@@ -30,9 +30,9 @@ class Packed:
     position: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor, longest: int) -> Packed:
-        """Pack sequences of these lengths."""
-        row, position = enumerate_ragged(lengths)
+    def of(cls, lengths: Tensor, longest: int, total: int | None = None) -> Packed:
+        """Pack sequences of these lengths, the longest and the sum of which are known."""
+        row, position = enumerate_ragged(lengths, total)
         return cls(lengths, longest, row, position)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
@@ -143,17 +143,18 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
     size = (n_text + n_vectors) * is_step
     start = size.cumsum(1) - size + texts.lengths[before[:1]]  # (B, T): where in its sequence a step begins
     lengths = texts.lengths[before[:1]] + size.sum(1)  # (B,)
+    total, longest = torch.stack([lengths.sum(), lengths.max()]).tolist()  # together: a GPU is waited for once
     if packing:
-        rows, width, base = 1, int(lengths.sum()), lengths.cumsum(0) - lengths
+        rows, width, base = 1, total, lengths.cumsum(0) - lengths
     else:
-        rows, width = len(history), int(lengths.max())
+        rows, width = len(history), longest
         base = torch.arange(rows, device=history.device) * width
     place = base[:, None] + start
 
     numbers, titles, begins = numbers.flatten()[steps], history.flatten()[steps], place.flatten()[steps]
     pieces = torch.cat([opening, numbers, titles])
     targets = torch.cat([base, begins, begins + texts.lengths[numbers]])
-    which, offset = enumerate_ragged(texts.lengths[pieces])
+    which, offset = enumerate_ragged(texts.lengths[pieces], None if len(texts.ids) else 0)
     offsets = torch.arange(n_vectors, device=history.device)
     return Layout(
         rows,
@@ -163,12 +164,15 @@ def lay_out(history: Tensor, n_vectors: int, texts: Texts, before: Tensor, packi
         steps=steps,
         vector_place=(begins + n_text.flatten()[steps])[:, None] + offsets,
         state_place=(place + n_text + n_vectors - 1) * is_step,
-        packed=Packed.of(lengths, int(lengths.max())) if packing else None,
+        packed=Packed.of(lengths, longest, total) if packing else None,
     )
 
 
-def enumerate_ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For groups of these lengths (m,), the group of every member and its number there: two (sum of lengths,)."""
-    group = torch.repeat_interleave(lengths)
+def enumerate_ragged(lengths: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+    """For groups of these lengths (m,), the group of every member and its number there: two (sum of lengths,).
+
+    A GPU is not waited for where ``total``, that sum, is given.
+    """
+    group = torch.repeat_interleave(lengths, output_size=total)
     first = lengths.cumsum(0) - lengths
     return group, torch.arange(len(group), device=lengths.device) - first[group]

@@ -23,7 +23,8 @@ from nestrec_recbole.layers.whitened import WhitenedFields
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
 
-CHUNK = 65_536  # items whose activations are in memory together, where no gradient is wanted
+CHUNK = 32_768  # items whose activations are in memory together, where no gradient is wanted
+ON_DEVICE = 1 << 32  # bytes of kept tokens that a GPU holds, at most; more stay in the file
 WHITENED_BY = 100_000  # items, at most
 
 
@@ -132,6 +133,8 @@ class ItemQFormer(SequenceModel):
         tokens = (self._read(part) for part in torch.arange(self.n_items, device=device).split(CHUNK))
         kept = keep_tokens(path, tokens, (self.n_items, self.n_item_tokens, self.width))
         means = torch.cat([part.float().mean(dim=1) for part in kept.split(CHUNK)])
+        if device.type != "cpu" and kept.nbytes <= ON_DEVICE:
+            kept = kept.to(device)
         self.kept = kept, means.to(device)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,7 +152,8 @@ class ItemQFormer(SequenceModel):
         """What the fields of items (m,), or of all, say: (m, q, width). In chunks where no gradient is wanted."""
         mask = self.fields.mask
         if self.kept is not None:
-            return rows_of(self.kept[0], None if items is None else items.cpu()).to(mask.device).float()
+            tokens = self.kept[0]
+            return rows_of(tokens, None if items is None else items.to(tokens.device)).to(mask.device).float()
         if torch.is_grad_enabled() and not self.is_content_fixed:
             return self._read(slice(None) if items is None else items)
         ids = torch.arange(len(mask), device=mask.device) if items is None else items

@@ -170,22 +170,28 @@ def _read(settings: dict[str, Any]) -> Any:
         if kept > config.num_hidden_layers:
             raise NestRecError(f"llm.layers is {kept}, but {path!r} has {config.num_hidden_layers}")
         config.num_hidden_layers, config.layer_types = kept, config.layer_types[:kept]
-    if _attention(settings) == "packed_sdpa" and "sliding_attention" in config.layer_types:
-        raise NestRecError(f"llm.packing: {path!r} has layers that see a window only; set packing: False")
+    attention = _attention(settings)
+    if attention == "packed_sdpa" and "sliding_attention" in config.layer_types:
+        if settings["packing"]:
+            raise NestRecError(f"llm.packing: {path!r} has layers that see a window only; set packing: False")
+        attention = "sdpa"
     return Qwen3Model.from_pretrained(
         path,
         config=config,
         dtype=DTYPES[settings["dtype"]],  # whatever it was saved in
-        attn_implementation=_attention(settings),
+        attn_implementation=attention,
         output_loading_info=True,
     )
 
 
 def _attention(settings: dict[str, Any]) -> str:
-    """Name of the attention, under which transformers finds it; ours is told to it first."""
+    """Name of the attention, under which transformers finds it; ours is told to it first.
+
+    transformers' own would be given a mask where it is compiled, and so miss the fastest kernels.
+    """
     from transformers import AttentionInterface
 
-    if not settings["packing"] or settings["attention"] != "sdpa":
+    if settings["attention"] != "sdpa":
         return settings["attention"]
     AttentionInterface.register("packed_sdpa", _packed_attention)
     return "packed_sdpa"

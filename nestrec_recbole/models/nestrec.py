@@ -86,7 +86,8 @@ class NestRec(UserQFormer):
         """As the base's: what the language model makes of each step's last token."""
         items, users = self.history_tokens(batch)
         q, u = items.shape[2], users.shape[2]
-        kinds = self.token_kind(torch.tensor([0] * q + [1] * u, device=items.device))  # (q + u, hidden)
+        of_items, of_users = self.token_kind.weight.split(1)
+        kinds = torch.cat([of_items.expand(q, -1), of_users.expand(u, -1)])  # (q + u, hidden)
         vectors = self.to_llm(torch.cat([items, users], dim=2)) + kinds  # (B, T, q + u, hidden)
         layout = lay_out(batch[self.ITEM_SEQ], q + u, *self.prompt(), packing=self.packing)
         tokens = layout.fill(vectors, self.llm.get_input_embeddings()(layout.text))

@@ -95,7 +95,10 @@ def _give_optimizer(trainer: Any, tensors: Tensors, about: About) -> None:
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
-    trainer.optimizer.load_state_dict({"state": state, "param_groups": about["groups"]})
+    # Whether its steps are fused is for this version to say, not for the one that wrote the checkpoint.
+    fused = {"fused": trainer.optimizer.param_groups[0]["fused"]}
+    groups = [group | fused for group in about["groups"]]
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _take_schedule(trainer: Any) -> tuple[Tensors, About]:

@@ -118,6 +118,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                 bar.set_postfix_str(f"loss {float(total) / max(n_targets, 1):.3f}, {rate:,.0f} targets/s")
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
         both = self.processes.sum(torch.stack([total.double(), torch.tensor(n_targets, device=self.device)]))
+        self._check_finite(both[0], epoch_idx, n_batches - 1, at_once=True)  # before anything is saved of this epoch
         return float(both[0] / both[1].clamp(min=1))
 
     def _step(self) -> None:
