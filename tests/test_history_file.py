@@ -77,7 +77,7 @@ def test_a_new_item_is_recommended_by_its_fields(name: str, how: Any, make_confi
     recommender.add_items([other])
     assert recommender.add_items([twin, HistoryItem("n", "i7")], recommendable=True).tokens == ["new5"]
     ((lists, none),) = [recommender.recommend([["i1", "i2"], ["i1", "new5"]], k=50)]
-    assert dict(lists) == pytest.approx(known | {"new5": known["i5"]}, abs=1e-5)  # and not new77
+    assert dict(lists) == pytest.approx(known | {"new5": known["i5"]}, abs=1e-3)  # and not new77
     assert "new5" not in dict(none)
     assert recommender.add_items([other], recommendable=True).tokens == []  # it was encoded before
     assert {"new5", "new77"} <= dict(recommender.recommend([["i1", "i2"]], k=50)[0]).keys()
