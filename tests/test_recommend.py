@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import write_dataset
 
@@ -84,6 +85,7 @@ def test_lists_hold_only_what_they_may(checkpoint: str) -> None:
     given = {"only": (item for item in ["i3", "i2", "i4", "i5"]), "exclude": ["i5"]}
     assert {item for item, _ in recommender.recommend([["i1", "i2"]], k=50, **given)[0]} == {"i3", "i4"}
     assert recommender.recommend([["i1", "i2"]], only=[]) == [[]]
+    assert recommender.recommend([["i1", "i2"]], only=np.array(["i3"]), exclude=np.array(["i4"]))[0][0][0] == "i3"
     for name in ("only", "exclude"):
         with pytest.raises(NestRecError, match=f"{name}: item 'i99' is not in dataset"):
             recommender.recommend([["i1"]], **{name: ["i1", "i99"]})

@@ -47,8 +47,9 @@ class KnownColumns:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            return dict(found["columns"]) if found["of"] == self._of else {}
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: a cache is made anew
+            columns = {name: dict(facts) for name, facts in found["columns"].items()}
+            return columns if found["of"] == self._of else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: a cache is made anew
             return {}
 
 

@@ -208,13 +208,13 @@ class Recommender:
 
     def _forbidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor | None:
         """Which of the ranked items may not be listed, (n_ranked,) bool; None: all may."""
-        exclude = list(exclude)
-        if only is None and not exclude:
+        named = {"only": [] if only is None else list(only), "exclude": list(exclude)}
+        if only is None and not named["exclude"]:
             return None
         forbidden = torch.full((len(self.not_ranked),), only is not None)
-        for tokens, is_forbidden in ((only or (), False), (exclude, True)):
-            ids = self._known_ids("only" if tokens is only else "exclude", tokens)
-            forbidden[[number for number in ids if number < len(forbidden)]] = is_forbidden
+        for name, tokens in named.items():
+            ids = self._known_ids(name, tokens)
+            forbidden[[number for number in ids if number < len(forbidden)]] = name == "exclude"
         return forbidden
 
     @cached_property

@@ -22,6 +22,7 @@ from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings.roles import HELD_OUT, HISTORIES, WHAT_DATA_IS
 from nestrec_recbole.settings.shipped import is_ours, load_properties
 from nestrec_recbole.settings.values import decisive
+from nestrec_recbole.train.baselines import share_settings
 from nestrec_recbole.train.prepare import prepare, read_data
 from nestrec_recbole.train.trainer import last_checkpoint
 
@@ -99,7 +100,10 @@ def _settings_known_to(model: Any) -> set[str]:
 
 def _config_of(dataset: str, settings: Mapping[str, Any]) -> Config:
     own = {**settings, "checkpoint_last": True}
-    return Config(model=own.pop("model"), dataset=dataset, config_dict=own)
+    config = Config(model=own.pop("model"), dataset=dataset, config_dict=own)
+    if not is_ours(config["model"]):
+        share_settings(config)  # before its data are read
+    return config
 
 
 class _Read:
