@@ -34,7 +34,7 @@ from nestrec_recbole.settings import checks, roles, shipped
 from nestrec_recbole.settings.shipped import is_ours, load_properties, pipeline_stages, tuning_space
 from nestrec_recbole.settings.values import merged
 from nestrec_recbole.train.baselines import configure_again, load_baseline
-from nestrec_recbole.train.checkpoint import read_checkpoint
+from nestrec_recbole.train.checkpoint import read_checkpoint, weights_of
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 __all__ = [
@@ -253,7 +253,7 @@ def _read_for_recbole(path: str, map_location: Any = None) -> dict[str, Any]:
         if saved.get(key):
             saved[key] = _near(Path(path), saved[key])
     kept = {k: v for k, v in saved.items() if k not in ("data_path", "model", "dataset")}
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    weights = weights_of(tensors)
     if not is_ours(about["model"]):
         config = configure_again(about["model"], about["dataset"], kept, saved["data_path"])
         return {"config": config, "state_dict": weights, "other_parameter": None}

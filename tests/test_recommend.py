@@ -172,3 +172,33 @@ def test_ids_that_begin_with_a_dash_go_behind_two(checkpoint: str, capsys: pytes
     assert "item '-abc' is not in dataset" in capsys.readouterr().err
     assert main(["recommend", checkpoint, "-k", "1", "--", "i3", "i4"]) == 0
     assert capsys.readouterr().out.startswith("i5\t")
+
+
+def write_later(folder: Path) -> Path:
+    """The circle's data some days on: users in another order, a new user, a new item, and one step more for each."""
+    later = [[(start + step) % 12 for step in range(5 + start % 5)] for start in range(36)]
+    place = write_dataset(folder, "circle", [*later, [5, 6, 12], [12]])
+    lines = (place / "circle.inter").read_text().splitlines()
+    (place / "circle.inter").write_text("\n".join([lines[0], *sorted(lines[1:], reverse=True)]) + "\n")
+    return folder
+
+
+def test_histories_as_they_are_now(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    later = str(write_later(tmp_path / "later"))
+    recommender = Recommender.load(checkpoint)
+    before = recommender.recommend_users(["u0"], k=1)["u0"][0][0]
+    recommender.histories_in(later)
+    lists = recommender.recommend_users(["u36", "u0", "u37"], k=1)
+    assert before == "i4" and [found[0][0] for found in lists.values() if found] == ["i7", "i5"] and not lists["u37"]
+    assert main(["recommend", checkpoint, "--users", "u36", "u37", "-k", "1", "--histories-in", later]) == 0
+    assert [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()] == [["u36", "i7"]]
+    assert "2 of 4 interactions are with items that the model does not know" in caplog.text
+    assert main(["recommend", checkpoint, "i1", "--histories-in", later]) == 2
+    assert "--histories-in is of users" in capsys.readouterr().err
+
+
+def test_a_checkpoint_says_what_to_do_with_newer_data(checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(NestRecError, match=r"other values of 'item_id'.*go on with these by `init_from`"):
+        Recommender.load(checkpoint, str(write_later(tmp_path / "later")))

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--users-file", metavar="FILE", help="... or the users of a file, one a line")
     parser.add_argument("--sample", type=int, metavar="N", help="... or so many users at random")
     parser.add_argument(
+        "--histories-in",
+        metavar="DIR",
+        help="a folder of datasets as they are now: users and what they took come from there, not from the training's",
+    )
+    parser.add_argument(
         "--new-items",
         metavar="FILE",
         help="items that came after training, as in a history file: they are recommended too, by their content",
@@ -50,6 +55,8 @@ def call(options: Any) -> int:
     ways = (options.items, options.history_file, options.users, options.users_file, options.sample)
     if sum(map(bool, ways)) != 1:
         raise NestRecError("a history is item ids; or give one of --history-file, --users, --users-file and --sample")
+    if options.histories_in and (options.items or options.history_file):
+        raise NestRecError("--histories-in is of users; name them by --users, --users-file or --sample")
     how = {"k": options.k, "diversity": options.diversity, "novelty": options.novelty}
     logging.disable(logging.INFO)  # what RecBole says of the checkpoint's training
     try:
@@ -110,7 +117,9 @@ def _for_users(options: Any, how: dict[str, Any]) -> int:
 
     recommender, titles = _load(options)
     users = options.users or (read_users(options.users_file) if options.users_file else [])
-    users = users or sample_users(recommender.dataset, options.sample)
+    if options.histories_in:
+        recommender.histories_in(options.histories_in)
+    users = users or sample_users(recommender.histories, options.sample)
     lists = recommender.recommend_users(users, **how)
     if options.json:
         answer = [{"user": user, "recommendations": _records(found, titles)} for user, found in lists.items()]

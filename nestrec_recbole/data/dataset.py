@@ -41,7 +41,7 @@ class SequenceDataset(IndexedDataset):
 
         Training goes without hidden users and items; validation and test are what they would be.
         """
-        self._change_feat_format()
+        self.index()
         train, *others = self.split()
         return [self._without_hidden(train), *(self.select(rows) for rows in others)]
 
@@ -70,7 +70,7 @@ class SequenceDataset(IndexedDataset):
         Its :meth:`build` gives the training and the validation rows of this one, and no test rows. Item and user ids
         are the same.
         """
-        self._change_feat_format()
+        self.index()
         train, valid, _ = self.split()
         kept = np.sort(np.r_[train, valid])
         rest = self._over(self.rows.select(kept).blanked())
@@ -79,7 +79,7 @@ class SequenceDataset(IndexedDataset):
 
     def under(self, config: Any) -> SequenceDataset:
         """The same data for a model of other settings, which must not differ in what is read or split."""
-        self._change_feat_format()  # once for all
+        self.index()  # once for all
         other = copy.copy(self)
         other.config, other.max_item_list_len = config, config["MAX_ITEM_LIST_LENGTH"]
         other._time_unit = other._read_unit()

@@ -161,6 +161,11 @@ class FeatureStore:
                 )
         return cls(path, manifest, embeddings, views)
 
+    @property
+    def meaning(self) -> str:
+        """What features stand for, where the encoder looked at all items for it: a hash; else nothing."""
+        return self.manifest.checksums.get(REDUCTION) or self.manifest.settings.get("values", "")
+
     @cached_property
     def items(self) -> list[str]:
         """The item token of each row.

@@ -71,6 +71,10 @@ class IndexedDataset(AtomicDataset):
         self.domains = Domains.of(self.config, self.field2id_token[self.iid_field])
         self.rankable = None if self.domains is None else self.domains.rankable
 
+    def index(self) -> None:
+        """Put the interactions in order, where that is still to be done: only then there are ``rows``."""
+        self._change_feat_format()
+
     def _change_feat_format(self) -> None:
         if self._indexed:
             return

@@ -18,9 +18,17 @@ BUCKETS = 256
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A matrix (n, width) of few numbers other than 0, of which only the rows that are asked for are written out."""
+    """A matrix (n, width) of few numbers other than 0, of which only the rows that are asked for are written out.
+
+    Attributes
+    ----------
+    matrix : scipy.sparse.csr_array of shape (n, width)
+    values : str
+        A hash of what the columns stand for, where there is one for each value of the data.
+    """
 
     matrix: csr_array
+    values: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +86,8 @@ def encode_categories(cells: Sequence[Sequence[str]], encoder: str = "one_hot", 
     rows = csr_array(held @ codes)
     lengths = np.sqrt(rows.multiply(rows).sum(axis=1))
     rows.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(rows.indptr))
-    return SparseRows(rows)
+    one_each = hashlib.sha256("\x00".join(number).encode()).hexdigest() if encoder == "one_hot" else ""
+    return SparseRows(rows, one_each)
 
 
 def _hash(value: str, width: int) -> np.ndarray:

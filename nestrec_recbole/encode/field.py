@@ -60,32 +60,36 @@ def ensure_field(
         identity["separator"] = facts["separator"] if is_sequence else None
     store = store_path(folder, name, identity, source.sha256)
     if not (store / "manifest.json").is_file():
-        _encode(store, path, name, source, recipe, identity, training, engine)
+        _encode(_Field(store, path, name, source, recipe, identity), training, engine)
     if facts:
         known.put({name: facts})
     return store
 
 
-def _encode(
-    store: Path,
-    path: Path,
-    name: str,
-    source: Source,
-    recipe: Recipe,
-    identity: dict[str, Any],
-    training: np.ndarray | None,
-    engine: Engine,
-) -> None:
+@dataclass(frozen=True)
+class _Field:
+    """What is encoded: column ``name`` of the file ``path``, into ``store``."""
+
+    store: Path
+    path: Path
+    name: str
+    source: Source
+    recipe: Recipe
+    identity: dict[str, Any]
+
+
+def _encode(field: _Field, training: np.ndarray | None, engine: Engine) -> None:
     """Encode a field and write its store."""
-    getLogger().info("encoding %s of %d items with %s into %s", name, len(source.cells), recipe.encoder, store)
+    cells, recipe = field.source.cells, field.recipe
+    getLogger().info("encoding %s of %d items with %s into %s", field.name, len(cells), recipe.encoder, field.store)
     if recipe.is_model:
-        parts = store.parent / f".parts-{recipe_prefix(name, identity)[:-1]}"
-        views, reduction = _encode_by_model(source, recipe, identity, training, parts, engine)
-        _write(store, path, name, source, recipe, identity, views, reduction)
+        parts = field.store.parent / f".parts-{recipe_prefix(field.name, field.identity)[:-1]}"
+        views, reduction = _encode_by_model(field, training, parts, engine)
+        _write(field, views, reduction)
         shutil.rmtree(parts, ignore_errors=True)
     else:
-        column = encode_column(path, name, source.cells, recipe, identity.get("separator"))
-        _write(store, path, name, source, recipe, identity, [Taken(column, np.arange(len(column)))])
+        column = encode_column(field.path, field.name, cells, recipe, field.identity.get("separator"))
+        _write(field, [Taken(column, np.arange(len(column)))])
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,13 @@ def _imported_store(folder: Path, name: str, recipe: Recipe) -> Path:
 
 
 def _encode_by_model(
-    source: Source, recipe: Recipe, identity: dict[str, Any], training: np.ndarray | None, parts: Path, engine: Engine
+    field: _Field, training: np.ndarray | None, parts: Path, engine: Engine
 ) -> tuple[list[Taken], Reduction | None]:
     """Encode every view of every item, reduced where that is asked for."""
-    inputs: list[Any] = list(source.pictures or source.cells)
+    recipe = field.recipe
+    inputs: list[Any] = list(field.source.pictures or field.source.cells)
     altered = [_alter(one, view) for view in range(1, recipe.views) for one in inputs]
-    rows, place = encode_inputs(inputs + altered, recipe, identity, parts, engine)
+    rows, place = encode_inputs(inputs + altered, recipe, field.identity, parts, engine)
     views = [Taken(rows, part) for part in np.split(place, recipe.views)]
     if training is None:
         return views, None
@@ -172,43 +177,38 @@ def _is_there(view: Taken) -> np.ndarray:
     return ~np.isnan(view.rows[:][:, 0])[view.place]
 
 
-def _write(
-    store: Path,
-    path: Path,
-    name: str,
-    source: Source,
-    recipe: Recipe,
-    identity: dict[str, Any],
-    views: list[Taken],
-    reduction: Reduction | None = None,
-) -> None:
+def _write(field: _Field, views: list[Taken], reduction: Reduction | None = None) -> None:
     """Write the items that turned out to have the field."""
-    has_field = _has_field(path, name, source, recipe, views[0])
+    recipe, identity = field.recipe, field.identity
+    has_field = _has_field(field, views[0])
     first, *others = (Taken(view.rows, view.place[has_field]) for view in views)
+    settings = {key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")}
+    if isinstance(first.rows, SparseRows) and first.rows.values:
+        settings["values"] = first.rows.values
     write_features(
-        store,
-        source.cells.index.to_numpy()[has_field].tolist(),
+        field.store,
+        field.source.cells.index.to_numpy()[has_field].tolist(),
         first,
         others,
         None if reduction is None else reduction.as_array(),
-        field=name,
+        field=field.name,
         modality=recipe.modality,
         encoder=recipe.encoder,
         revision=identity["revision"] or (downloaded_revision(recipe.encoder) if recipe.is_model else ""),
-        settings={key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")},
+        settings=settings,
         normalised=recipe.is_model and not recipe.is_fitted,
-        sha256=source.sha256,
+        sha256=field.source.sha256,
     )
 
 
-def _has_field(path: Path, name: str, source: Source, recipe: Recipe, view: Taken) -> np.ndarray:
-    if recipe.modality in ("text", "category"):
+def _has_field(field: _Field, view: Taken) -> np.ndarray:
+    if field.recipe.modality in ("text", "category"):
         return np.ones(len(view.place), dtype=bool)  # they can always be encoded: NaN is for the store to refuse
-    there = _is_there(view)
+    there, cells = _is_there(view), field.source.cells
     if not there.any():
-        raise NestRecError(f"{path}: no image of {name!r} can be read ({source.cells.iloc[0]}); check the files")
-    if recipe.modality == "image" and not there.all():
+        raise NestRecError(f"{field.path}: no image of {field.name!r} can be read ({cells.iloc[0]}); check the files")
+    if field.recipe.modality == "image" and not there.all():
         place = int(np.argmin(there))
-        token, cell = source.cells.index[place], source.cells.iloc[place]
-        warn_of_missing(path, name, int((~there).sum()), "no readable images", token, cell)
+        n_missing = int((~there).sum())
+        warn_of_missing(field.path, field.name, n_missing, "no readable images", cells.index[place], cells.iloc[place])
     return there

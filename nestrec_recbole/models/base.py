@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from nestrec_recbole.data.content import item_content
-from nestrec_recbole.data.numbering import numbering
+from nestrec_recbole.data.numbering import meanings, numbering
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.layers.precision import autocast
 from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
@@ -39,7 +40,10 @@ class SequenceModel(SequentialRecommender):
     Attributes
     ----------
     numbering : dict of str to str
-        Which items, and which users where the model knows them by id, have which numbers; checkpoints keep it.
+        Hashes of which items, and which users where the model knows them by id, have which numbers, and of what the
+        features of items stand for; checkpoints keep it.
+    id_tokens : dict of str to numpy.ndarray of shape (number of tokens,)
+        The tokens themselves, by field; checkpoints keep these too.
     computes_items : bool
         Whether :meth:`item_table` of some items costs less than that of all. Then a training step whose loss looks at
         a part of the catalogue computes no others.
@@ -69,7 +73,9 @@ class SequenceModel(SequentialRecommender):
         rankable = None if domains is None else torch.from_numpy(domains.rankable)
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
-        self.numbering = numbering(dataset, [dataset.iid_field])
+        self.numbering = meanings(dataset) if getattr(self, "needs_item_fields", False) else {}
+        self.id_tokens: dict[str, np.ndarray] = {}
+        self.know_by_id(dataset, dataset.iid_field)
 
     def _build_seen_bias(self, config: Any, dataset: Any) -> SeenBias | None:
         """What the scores of a history's items get more than those of others; None: nothing."""
@@ -80,6 +86,23 @@ class SequenceModel(SequentialRecommender):
         if config["loss"] != "full_softmax":
             raise NestRecError(f"seen_bias goes with loss: full_softmax, not {config['loss']}; set it to False")
         return SeenBias(*count_repeats(dataset))
+
+    def know_by_id(self, dataset: Any, field: str) -> None:
+        """Keep with the weights which token of a field, such as ``user_id``, has which number."""
+        self.numbering |= numbering(dataset, [field])
+        self.id_tokens[field] = dataset.field2id_token[field]
+
+    def id_tables(self) -> dict[str, str]:
+        """The tensors of the state dict that have a row for each token of a field, and of which field.
+
+        By these a training on other data finds the rows of what it knows. Override it where there are others than
+        embeddings of all items.
+        """
+        return {f"{name}.weight": self.ITEM_ID for name, module in self.named_modules() if self._is_of_items(module)}
+
+    def _is_of_items(self, module: nn.Module) -> bool:
+        is_table = isinstance(module, nn.Embedding) and module.padding_idx == 0
+        return isinstance(module, ItemIds) or (is_table and module.num_embeddings == self.n_items)
 
     @property
     def counted_items(self) -> Tensor | None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from nestrec_recbole.data.domains import has_target
 from nestrec_recbole.data.features import ItemField
-from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.layers.dropout import Dropout
 from nestrec_recbole.layers.fields import ALL, BLOCK, FieldTokens
@@ -92,7 +91,7 @@ class MultimodalRec(SequenceModel):
         # Zero, and so it stays where a user is not in the training data.
         self.user_embedding = _embedding(dataset.user_num, self.width, 0.0) if config["use_users"] else None
         if config["use_users"]:
-            self.numbering |= numbering(dataset, [dataset.uid_field])
+            self.know_by_id(dataset, dataset.uid_field)
         self.user_dropout = config["user_dropout_prob"]
         self.recent_mean = RecencyMean()
         self.norm = nn.LayerNorm(self.width)
@@ -107,6 +106,11 @@ class MultimodalRec(SequenceModel):
             config["mlp_init"],
             config["inner_product"],
         )
+
+    def id_tables(self) -> dict[str, str]:
+        """As the base's, and that of users."""
+        known = self.scorer is not None and self.user_embedding is not None
+        return super().id_tables() | ({"user_embedding.weight": self.USER_ID} if known else {})
 
     # -- items ------------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestrec_recbole.data.numbering import numbering
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.merged import MergedHistories
 from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
@@ -61,7 +61,7 @@ class TriGRec(TriGRecUser):
             histories[torch.from_numpy(users).long()] = torch.from_numpy(items)
             self.register_buffer("frozen_histories", histories, persistent=False)
             self.register_buffer("frozen_vectors", torch.full((dataset.user_num, 2, width), torch.nan))
-            self.numbering |= numbering(dataset, [dataset.uid_field])
+            self.know_by_id(dataset, dataset.uid_field)
         self._keep_still(config)
 
     def _keep_still(self, config: Any) -> None:
@@ -118,6 +118,10 @@ class TriGRec(TriGRecUser):
         shape = (-1, batch[self.ITEM_SEQ].shape[1], -1)
         specific, cross = self.frozen_vectors[batch[self.USER_ID]].unbind(1)
         return specific[:, None].expand(shape), cross[:, None].expand(shape)
+
+    def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As the base's; frozen vectors are computed anew, of the users of these data."""
+        return {name: weight for name, weight in super().starting_from(weights).items() if name != "frozen_vectors"}
 
     @torch.no_grad()
     def freeze(self, rows: int = 1024) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nestrec_recbole.models.base import SequenceModel
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
-from nestrec_recbole.recommend.users import histories_of, user_ids
+from nestrec_recbole.recommend.users import as_now, histories_of, user_ids
 
 
 class Recommender:
@@ -34,6 +35,11 @@ class Recommender:
     dataset : nestrec_recbole.data.dataset.SequenceDataset
         Of the run that trained the model: it holds the item tokens.
 
+    Attributes
+    ----------
+    histories : nestrec_recbole.data.dataset.SequenceDataset
+        Where users have taken what: ``dataset``, or what :meth:`histories_in` has read.
+
     Examples
     --------
     >>> recommender = Recommender.load("runs/quickstart/NestRec.safetensors")  # doctest: +SKIP
@@ -45,6 +51,7 @@ class Recommender:
         if not hasattr(model, "ITEM_SEQ"):
             raise NestRecError(f"{type(model).__name__} reads no history of items: it cannot recommend for one")
         self.model, self.dataset = model.eval(), dataset
+        self.histories = dataset
         self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
         self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
         rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
@@ -65,6 +72,23 @@ class Recommender:
 
         _, model, dataset, *_ = load_data_and_model(str(path), data_path, feature_path, logs=False)
         return cls(model, dataset)
+
+    def histories_in(self, data_path: str | Path) -> None:
+        """Take what users took, new ones too, from the dataset as it is now, in another folder than the training's.
+
+        Items that the model does not know, unless they are added, are passed over. The model stays as it is.
+
+        Parameters
+        ----------
+        data_path : str or Path
+            A folder of datasets, such as files that were converted anew, with a folder of the dataset's name.
+
+        Raises
+        ------
+        NestRecError
+            When there is none, or it cannot be read as the training's was.
+        """
+        self.histories = as_now(self.dataset, data_path)
 
     def add_items(self, items: Sequence[HistoryItem], recommendable: bool = False) -> Unseen:
         """Let histories hold items that are not in the catalogue, which are encoded now.
@@ -196,15 +220,42 @@ class Recommender:
         Returns
         -------
         dict of str to list of (item token, score)
-            Each user's list, best first.
+            Each user's list, best first; empty where a user took nothing that the model knows.
 
         Raises
         ------
         NestRecError
             When a user is not in the dataset, or has no interaction there; else as :meth:`recommend`.
         """
-        histories, times = histories_of(self.dataset, users)
-        return dict(zip(users, self.recommend(histories, k, times=times, users=users, **how), strict=True))
+        histories, times = self._known_parts(*histories_of(self.histories, users))
+        lists: dict[str, list[tuple[str, float]]] = {user: [] for user in users}
+        known = self.dataset.field2token_id[self.dataset.uid_field]
+        for are_known in (True, False):
+            rows = [row for row, user in enumerate(users) if histories[row] and (str(user) in known) is are_known]
+            part = [users[row] for row in rows]
+            timed = None if times is None else [times[row] for row in rows]
+            own = part if are_known else None
+            found = self.recommend([histories[row] for row in rows], k, times=timed, users=own, **how)
+            lists.update(zip(part, found, strict=True))
+        return lists
+
+    def _known_parts(
+        self, histories: list[list[str]], times: list[list[int]] | None
+    ) -> tuple[list[list[str]], list[list[int]] | None]:
+        """Histories, and their times, without the items that the model does not know."""
+        kept = [[place for place, item in enumerate(history) if self.knows(item)] for history in histories]
+        n_unknown = sum(map(len, histories)) - sum(map(len, kept))
+        if n_unknown:
+            getLogger().warning(
+                "%d of %d interactions are with items that the model does not know, and are passed over; add_items "
+                "lets it read them by their content",
+                n_unknown,
+                sum(map(len, histories)),
+            )
+        parts = [[history[place] for place in places] for history, places in zip(histories, kept, strict=True)]
+        if times is None:
+            return parts, None
+        return parts, [[of[place] for place in places] for of, places in zip(times, kept, strict=True)]
 
     def _forbidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor | None:
         """Which of the ranked items may not be listed, (n_ranked,) bool; None: all may."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.errors import NestRecError, unknown
+
+_FEWEST = ("user_inter_num_interval", "item_inter_num_interval")
 
 
 def user_ids(dataset: SequenceDataset, users: Sequence[str]) -> np.ndarray:
@@ -47,6 +51,21 @@ def histories_of(dataset: SequenceDataset, users: Sequence[str]) -> tuple[list[l
     tokens = dataset.field2id_token[dataset.iid_field]
     times = None if dataset.times is None else [dataset.times[part].tolist() for part in parts]
     return [tokens[dataset.items[part]].astype(str).tolist() for part in parts], times
+
+
+def as_now(dataset: SequenceDataset, data_path: str | Path) -> SequenceDataset:
+    """The same dataset in another folder, with what has come in since, read by the settings of the first.
+
+    All interactions count: how many a user or an item must have was for training to say.
+    """
+    _require_ours(dataset)
+    config = copy.deepcopy(dataset.config)
+    config["data_path"] = os.path.join(data_path, config["dataset"])
+    for name in (*_FEWEST, "item_fields", "hidden_items", "hidden_users"):
+        config[name] = None
+    found = SequenceDataset(config)
+    found.index()
+    return found
 
 
 def _require_ours(dataset: Any) -> None:

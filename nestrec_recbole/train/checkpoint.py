@@ -15,11 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nestrec_recbole.data.numbering import check_numbering
-from nestrec_recbole.encode.recipe import Recipe
+from nestrec_recbole.data.numbering import as_tensor, check_numbering
 from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.files import written_whole
-from nestrec_recbole.settings.roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
 from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"
@@ -68,7 +66,6 @@ _UNSEEN_IN_SHAPES = (
     *("n_heads", "activation", "residual", "cosine", "inner_product", "mlp_activation", "item_table"),
     *("whitened_scale", "times_per_second"),
 )
-_OF_PARTS = ("n_heads", "whitened_scale")  # ... of what a part of it, the item tokens, comes to
 _OF_LLM = ("titles", "title_tokens", "prompt")  # ... in `llm`
 
 
@@ -81,10 +78,10 @@ def load_weights(
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     check_numbering(model, about.get("numbering"), path)
-    _compare(path, about["config"], config, _UNSEEN_IN_SHAPES)
+    compare_settings(path, about["config"], config, _UNSEEN_IN_SHAPES)
     if config["llm"]:
-        _compare(path, about["config"].get("llm") or {}, config["llm"], _OF_LLM, "llm.")
-    weights = _of_model(tensors)
+        compare_settings(path, about["config"].get("llm") or {}, config["llm"], _OF_LLM, "llm.")
+    weights = weights_of(tensors)
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
         holder = "the model" if name in own else "the checkpoint"
@@ -97,73 +94,18 @@ def load_weights(
     set_other(model, tensors)
 
 
-def _compare(path: Any, theirs: Mapping[str, Any], ours: Any, keys: tuple[str, ...], inside: str = "") -> None:
+def compare_settings(path: Any, theirs: Mapping[str, Any], ours: Any, keys: tuple[str, ...], inside: str = "") -> None:
+    """Refuse a checkpoint whose settings ``keys`` are others than the model's, where both have them."""
     for key in keys:
         found, own = theirs.get(key), ours[key]
         if found is not None and own is not None and found != own:
             raise NestRecError(f"{path}: was trained with {inside}{key}: {found}, the model has {own}; set them equal")
 
 
-def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
-    return [(name, Recipe.parse(name, how)) for name, how in (item_fields or {}).items()]
-
-
-# Settings that say what training may see.
-_HELD_OUT_BY = (*FILES, *KEPT_DOMAINS, *HELD_OUT, *HISTORIES)
-
-
-def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[str]:
-    """Start a model from a checkpoint of another stage: what it says it takes of the weights; the others stay.
-
-    Returns
-    -------
-    list of str
-        The names of what was taken.
-
-    Raises
-    ------
-    NestRecError
-        When the checkpoint is of another dataset, of other item fields, or was trained on what is held out here, has
-        nothing for this model, or a shape differs.
-    """
-    tensors, about = read_checkpoint(path)
-    if about["dataset"] != config["dataset"]:
-        raise NestRecError(f"init_from {path}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
-    check_numbering(model, about.get("numbering"), f"init_from {path}")
-    for key in _HELD_OUT_BY:
-        theirs, ours = (_given(key, one) for one in (about["config"].get(key), config[key]))
-        if theirs != ours:
-            raise NestRecError(
-                f"init_from {path}: its {key} is {theirs}, here it is {ours}: it may know what is held out"
-            )
-    own = model.state_dict()
-    taken = model.starting_from(_of_model(tensors))
-    if not taken:
-        raise NestRecError(f"init_from {path}: a {about['model']}, of which this model has no part")
-    _compare(f"init_from {path}", about["config"], config, _OF_PARTS)
-    theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
-    if theirs != ours and any(name.startswith("fields.") for name in taken):
-        names = (", ".join(name for name, _ in recipes) for recipes in (theirs, ours))
-        raise NestRecError(
-            "init_from {}: its item_fields are {}, here they are {}, or they are encoded otherwise; give both equal "
-            "item_fields".format(path, *names)
-        )
-    for name, weight in taken.items():
-        if weight.shape != own[name].shape:
-            found, wanted = tuple(weight.shape), tuple(own[name].shape)
-            raise NestRecError(f"init_from {path}: {name} is {found}, the model has {wanted}; give both equal settings")
-    model.load_state_dict(taken, strict=False)
-    return sorted(taken)
-
-
-def _given(key: str, value: Any) -> Any:
-    """What a setting says, None where it says nothing; a domain may be called 0."""
-    return (str(value) if key == "target_domain" and value is not None else value) or None
-
-
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights of a model under the names that a checkpoint gives them."""
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    """The weights of a model under the names that a checkpoint gives them, and the tokens that its tables are of."""
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return weights | {f"tokens.{name}": as_tensor(names) for name, names in getattr(model, "id_tokens", {}).items()}
 
 
 def new_name(config: Any) -> str:
@@ -172,5 +114,6 @@ def new_name(config: Any) -> str:
     return str(Path(config["checkpoint_dir"]) / name)
 
 
-def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def weights_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`model_tensors` gave of a model's ``state_dict``."""
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}

@@ -28,12 +28,12 @@ from nestrec_recbole.train.checkpoint import (
     model_tensors,
     new_name,
     read_checkpoint,
-    take_weights,
     write_checkpoint,
 )
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 from nestrec_recbole.train.state import Position, capture, is_whole, restore
+from nestrec_recbole.train.warmstart import take_weights
 
 
 class SequenceTrainer(ExactEvaluation, Trainer):
