@@ -99,9 +99,9 @@ def ranks_path(folder: Path, name: str, seed: int) -> Path:
 
 
 def values_by_user(folder: Path, name: str, seeds: list[int], ranks: str) -> np.ndarray:
-    """NDCG@10 of every user, averaged over seeds; by the column ``ranks`` of the ranks, under its protocol."""
+    """NDCG@10 of every user, (n_seeds, n_users); by the column ``ranks`` of the ranks, under its protocol."""
     found = [pd.read_parquet(ranks_path(folder, name, seed)).sort_values(["user", "item"]) for seed in seeds]
-    return np.mean([row_values("ndcg", one[ranks].to_numpy(), 10) for one in found], axis=0)
+    return np.stack([row_values("ndcg", one[ranks].to_numpy(), 10) for one in found])
 
 
 def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any]) -> dict[str, Any]:

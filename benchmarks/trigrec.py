@@ -95,7 +95,7 @@ def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any])
             files = [[ranks_of(folder, place, one, seed) for seed in common] for one in (row, REFERENCE)]
             if row != REFERENCE and common and all(file for of_row in files for file in of_row):
                 values = [metric_of_users([read_ranks(file) for file in of_row], COLUMNS[0]) for of_row in files]
-                made = compare(*(of_users.to_numpy() for of_users in values))
+                made = compare(*(by_seed.to_numpy() for by_seed in values))
                 about = {"difference": made.difference, "low": made.low, "high": made.high, "p": made.p}
                 found.setdefault(place, {})[row] = {"seeds": common, **about}
             elif common and row in known.get(place, {}):

@@ -17,6 +17,7 @@ from nestrec_recbole.evaluate.significance import (
     compare,
     holm,
     permutation_test,
+    seeds_test,
     verdict,
 )
 
@@ -146,3 +147,40 @@ def test_holm_bounds_the_chance_of_any_false_finding() -> None:
 def test_what_cannot_be_tested_is_refused(a: np.ndarray, b: np.ndarray, said: str) -> None:
     with pytest.raises(NestRecError, match=said):
         compare(a, b)
+
+
+# -- seeds ----------------------------------------------------------------------------------------------------------
+
+
+def trainings(n_seeds: int, n_users: int, shift: float, random: np.random.Generator, between: float) -> np.ndarray:
+    """Values (n_seeds, n_users) of a model whose trainings differ by as much as ``between`` in their means."""
+    return shift + random.normal(0, between, (n_seeds, 1)) + random.normal(0, 1, (n_seeds, n_users))
+
+
+def test_seeds_worked_by_hand() -> None:
+    a, b = np.array([[1.0, 3.0], [3.0, 5.0]]), np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    # Users differ by 2 and 3: mean 5/2, variance 1/2 of 2. Seeds of A have means 2 and 4, variance 2 of 2; of B none.
+    t, freedom = 2.5 / np.sqrt(1 / 4 + 1), (1 / 4 + 1) ** 2 / (1 / 16 + 1)
+    assert seeds_test(a, b) == pytest.approx(2 * stats.t.sf(t, freedom))
+    found = compare(a, b)
+    assert (found.p_seeds, found.p_users, found.difference) == (seeds_test(a, b), 0.5, 2.5)
+    assert found.p == 0.5 and compare(a[:1], b).p_seeds is None
+    assert seeds_test(a, a) == 1.0 and seeds_test(np.ones((2, 3)), np.zeros((2, 3))) == 0.0
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_two_models_alike_are_called_different_as_often_as_the_level_says(n_seeds: int) -> None:
+    """A test over users alone tells the trainings of one model apart, the more surely the more users there are."""
+    random, of_users, of_both = np.random.default_rng(0), 0, 0
+    for _ in range(1000):
+        a, b = (trainings(n_seeds, 400, 0.0, random, between=0.2) for _ in range(2))
+        of_users += stats.ttest_1samp(a.mean(axis=0) - b.mean(axis=0), 0).pvalue < LEVEL
+        p = seeds_test(a, b)
+        of_both += p is not None and p < LEVEL
+    assert of_both / 1000 < LEVEL + 0.02 < 0.4 < of_users / 1000
+
+
+def test_what_seeds_agree_on_is_found() -> None:
+    random = np.random.default_rng(0)
+    found = compare(trainings(3, 2000, 0.3, random, between=0.02), trainings(3, 2000, 0.0, random, between=0.02))
+    assert found.p_seeds is not None and found.p_users <= found.p < 0.01

@@ -58,8 +58,9 @@ def test_metrics_that_no_user_has(name: str, said: str) -> None:
 def test_users_are_means_over_targets_and_seeds_in_one_order() -> None:
     other = RANKS.iloc[[2, 0, 3, 1]].assign(rank=[1, 1, 1, 3])  # another order of rows: u2, u3, u1, u1
     found = metric_of_users([RANKS, other], "mrr@10")
-    assert found.index.tolist() == ["u1", "u2", "u3"]
-    assert found.tolist() == pytest.approx([((1 / 3 + 1 / 2) / 2 + (1 + 1 / 3) / 2) / 2, 1 / 2, 1])
+    assert found.columns.tolist() == ["u1", "u2", "u3"]
+    assert found.loc[0].tolist() == pytest.approx([(1 / 3 + 1 / 2) / 2, 0, 1])
+    assert found.loc[1].tolist() == pytest.approx([(1 + 1 / 3) / 2, 1, 1])
     assert same_targets(RANKS, other) and not same_targets(RANKS, other.iloc[1:])
 
 

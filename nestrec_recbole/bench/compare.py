@@ -76,7 +76,9 @@ def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[s
     for letter, name, row, mean in zip("AB", names, sides, (found.mean_a, found.mean_b), strict=True):
         lines.append(f"{letter}  {name:<{width}}  {mean:.4f}  {_seeds(row, metric)}")
     relative = f" ({found.difference / found.mean_b:+.1%})" if found.mean_b else ""
-    test = f"{p_value(found.p)} (permutation test, two-sided)"
+    test = f"{p_value(found.p_users)} (permutation test over users, two-sided)"
+    if found.p_seeds is not None:
+        test += f", {p_value(found.p_seeds)} (t-test over users and seeds)"
     lines.append(
         f"A - B  {found.difference:+.4f}{relative}, {1 - LEVEL:.0%} confidence interval "
         f"{found.low:+.4f} to {found.high:+.4f}, {test}"
@@ -88,7 +90,8 @@ def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[s
     )
     judged = verdict(found.difference, found.p)
     between = "from" if judged == "not distinguished" else "than"
-    return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}. {OF_USERS}"]
+    of_users = f" {OF_USERS}" if found.p_seeds is None else ""
+    return [*lines, f"A, {names[0]}, is {judged} {between} B, {names[1]}.{of_users}"]
 
 
 def _seeds(row: RowResult, metric: str) -> str:

@@ -59,8 +59,8 @@ def metric_of_rows(ranks: pd.DataFrame, name: str) -> np.ndarray:
     return row_values(metric, ranks[column].to_numpy(), k)
 
 
-def metric_of_users(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:
-    """Each user's mean over held-out targets and over runs, which differ in their seeds: user -> value.
+def metric_of_users(runs: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Each user's mean over held-out targets in each run, which differ in their seeds: (n_runs, n_users).
 
     Raises
     ------
@@ -69,8 +69,8 @@ def metric_of_users(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:
     """
     if not all(same_targets(run, runs[0]) for run in runs[1:]):
         raise NestRecError("seeds of one row were not tested on the same users and items; run them on the same data")
-    values = pd.Series(np.concatenate([metric_of_rows(run, name) for run in runs]))
-    return values.groupby(np.concatenate([run["user"].to_numpy() for run in runs])).mean()
+    values = [pd.Series(metric_of_rows(run, name)).groupby(run["user"].to_numpy()).mean() for run in runs]
+    return pd.DataFrame(values).reset_index(drop=True)
 
 
 def same_targets(a: pd.DataFrame, b: pd.DataFrame) -> bool:

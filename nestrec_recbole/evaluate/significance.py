@@ -1,4 +1,4 @@
-"""Is one run better than another? Paired tests over users, corrected for how many are made."""
+"""Is one model better than another? Paired tests over users, and over seeds too, corrected for how many are made."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class Comparison:
     n_users : int
     mean_a, mean_b : float
     low, high : float
-        Bootstrap confidence interval of ``mean_a - mean_b``, at 1 - ``LEVEL``.
-    p : float
+        Bootstrap confidence interval of ``mean_a - mean_b``, at 1 - ``LEVEL``, over users.
+    p_users : float
         Of the two-sided sign-flip permutation test; not corrected for other comparisons.
+    p_seeds : float or None
+        Of :func:`seeds_test`, not corrected either; None where there is one seed of A or of B.
     effect : float
         Cohen's d_z, the mean difference in its standard deviations over users. Above 0: A is higher.
     better, worse : float
@@ -38,10 +40,16 @@ class Comparison:
     mean_b: float
     low: float
     high: float
-    p: float
+    p_users: float
     effect: float
     better: float
     worse: float
+    p_seeds: float | None = None
+
+    @property
+    def p(self) -> float:
+        """The larger of the two: what holds must hold for other users, and for other seeds where these are known."""
+        return max(self.p_users, self.p_seeds or 0.0)
 
     @property
     def difference(self) -> float:
@@ -54,9 +62,9 @@ def compare(a: np.ndarray, b: np.ndarray, *, n_draws: int = 10_000, seed: int = 
 
     Parameters
     ----------
-    a, b : numpy.ndarray of shape (n_users,)
-        A metric's value of each user, higher is better; place i of both is the same user. Runs of several seeds are
-        averaged over seeds, user by user, beforehand.
+    a, b : numpy.ndarray of shape (n_users,) or (n_seeds, n_users)
+        A metric's value of each user, higher is better; place i of both is the same user. Users are compared by their
+        means over seeds, of which A and B may have different numbers.
     n_draws : int
         Of the permutation test; the bootstrap draws a fifth of them.
 
@@ -71,8 +79,10 @@ def compare(a: np.ndarray, b: np.ndarray, *, n_draws: int = 10_000, seed: int = 
     >>> round(found.difference, 3), found.p
     (0.675, 0.125)
     """
-    if a.shape != b.shape or a.ndim != 1:
+    if a.shape[-1:] != b.shape[-1:] or not {a.ndim, b.ndim} <= {1, 2}:
         raise NestRecError(f"paired values are of shapes {a.shape} and {b.shape}; expected one value per user in both")
+    p_seeds = seeds_test(np.atleast_2d(a), np.atleast_2d(b))
+    a, b = (np.atleast_2d(values).mean(axis=0) for values in (a, b))
     difference = a - b
     _check(difference)
     low, high = bootstrap_interval(difference, n_draws=n_draws // 5, seed=seed)
@@ -83,7 +93,8 @@ def compare(a: np.ndarray, b: np.ndarray, *, n_draws: int = 10_000, seed: int = 
         mean_b=float(b.mean()),
         low=low,
         high=high,
-        p=permutation_test(difference, n_draws=n_draws, seed=seed),
+        p_users=permutation_test(difference, n_draws=n_draws, seed=seed),
+        p_seeds=p_seeds,
         effect=_effect(float(difference.mean()), float(spread)),
         better=float((difference > 0).mean()),
         worse=float((difference < 0).mean()),
@@ -127,6 +138,40 @@ def permutation_test(difference: np.ndarray, *, n_draws: int = 10_000, seed: int
         signs = np.unpackbits(coins, axis=1, count=n).astype(np.float64)
         n_as_far += int((np.abs(2 * (signs @ moving) - moving.sum()) >= observed).sum())
     return (1 + n_as_far) / (1 + n_draws)
+
+
+def seeds_test(a: np.ndarray, b: np.ndarray) -> float | None:
+    r"""Two-sided p-value of a difference between models, of whose seeds and users these are a sample.
+
+    One training more would come out otherwise, by as much as seeds differ; a test over users does not know of it, and
+    with many users tells two trainings of one model apart. With :math:`m_s` the mean over users of seed s, and
+    :math:`d_u` a user's difference of the means over seeds,
+
+    .. math:: t = \frac{\bar d}{\sqrt{v}}, \quad
+              v = \frac{s^2(d_u)}{n} + \frac{s^2(m_s^a)}{S_a} + \frac{s^2(m_s^b)}{S_b}
+
+    has nearly a t distribution, of degrees of freedom by Satterthwaite (1946) from n - 1, S_a - 1 and S_b - 1.
+
+    Parameters
+    ----------
+    a, b : numpy.ndarray of shape (n_seeds, n_users)
+
+    Returns
+    -------
+    float or None
+        None where there is one seed of A or of B.
+    """
+    if min(len(a), len(b)) < 2:
+        return None
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    _check(difference)
+    samples = (difference, a.mean(axis=1), b.mean(axis=1))
+    parts = np.array([sample.var(ddof=1) / len(sample) for sample in samples])
+    freedom = np.array([len(sample) - 1 for sample in samples])
+    v = parts.sum()
+    if not v:
+        return float(difference.mean() == 0)
+    return float(2 * stats.t.sf(abs(difference.mean()) / np.sqrt(v), v**2 / (parts**2 / freedom).sum()))
 
 
 def bootstrap_interval(

@@ -172,7 +172,7 @@ def _compare_rows(rows: list[RowResult], metric: str) -> None:
 
 
 def compare_rows(a: list[Record], b: list[Record], metric: str) -> Comparison:
-    """Compare the runs of one row with those of another, user by user, each user's values averaged over seeds.
+    """Compare the runs of one row with those of another, over users, and over seeds where both have several.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def compare_rows(a: list[Record], b: list[Record], metric: str) -> Comparison:
             "(user, item) pairs; run both with the same data and splits"
         )
     first, second = (metric_of_users([run.ranks for run in runs], metric) for runs in (a, b))
-    return compare(first.to_numpy(), second.reindex(first.index).to_numpy())
+    return compare(first.to_numpy(), second[first.columns].to_numpy())
 
 
 def _label(results: Results, data: str) -> str:

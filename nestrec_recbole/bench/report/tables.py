@@ -11,7 +11,7 @@ from typing import Any
 from nestrec_recbole.bench.report.rows import Group, RowResult, spoken
 
 # What every printed test has to say.
-OF_USERS = "The test knows users, not seeds: it tells trained networks apart, and models only as far as seeds agree."
+OF_USERS = "Of one seed the test knows users only: it tells trained networks apart, and models as far as seeds agree."
 _MARKS = {"better": "†", "worse": "‡"}
 
 
@@ -88,7 +88,7 @@ def _csv_cells(group: Group, row: RowResult, metrics: list[str]) -> dict[str, An
         cells |= {metric: row.mean(metric), f"{metric}_std": row.spread(metric)}
     cells["against"] = row.against.name if row.against else None
     cells["verdict"] = row.verdict
-    for name in ("n_users", "difference", "low", "high", "p", "effect", "better", "worse"):
+    for name in ("n_users", "difference", "low", "high", "p", "p_users", "p_seeds", "effect", "better", "worse"):
         cells[name] = getattr(found, name) if found else None
     cells["p_holm"] = row.p
     tuning = {f"tuning_{name}": row.runs[0].tuning.get(name) for name in ("trials", "epochs")}
@@ -111,9 +111,12 @@ def _note(groups: list[Group], metrics: list[str]) -> str:
         return "Means over seeds. Nothing was tested."
     has_baselines = any(row.baseline for group in groups for row in group.rows)
     against = "the best baseline of the dataset" if has_baselines else "the row that is best on its validation data"
+    made = [row.comparison for group in groups for row in group.rows if row.comparison]
+    of_users = f" {OF_USERS}" if any(one.p_seeds is None for one in made) else ""
     return (
-        f"Means over seeds. † better and ‡ worse than {against} in {spoken(metrics[0])}: paired permutation test over "
-        f"users, p < 0.05 after Holm's correction over the table. {OF_USERS}"
+        f"Means over seeds. † better and ‡ worse than {against} in {spoken(metrics[0])}: p < 0.05 after Holm's "
+        "correction over the table, by a paired permutation test over users and, where there are several seeds, by a "
+        f"t-test over users and seeds too.{of_users}"
     )
 
 
