@@ -46,6 +46,7 @@ def test_python_recommends(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", "small", CIRCLE)
     (code,) = blocks("py")
     code = code.replace("saved/NestRec-<run>.safetensors", "{path}").replace('"50", "181", "172"', '"i3", "i4"')
+    code = code.replace('["50"]', '["i3"]')
     train = "import glob, nestrec_recbole; nestrec_recbole.run_recbole('FastSASRec', 'small')\n"
     code = train + code.replace('"{path}"', "glob.glob('saved/*.safetensors')[0]")
     (tmp_path / "code.py").write_text(code + "\nassert len(recommender.recommend([['i3', 'i4']], k=5)[0]) == 5\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_dataset
 
 from nestrec_recbole import NestRecError, run_recbole
@@ -202,3 +203,31 @@ def test_histories_as_they_are_now(
 def test_a_checkpoint_says_what_to_do_with_newer_data(checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match=r"other values of 'item_id'.*go on with these by `init_from`"):
         Recommender.load(checkpoint, str(write_later(tmp_path / "later")))
+
+
+def test_similar_items_against_a_plain_reading(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recommender = Recommender.load(checkpoint)
+    tokens, vectors = recommender.item_vectors()
+    assert sorted(tokens) == sorted(f"i{number}" for number in range(12)) and vectors.dtype == np.float32
+    unit = dict(zip(tokens, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), strict=True))
+    lists = recommender.similar_items(["i3", "i7"], k=20, exclude=["i1"])
+    for item, found in zip(["i3", "i7"], lists, strict=True):
+        cosines = {other: float(unit[item] @ unit[other]) for other in tokens if other not in (item, "i1")}
+        assert [token for token, _ in found] == sorted(cosines, key=lambda token: -cosines[token])
+        assert dict(found) == pytest.approx(cosines, abs=1e-5)
+    assert recommender.similar_items(["i3"], only=["i3"]) == [[]] and recommender.similar_items([]) == []
+    assert main(["recommend", checkpoint, "i3", "i7", "--similar", "-k", "1"]) == 0
+    lines = [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["i3", recommender.similar_items(["i3"], k=1)[0][0][0]], ["i7", lines[1][1]]]
+    with pytest.raises(NestRecError, match="items: item 'i99' is not in dataset 'circle'"):
+        recommender.similar_items(["i99"])
+
+
+def test_vectors_are_what_scores_are_made_of(checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    tokens, vectors = recommender.item_vectors()
+    scores = dict(recommender.recommend([["i3", "i4"]], k=50)[0])
+    items = torch.tensor([[recommender.id_of["i3"], recommender.id_of["i4"]]])
+    with torch.no_grad():
+        state = recommender.model.encode({recommender.model.ITEM_SEQ: items})[0, -1].numpy()
+    assert scores == pytest.approx({t: float(state @ v) for t, v in zip(tokens, vectors, strict=True) if t in scores})

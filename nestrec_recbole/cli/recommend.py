@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="items that came after training, as in a history file: they are recommended too, by their content",
     )
+    parser.add_argument(
+        "--similar", action="store_true", help="not what follows the item ids, but the items most like each of them"
+    )
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument(
         "--diversity", type=float, default=0.0, help="0 to 1: how much unlike each other items should be"
@@ -57,9 +60,15 @@ def call(options: Any) -> int:
         raise NestRecError("a history is item ids; or give one of --history-file, --users, --users-file and --sample")
     if options.histories_in and (options.items or options.history_file):
         raise NestRecError("--histories-in is of users; name them by --users, --users-file or --sample")
+    if options.similar and not options.items:
+        raise NestRecError("--similar is of item ids; name some")
+    if options.similar and (options.diversity or options.novelty):
+        raise NestRecError("--similar lists items as similar as they are; leave --diversity and --novelty out")
     how = {"k": options.k, "diversity": options.diversity, "novelty": options.novelty}
     logging.disable(logging.INFO)  # what RecBole says of the checkpoint's training
     try:
+        if options.similar:
+            return _similar(options)
         if options.items or options.history_file:
             return _for_history(options, how)
         return _for_users(options, how)
@@ -111,6 +120,13 @@ def _for_history(options: Any, how: dict[str, Any]) -> int:
     return 0
 
 
+def _similar(options: Any) -> int:
+    """Print a list for each item, each line beginning with it."""
+    recommender, titles = _load(options)
+    lists = dict(zip(options.items, recommender.similar_items(options.items, options.k), strict=True))
+    return _print_lists("item", lists, titles, options.json)
+
+
 def _for_users(options: Any, how: dict[str, Any]) -> int:
     """Print the lists of users, each line beginning with the user."""
     from nestrec_recbole.recommend.users import read_users, sample_users
@@ -121,13 +137,18 @@ def _for_users(options: Any, how: dict[str, Any]) -> int:
         recommender.histories_in(options.histories_in)
     users = users or sample_users(recommender.histories, options.sample)
     lists = recommender.recommend_users(users, **how)
-    if options.json:
-        answer = [{"user": user, "recommendations": _records(found, titles)} for user, found in lists.items()]
+    return _print_lists("user", lists, titles, options.json)
+
+
+def _print_lists(of: str, lists: dict[str, Any], titles: dict[str, str], as_json: bool) -> int:
+    """Print lists as JSON, or in lines that each begin with whose it is."""
+    if as_json:
+        answer = [{of: name, "recommendations": _records(found, titles)} for name, found in lists.items()]
         print(json.dumps(answer, ensure_ascii=False, indent=1))
         return 0
-    for user, found in lists.items():
+    for name, found in lists.items():
         for line in _lines(found, titles):
-            print(f"{user}\t{line}")
+            print(f"{name}\t{line}")
     return 0
 
 

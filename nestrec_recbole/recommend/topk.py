@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recbole.data.interaction import Interaction
-from torch.nn.utils.rnn import pad_sequence
 
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST
-from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, GPU_SCORES
 from nestrec_recbole.recommend.history import HistoryItem
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
+from nestrec_recbole.recommend.scoring import history_columns, leave_out, score_histories
+from nestrec_recbole.recommend.similar import nearest
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
 from nestrec_recbole.recommend.users import as_now, histories_of, user_ids
 
@@ -186,24 +185,26 @@ class Recommender:
             On an empty history, an unknown item or user, weights out of range, times that are missing or do not fit the
             histories, or a model that was trained with ``coordinates``.
         """
-        if k < 1:
-            raise NestRecError(f"k is {k}: expected a whole number from 1")
-        forbidden = self._forbidden(only, exclude)
+        _positive(k)
+        hidden = self._hidden(only, exclude).to(self.model.device)
         choose = chooser(diversity, novelty, lambda: self._features, lambda: self._information)
         if users is not None and len(users) != len(histories):
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
-        columns = self._columns(histories, times)
+        rows = [self._ids(number, history) for number, history in enumerate(histories)]
+        columns = history_columns(self.model, self.dataset, rows, times)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
-        at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, CPU_SCORES // len(self.tokens)))
+        most = CPU_SCORES if hidden.device.type == "cpu" else GPU_SCORES
+        at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, most // len(self.tokens)))
         lists: list[list[tuple[str, float]]] = []
-        for start in range(0, len(histories), at_once):
+        for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             own = None if known_users is None else known_users[part]
-            scores = self._scores({name: column[part] for name, column in columns.items()}, own)
-            if forbidden is not None:
-                scores[:, forbidden] = -torch.inf
+            of_part = {name: column[part] for name, column in columns.items()}
+            scores = score_histories(self.model, self.dataset, of_part, own)[:, : len(hidden)]
+            scores[:, hidden] = -torch.inf
             if exclude_seen:
-                self._leave_out(columns[self.model.ITEM_SEQ][part], scores)
+                leave_out(scores, rows[part])
+            scores = scores.cpu() if diversity or novelty else scores  # as what lists are re-ranked by
             lists += self._named(*choose(scores, min(k, scores.shape[1] - 1)))
         return lists
 
@@ -239,6 +240,52 @@ class Recommender:
             lists.update(zip(part, found, strict=True))
         return lists
 
+    @torch.no_grad()
+    def item_vectors(self) -> tuple[list[str], np.ndarray]:
+        """The items and their vectors (n, d), float32, as the model ranks them, such as for a nearest-neighbour index.
+
+        Where a model has ``encode``, its score is the inner product of a history's state and an item's vector.
+
+        Raises
+        ------
+        NestRecError
+            When the model has no vectors of items.
+        """
+        if not hasattr(self.model, "item_table"):
+            raise NestRecError(f"{type(self.model).__name__} has no vectors of items; a model of this package does")
+        table = self.model.remember("item_table", self.model.item_table).detach().float().cpu()
+        return [str(token) for token in self.tokens[1:]], table[1 : len(self.tokens)].numpy()
+
+    def similar_items(
+        self, items: Sequence[str], k: int = 10, only: Iterable[str] | None = None, exclude: Iterable[str] = ()
+    ) -> list[list[tuple[str, float]]]:
+        """The items that a model has learned to be most like each of some items, by the cosine of their vectors.
+
+        Parameters
+        ----------
+        items : sequence of str
+        k : int
+            Items per list; fewer where the catalogue has no more. An item is not in its own list.
+        only, exclude : iterable of str, optional
+            As of :meth:`recommend`.
+
+        Returns
+        -------
+        list of lists of (item token, similarity)
+            Most similar first.
+
+        Raises
+        ------
+        NestRecError
+            When an item is unknown, or the model has no vectors of items.
+        """
+        if isinstance(items, str):
+            raise NestRecError(f"items is {items!r}: expected a list of items, not one")
+        hidden, ids = self._hidden(only, exclude), torch.tensor(self._known_ids("items", items), dtype=torch.long)
+        table = F.pad(torch.from_numpy(self.item_vectors()[1]), (0, 0, 1, 0))
+        hidden = F.pad(hidden, (0, len(table) - len(hidden)), value=True)
+        return self._named(*nearest(table, ids, _positive(k), hidden))
+
     def _known_parts(
         self, histories: list[list[str]], times: list[list[int]] | None
     ) -> tuple[list[list[str]], list[list[int]] | None]:
@@ -257,16 +304,14 @@ class Recommender:
             return parts, None
         return parts, [[of[place] for place in places] for of, places in zip(times, kept, strict=True)]
 
-    def _forbidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor | None:
-        """Which of the ranked items may not be listed, (n_ranked,) bool; None: all may."""
+    def _hidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor:
+        """Which of the ranked items may not be listed: (n_ranked,) bool."""
         named = {"only": [] if only is None else list(only), "exclude": list(exclude)}
-        if only is None and not named["exclude"]:
-            return None
         forbidden = torch.full((len(self.not_ranked),), only is not None)
         for name, tokens in named.items():
             ids = self._known_ids(name, tokens)
             forbidden[[number for number in ids if number < len(forbidden)]] = name == "exclude"
-        return forbidden
+        return self.not_ranked | forbidden
 
     @cached_property
     def _features(self) -> torch.Tensor:
@@ -278,52 +323,12 @@ class Recommender:
         known = item_information(self.dataset)  # a new item is as little known as one that was taken once
         return F.pad(known, (0, len(self.tokens) - len(known)), value=float(known.max()))
 
-    def _columns(
-        self, histories: Sequence[Sequence[str]], times: Sequence[Sequence[int]] | None
-    ) -> dict[str, list[list[int]]]:
-        """What the model reads of histories: item ids and, if it wants them, times, a list for each history."""
-        rows = [self._ids(number, history) for number, history in enumerate(histories)]
-        if self.dataset.config["coordinates"]:
-            raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
-        timed = {"exact_time_list": _fitting(times, rows)} if self.dataset.config["use_times"] else {}
-        return {self.model.ITEM_SEQ: rows, **timed}
-
-    def _leave_out(self, histories: list[list[int]], scores: torch.Tensor) -> None:
-        """Set the scores of what is in a history to -inf; items that came last and are not recommended have none."""
-        for ids, row in zip(histories, scores, strict=True):
-            row[[item for item in ids if item < len(row)]] = -torch.inf
-
     def _named(self, values: torch.Tensor, items: torch.Tensor) -> list[list[tuple[str, float]]]:
         """Lists (B, k) of scores and item ids as pairs of token and score; what was left out stays out."""
         return [
             [(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf]
             for ids, vs in zip(items.tolist(), values.tolist(), strict=True)
         ]
-
-    def _scores(self, columns: dict[str, list[list[int]]], users: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores (B, n_ranked) of histories, on the CPU; a column has a list for each."""
-        lengths = torch.tensor([min(len(row), self.model.max_seq_length) for row in columns[self.model.ITEM_SEQ]])
-        fields = {self.model.ITEM_SEQ_LEN: lengths}
-        if users is not None:
-            fields[self.model.USER_ID] = users
-        for name, lists in columns.items():
-            ends = [torch.tensor(one[-length:]) for one, length in zip(lists, lengths.tolist(), strict=True)]
-            fields[name] = pad_sequence(ends, batch_first=True)
-        if not isinstance(self.model, SequenceModel):  # RecBole's are built for histories of one width
-            items, width = fields[self.model.ITEM_SEQ], self.model.max_seq_length
-            fields[self.model.ITEM_SEQ] = F.pad(items, (0, width - items.shape[1]))
-        try:
-            scores = self.model.full_sort_predict(Interaction(fields).to(self.model.device)).float().cpu()
-        except KeyError as error:
-            reader, column = type(self.model).__name__, error.args[0]
-            if users is None and column == self.model.USER_ID:
-                raise NestRecError(f"{reader} needs to know whose history it is: give users") from None
-            if column in self.dataset.field2type or str(column).endswith(self.dataset.config["LIST_SUFFIX"]):
-                raise NestRecError(f"{reader} reads {column!r}, which a history of items does not say") from None
-            raise
-        scores = scores.view(len(lengths), -1)[:, : len(self.not_ranked)]
-        scores[:, self.not_ranked] = -torch.inf
-        return scores
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
         if isinstance(history, str):
@@ -344,11 +349,7 @@ class Recommender:
         return item_titles(self.dataset.config, field)
 
 
-def _fitting(times: Sequence[Sequence[int]] | None, rows: list[list[int]]) -> list[list[int]]:
-    """Times as lists, one for each history and as long as it."""
-    if times is None or [len(one) for one in times] != [len(row) for row in rows]:
-        raise NestRecError(
-            "the model was trained with use_times: give `times`, one for every item of every history; on the command "
-            "line, name users of the dataset (--users), whose times are known"
-        )
-    return [list(one) for one in times]
+def _positive(k: int) -> int:
+    if k < 1:
+        raise NestRecError(f"k is {k}: expected a whole number from 1")
+    return k
