@@ -34,7 +34,7 @@ from nestrec_recbole.settings import checks, roles, shipped
 from nestrec_recbole.settings.shipped import is_ours, load_properties, pipeline_stages, tuning_space
 from nestrec_recbole.settings.values import merged
 from nestrec_recbole.train.baselines import configure_again, load_baseline
-from nestrec_recbole.train.checkpoint import read_checkpoint, weights_of
+from nestrec_recbole.train.checkpoint import read_about, read_checkpoint, weights_of
 from nestrec_recbole.train.trainer import SequenceTrainer
 
 __all__ = [
@@ -237,7 +237,7 @@ def _hook_loading() -> None:
         model_file: str, data_path: str | None = None, feature_path: str | None = None, logs: bool = True
     ) -> tuple[Any, ...]:
         is_of_the_door = Path(model_file).suffix == ".safetensors"
-        if is_of_the_door and not is_ours(read_checkpoint(model_file)[1]["model"]):
+        if is_of_the_door and not is_ours(read_about(model_file)["model"]):
             return load_baseline(model_file, data_path, feature_path)
         return compat.load_data_and_model(model_file, data_path, feature_path, logs)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,24 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> tuple[
     NestRecError
         When the file is missing, truncated or not one of ours.
     """
+    with _opened(path, device) as (file, about):
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The description alone, as :func:`read_checkpoint`, in no time."""
+    with _opened(path) as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], device: str = "cpu") -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise NestRecError(f"{path}: not a checkpoint of this version (expected format {FORMAT})")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["about"])  # noqa: SIM118
+            yield file, json.loads(metadata["about"])
     except FileNotFoundError:
         raise NestRecError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError) as error:
