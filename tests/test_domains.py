@@ -16,8 +16,8 @@ from nestrec_recbole import NestRecError
 from nestrec_recbole.convert import convert, join
 from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.layers.full_softmax import full_softmax
+from nestrec_recbole.train.checkpoint import _given
 from nestrec_recbole.train.prepare import prepare
-from nestrec_recbole.train.warmstart import _given
 
 # One user a line, oldest first: f is food, k is kitchen.
 HISTORIES = {

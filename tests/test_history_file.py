@@ -49,8 +49,8 @@ def test_a_new_item_is_read_by_its_fields(name: str, how: Any, make_config: Any,
     fields = {"title": {"modality": "text", **how}}
     recommender = untrained(make_config, tmp_path, name, item_fields=fields, use_ids=False)
     known = recommender.recommend([["i1", "i5", "i2"]], k=50, exclude_seen=False)[0]
-    new = HistoryItem("h: line 2", "new", text="thing <b>number</b> 5")
-    unseen = recommender.add_items([HistoryItem("h: line 1", "i1"), new, new])
+    new = HistoryItem("new", where="h: line 2", text="thing <b>number</b> 5")
+    unseen = recommender.add_items([HistoryItem("i1", where="h: line 1"), new, new])
     assert (unseen.tokens, unseen.missing, unseen.problems) == (["new"], {}, [])
     found = recommender.recommend([["i1", "new", "i2"]], k=50, exclude_seen=False)[0]
     assert [token for token, _ in found] == [token for token, _ in known] and len(found) == 12
@@ -73,9 +73,9 @@ def test_a_new_item_is_recommended_by_its_fields(name: str, how: Any, make_confi
     fields = {"title": {"modality": "text"}}
     recommender = untrained(make_config, tmp_path, name, item_fields=fields, use_ids=False, **how)
     known = dict(recommender.recommend([["i1", "i2"]], k=50)[0])
-    twin, other = (HistoryItem("n", f"new{i}", text=f"thing number {i}") for i in (5, 77))
+    twin, other = (HistoryItem(f"new{i}", where="n", text=f"thing number {i}") for i in (5, 77))
     recommender.add_items([other])
-    assert recommender.add_items([twin, HistoryItem("n", "i7")], recommendable=True).tokens == ["new5"]
+    assert recommender.add_items([twin, HistoryItem("i7", where="n")], recommendable=True).tokens == ["new5"]
     ((lists, none),) = [recommender.recommend([["i1", "i2"], ["i1", "new5"]], k=50)]
     assert dict(lists) == pytest.approx(known | {"new5": known["i5"]}, abs=1e-3)  # and not new77
     assert "new5" not in dict(none)
@@ -93,7 +93,7 @@ def test_a_model_of_one_domain_recommends_nothing_new(make_config: Any, tmp_path
     recommender = untrained(
         make_config, tmp_path, "ItemQFormer", item_fields={"title": {"modality": "text"}}, target_domain="food"
     )
-    new = [HistoryItem("n", "new", text="a thing")]
+    new = [HistoryItem("new", where="n", text="a thing")]
     with pytest.raises(NestRecError, match="recommends items of domain 'food' only, and of new items none is known"):
         recommender.add_items(new, recommendable=True)
     assert recommender.add_items(new).tokens == ["new"]
@@ -105,12 +105,12 @@ def test_new_items_change_nothing_for_known_ones(name: str, make_config: Any, tm
     fields = {"year": {"modality": "number"}, "title": {"modality": "text"}}
     recommender = untrained(make_config, tmp_path, name, item_fields=fields)
     before = recommender.recommend([["i1", "i5"], ["i7"]], k=50)
-    unseen = recommender.add_items([HistoryItem("h: line 1", "new", text="another thing")])
+    unseen = recommender.add_items([HistoryItem("new", where="h: line 1", text="another thing")])
     assert unseen.missing == {"new": ["year"]}
     assert unseen.summary(3) == "1 of 3 items are not in the catalogue and were encoded; missing: year of 1"
     assert recommender.recommend([["i1", "i5"], ["i7"]], k=50) == before
     assert recommender.recommend([["i1", "new"]]) != recommender.recommend([["i1"]])
-    recommender.add_items([HistoryItem("h: line 1", "newer", text="thing")])  # and again
+    recommender.add_items([HistoryItem("newer", where="h: line 1", text="thing")])  # and again
     assert len(recommender.recommend([["newer", "new", "i1"]], k=50)[0]) == 11
 
 
@@ -118,7 +118,7 @@ def test_titles_in_a_prompt_stay_with_their_items(make_config: Any, tmp_path: Pa
     llm = {"path": str(qwen3), "prompt": "I have bought:", "titles": "title"}
     recommender = untrained(make_config, tmp_path, "NestRec", llm=llm, MAX_ITEM_LIST_LENGTH=10)
     before = recommender.recommend([["i1", "i5"]], k=50)
-    recommender.add_items([HistoryItem("h: line 1", "new", text="another thing")])
+    recommender.add_items([HistoryItem("new", where="h: line 1", text="another thing")])
     assert recommender.recommend([["i1", "i5"]], k=50) == before
     assert recommender.recommend([["i1", "new"]], k=50)[0][0][1] != before[0][0][1]
 
@@ -199,8 +199,8 @@ def test_images_that_cannot_be_had_are_said_and_masked(
 
     monkeypatch.setattr("nestrec_recbole.recommend.unseen.download", fetch)
     recommender = Recommender.load(checkpoint)
-    by_url = HistoryItem("line 1", "B2", image_url="http://shop.test/red.png")
-    assert recommender.add_items([by_url, HistoryItem("line 2", "B3", image_path="red.png")]).missing == {
+    by_url = HistoryItem("B2", where="line 1", image_url="http://shop.test/red.png")
+    assert recommender.add_items([by_url, HistoryItem("B3", where="line 2", image_path="red.png")]).missing == {
         "B2": ["title"],
         "B3": ["title"],
     }
@@ -246,13 +246,13 @@ def test_ids_or_a_file(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_models_of_ids_read_nothing_new(make_config: Any, tmp_path: Path) -> None:
     recommender = untrained(make_config, tmp_path, "FastSASRec")
-    assert recommender.add_items([HistoryItem("h: line 1", "i1")]).tokens == []
+    assert recommender.add_items([HistoryItem("i1", where="h: line 1")]).tokens == []
     with pytest.raises(NestRecError, match="h: line 2: item 'B0' is not in dataset 'circle', and FastSASRec knows"):
-        recommender.add_items([HistoryItem("h: line 2", "B0", text="a thing")])
+        recommender.add_items([HistoryItem("B0", where="h: line 2", text="a thing")])
 
 
 def test_fields_of_whole_columns_cannot_be_given(make_config: Any, tmp_path: Path) -> None:
     fields = {"year": {"modality": "number"}, "title": {"modality": "category"}}
     recommender = untrained(make_config, tmp_path, "GatedFusionRec", item_fields=fields)
     with pytest.raises(NestRecError, match="no field of the model can be encoded item by item"):
-        recommender.add_items([HistoryItem("h: line 2", "B0", text="a thing")])
+        recommender.add_items([HistoryItem("B0", where="h: line 2", text="a thing")])

@@ -158,3 +158,54 @@ def test_a_script_that_registers_a_model_may_spawn_processes(tmp_path: Path) -> 
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150)
     assert done.stdout.split() == ["3"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        ("vectors.mean(dim=1, keepdim=True).expand_as(vectors)", "state 1 changes with item "),
+        ("vectors + vectors.roll(-1, dims=1)", "state t may depend on items 1..t only"),
+        ("torch.nn.functional.dropout(vectors, 0.5, self.training)", None),
+    ],
+)
+def test_a_model_that_looks_ahead_is_refused(
+    encode: str, said: str | None, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, _, _ = MODEL.rpartition("        return ")
+    (place / "models/own.py").write_text(f"{head}        return {encode}\n")
+    command = ["run", "--model", "OwnMean", "--dataset", "circle", *GIVEN, "--models", "models/own.py"]
+    assert main(command) == (2 if said else 0)
+    err = capsys.readouterr().err
+    assert said is None or (said in err and "OwnMean.encode()" in err)
+
+
+def test_tables_of_a_models_own_are_found_by_token(place: Path) -> None:
+    """An embedding without padding, and one number for each item."""
+    from nestrec_recbole.train.prepare import configure, prepare
+
+    made = MODEL.replace(
+        'config["own_width"])', 'config["own_width"])\n        self.bias = torch.nn.Parameter(self.popularity())'
+    )
+    made += "\n    def popularity(self):\n        return torch.arange(self.n_items).float()\n"
+    (place / "models/own.py").write_text(made)
+    own_models.add_files([place / "models/own.py"])
+
+    def train(**settings: Any) -> tuple[Any, Any]:
+        given = {"data_path": "data", "epochs": 1, "show_progress": False, "state": "ERROR", **settings}
+        trainer, (train_data, valid, _) = prepare(configure("OwnMean", "circle", given))
+        if "init_from" not in settings:
+            trainer.fit(train_data, valid)
+        return trainer, train_data.dataset.field2id_token["item_id"]
+
+    old, tokens = train()
+    path = place / "data/circle/circle.inter"
+    header, *lines = path.read_text().splitlines()
+    later = [f"u900\tnew\t{10**12}", f"u900\tnewer\t{10**12 + 1}", f"u900\ti1\t{10**12 + 2}", f"u900\ti2\t{10**12 + 3}"]
+    path.write_text("\n".join([header, *later, *lines]) + "\n")
+    new, new_tokens = train(init_from=old.saved_model_file)
+    assert set(old.model.id_tables()) == {"items.weight", "bias"} and len(new_tokens) == len(tokens) + 2
+    for name in old.model.id_tables():
+        before, after = (
+            dict(zip(t, m.state_dict()[name], strict=True)) for t, m in ((tokens, old.model), (new_tokens, new.model))
+        )
+        assert all(before[token].equal(after[token]) for token in before)

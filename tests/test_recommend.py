@@ -190,7 +190,7 @@ def test_histories_as_they_are_now(
     later = str(write_later(tmp_path / "later"))
     recommender = Recommender.load(checkpoint)
     before = recommender.recommend_users(["u0"], k=1)["u0"][0][0]
-    recommender.histories_in(later)
+    recommender.load_histories(later)
     lists = recommender.recommend_users(["u36", "u0", "u37"], k=1)
     assert before == "i4" and [found[0][0] for found in lists.values() if found] == ["i7", "i5"] and not lists["u37"]
     assert main(["recommend", checkpoint, "--users", "u36", "u37", "-k", "1", "--histories-in", later]) == 0
@@ -231,3 +231,12 @@ def test_vectors_are_what_scores_are_made_of(checkpoint: str) -> None:
     with torch.no_grad():
         state = recommender.model.encode({recommender.model.ITEM_SEQ: items})[0, -1].numpy()
     assert scores == pytest.approx({t: float(state @ v) for t, v in zip(tokens, vectors, strict=True) if t in scores})
+
+
+@pytest.mark.parametrize("name", ["users", "items", "only", "exclude"])
+def test_one_text_is_no_list(name: str, checkpoint: str) -> None:
+    recommender = Recommender.load(checkpoint)
+    ask: dict[str, Any] = {"users": recommender.recommend_users, "items": recommender.similar_items}
+    what = "users" if name == "users" else "items"
+    with pytest.raises(NestRecError, match=f"{name} is 'i11': expected a list of {what}, not one"):
+        ask[name]("i11") if name in ask else recommender.recommend([["i1"]], **{name: "i11"})

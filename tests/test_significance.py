@@ -161,11 +161,15 @@ def test_seeds_worked_by_hand() -> None:
     a, b = np.array([[1.0, 3.0], [3.0, 5.0]]), np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     # Users differ by 2 and 3: mean 5/2, variance 1/2 of 2. Seeds of A have means 2 and 4, variance 2 of 2; of B none.
     t, freedom = 2.5 / np.sqrt(1 / 4 + 1), (1 / 4 + 1) ** 2 / (1 / 16 + 1)
-    assert seeds_test(a, b) == pytest.approx(2 * stats.t.sf(t, freedom))
-    found = compare(a, b)
-    assert (found.p_seeds, found.p_users, found.difference) == (seeds_test(a, b), 0.5, 2.5)
-    assert found.p == 0.5 and compare(a[:1], b).p_seeds is None
-    assert seeds_test(a, a) == 1.0 and seeds_test(np.ones((2, 3)), np.zeros((2, 3))) == 0.0
+    made, found = seeds_test(a, b), compare(a, b)
+    assert made is not None and made.p == pytest.approx(2 * stats.t.sf(t, freedom))
+    assert (made.low + made.high) / 2 == pytest.approx(2.5)
+    assert made.high - 2.5 == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(5 / 4))
+    assert (found.p_seeds, found.p_users, found.difference) == (made.p, 0.5, 2.5)
+    assert found.p == 0.5 and (found.low, found.high) == made[1:] and compare(a[:1], b).p_seeds is None
+    ones, zeros = np.ones((2, 3)), np.zeros((2, 3))
+    same = seeds_test(a, a)
+    assert same is not None and same.p == 1 and seeds_test(ones, zeros) == (0.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
@@ -175,8 +179,8 @@ def test_two_models_alike_are_called_different_as_often_as_the_level_says(n_seed
     for _ in range(1000):
         a, b = (trainings(n_seeds, 400, 0.0, random, between=0.2) for _ in range(2))
         of_users += stats.ttest_1samp(a.mean(axis=0) - b.mean(axis=0), 0).pvalue < LEVEL
-        p = seeds_test(a, b)
-        of_both += p is not None and p < LEVEL
+        found = seeds_test(a, b)
+        of_both += found is not None and found.p < LEVEL
     assert of_both / 1000 < LEVEL + 0.02 < 0.4 < of_users / 1000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import write_dataset
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.trainer import last_checkpoint
 
 Make = Callable[..., Any]
 BEFORE = [[(start + step) % 9 for step in range(5)] for start in range(9)]
@@ -98,19 +100,83 @@ def test_features_that_stand_for_other_values(make: Make, tmp_path: Path) -> Non
         make("ItemQFormer", **settings, init_from=old.saved_model_file)
 
 
-def test_splits_of_which_it_is_not_known_what_is_later(make: Make, tmp_path: Path) -> None:
-    settings = {"benchmark_filename": ["train", "valid", "test"], "alias_of_item_id": ["item_id_list"]}
-    settings["load_col"] = {"inter": ["user_id", "item_id_list", "item_id"]}
-    rows = ["u1\ti1 i2\ti3", "u2\ti2 i3\ti1", "u3\ti1\ti2"]
-    write(tmp_path, BEFORE)
-
-    def write_parts(lines: list[str]) -> None:
+def write_parts(folder: Path, **parts: list[str]) -> None:
+    for part, lines in parts.items():
         text = "\n".join(["user_id:token\titem_id_list:token_seq\titem_id:token", *lines]) + "\n"
-        for part in ("train", "valid", "test"):
-            (tmp_path / "data" / "shop" / f"shop.{part}.inter").write_text(text)
+        (folder / "data" / "shop" / f"shop.{part}.inter").write_text(text)
 
-    write_parts(rows)
-    old, _ = make("FastSASRec", **settings)
-    write_parts(rows[::-1])
-    with pytest.raises(NestRecError, match="benchmark_filename does not say whether what is held out now was in them"):
-        make("FastSASRec", **settings, init_from=old.saved_model_file)
+
+BENCHMARK = {
+    "benchmark_filename": ["train", "valid", "test"],
+    "alias_of_item_id": ["item_id_list"],
+    "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+}
+
+
+def test_benchmark_files_that_are_split_otherwise(make: Make, tmp_path: Path) -> None:
+    """The same tokens, numbered alike, but what was trained on is tested now."""
+    rows = ["u1\ti1 i2\ti3", "u2\ti2 i3\ti4", "u3\ti4 i1\ti2"]
+    write(tmp_path, BEFORE)
+    write_parts(tmp_path, train=[*rows, "u1\ti1\ti2"], valid=rows[:1], test=rows[1:2])
+    old, _ = make("FastSASRec", **BENCHMARK)
+    trainer, train = make("FastSASRec", **BENCHMARK, init_from=old.saved_model_file)
+    fit(trainer, train)  # what is validated was trained on here too, which the files say
+    write_parts(tmp_path, train=["u1\ti1\ti2", *rows[2:]], valid=rows[:1], test=rows[1:2])
+    trainer, train = make("FastSASRec", **BENCHMARK, init_from=old.saved_model_file)
+    with pytest.raises(NestRecError, match=r"was trained on [1-9] interactions that are held out here"):
+        fit(trainer, train)
+
+
+def fit(trainer: Any, train: Any) -> None:
+    from nestrec_recbole.data.loader import WindowLoader
+
+    trainer.fit(WindowLoader(trainer.config, train, None, shuffle=True), None, saved=False)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_files_that_are_older_than_the_checkpoint(cut: int, make: Make, tmp_path: Path) -> None:
+    write(tmp_path, LATER)
+    old, _ = make("FastSASRec")
+    write(tmp_path, [history[: len(history) - cut] for history in LATER])
+    trainer, train = make("FastSASRec", init_from=old.saved_model_file)
+    if cut:
+        with pytest.raises(NestRecError, match=r"was trained on .* interactions that are held out here"):
+            fit(trainer, train)
+    else:
+        fit(trainer, train)
+
+
+def test_what_started_from_a_checkpoint_knows_what_that_knew(make: Make, tmp_path: Path) -> None:
+    write(tmp_path, BEFORE)
+    first, _ = make("FastSASRec")
+    write(tmp_path, [*LATER[:-1]])
+    second, train = make("FastSASRec", init_from=first.saved_model_file)
+    fit(second, train)
+    second._save_checkpoint(0)
+    write(tmp_path, [[item, *history[:-1]] for item, history in zip(range(9), BEFORE, strict=True)])
+    third, train = make("FastSASRec", init_from=second.saved_model_file)
+    with pytest.raises(NestRecError, match="interactions that are held out here"):
+        fit(third, train)
+
+
+def test_ties_are_shuffled_alike_whatever_comes_in(make: Make, tmp_path: Path) -> None:
+    def order_of(sequences: list[list[int]]) -> list[str]:
+        write(tmp_path, sequences)
+        path = tmp_path / "data" / "shop" / "shop.inter"
+        path.write_text("".join(re.sub(r"\t\d+$", "\t7", line) + "\n" for line in path.read_text().splitlines()))
+        _, data = make("FastSASRec", shuffle_ties=True, epochs=1)
+        user = data.field2token_id["user_id"]["u1"]
+        return data.field2id_token["item_id"][data.items[data.owners == user]].tolist()
+
+    once = order_of(BEFORE)
+    assert sorted(once) != once and order_of([*BEFORE, [3, 4, 5]]) == once
+
+
+@pytest.mark.parametrize("key", ["hidden_items", "eval_args"])
+def test_weights_that_were_told_otherwise_what_to_leave_out(key: str, make: Make, tmp_path: Path) -> None:
+    other = {"hidden_items": 0.3, "eval_args": {"split": {"LS": "test_only"}}}[key]
+    write(tmp_path, LATER)
+    trained, _ = make("FastSASRec", checkpoint_last=True)
+    fresh, _ = make("FastSASRec", **{key: other}, init_from=None)
+    with pytest.raises(NestRecError, match=f"its {key} is .*: it may know what is held out"):
+        fresh.resume_checkpoint(str(last_checkpoint(trained.saved_model_file)))

@@ -134,7 +134,7 @@ def _for_users(options: Any, how: dict[str, Any]) -> int:
     recommender, titles = _load(options)
     users = options.users or (read_users(options.users_file) if options.users_file else [])
     if options.histories_in:
-        recommender.histories_in(options.histories_in)
+        recommender.load_histories(options.histories_in)
     users = users or sample_users(recommender.histories, options.sample)
     lists = recommender.recommend_users(users, **how)
     return _print_lists("user", lists, titles, options.json)

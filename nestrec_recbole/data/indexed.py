@@ -15,6 +15,8 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.domains import Domains, warn_of_original
+from nestrec_recbole.data.draws import mix
+from nestrec_recbole.data.identity import interaction_keys
 from nestrec_recbole.data.reading import AtomicDataset
 from nestrec_recbole.data.rows import RowIndex, gather
 from nestrec_recbole.errors import NestRecError, unknown
@@ -103,11 +105,11 @@ class IndexedDataset(AtomicDataset):
         users = table[self.uid_field].to_numpy(dtype=np.int32)
         assert self._exact_times is not None
         times = _as_integers(self._exact_times)
+        items = table[self.iid_field].to_numpy(dtype=np.int32)
         keys: list[np.ndarray] = [times, users]
         if self.config["shuffle_ties"]:
-            keys.insert(0, np.random.default_rng(self.config["tie_seed"] or 0).permutation(len(users)))
+            keys.insert(0, self._tie_keys(users, items, times))
         order = np.lexsort(keys)
-        items = table[self.iid_field].to_numpy(dtype=np.int32)
         if self.domains is not None and self.config["protocol"] == "original":
             warn_of_original()
             order = order[self.domains.original_order(users[order], items[order])]
@@ -122,6 +124,12 @@ class IndexedDataset(AtomicDataset):
         others = self._dataframe_to_interaction(extra).interaction if len(extra.columns) else {}
         columns = {name: column.numpy() for name, column in others.items()}
         self.rows = RowIndex.of_users(items, users, times, columns)
+
+    def _tie_keys(self, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """By what interactions of one time are ordered: drawn for each by its tokens, whatever else is in the files."""
+        tokens = (self.field2id_token[field] for field in (self.uid_field, self.iid_field))
+        seed = np.array([self.config["tie_seed"] or 0], dtype=np.int64).view(np.uint64)
+        return mix(interaction_keys(users, items, times, *tokens) ^ mix(seed))
 
     def _unused(self, file: str, columns: Any) -> list[str]:
         """The columns of a file that ``unused_col`` names."""

@@ -17,6 +17,7 @@ from nestrec_recbole.errors import NestRecError
 
 BASE = "llm.path"  # beside the fields: a hash of the weights that adapters were trained on
 FEATURES = "item_fields."  # ... and of what the features of an item field stand for
+DOMAINS = "domain_field"  # ... and of the names of the domains
 
 
 def numbering(dataset: Any, fields: Iterable[str]) -> dict[str, str]:
@@ -31,6 +32,12 @@ def meanings(dataset: Any) -> dict[str, str]:
     """A hash of what the features of each item field stand for, of those whose encoder looked at all items for it."""
     found = {name: FeatureStore.open(path).meaning for name, path in getattr(dataset, "feature_paths", {}).items()}
     return {f"{FEATURES}{name}": meaning for name, meaning in found.items() if meaning}
+
+
+def domain_numbering(dataset: Any) -> dict[str, str]:
+    """A hash of the names of the domains, which are numbered in their order; nothing where there are none."""
+    domains = getattr(dataset, "domains", None)
+    return {} if domains is None else {DOMAINS: _hash(domains.names)}
 
 
 def other_numbers(model: Any, saved: Mapping[str, str] | None) -> set[str]:
@@ -63,11 +70,16 @@ def check_numbering(
             continue
         if name == BASE:
             raise NestRecError(f"{path}: {BASE} holds other weights than when this was trained; give it those it had")
+        if name == DOMAINS:
+            raise NestRecError(
+                f"{path}: the items are of other domains than when this was trained; leave out what is new "
+                "(`domains`), or train anew"
+            )
         if name.startswith(FEATURES):
             raise NestRecError(
                 f"{path}: the features of {name} stand for other values than when this was trained, because the items "
                 "that it was fitted to are others; give it the same files, or train anew (`encoder: hash` of a "
-                "category and `reduce: truncate` of a text depend on no other items)"
+                "category, `log1p` of a number and `reduce: truncate` of a text depend on no other items)"
             )
         raise NestRecError(
             f"{path}: the dataset has other values of {name!r}, or in another order, than when this was trained; give "

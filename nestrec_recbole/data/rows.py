@@ -112,9 +112,13 @@ class RowIndex:
 
         Where histories are written out, one that another of its user continues is counted as a part of that one.
         """
-        positions = self.training_positions() if self.times is not None else self._positions_once()
+        positions = self.known_positions()
         rows = np.searchsorted(self.ends, positions)  # the first row that ends there or later is of the same user
         return self.users[rows].astype(np.int64), self.items[positions].astype(np.int64)
+
+    def known_positions(self) -> np.ndarray:
+        """Where the :meth:`interactions` lie: (n,) int64, ascending."""
+        return self.training_positions() if self.times is not None else self._positions_once()
 
     def _positions_once(self) -> np.ndarray:
         """As :meth:`training_positions`, of each user's shortest written-out history and of all targets."""

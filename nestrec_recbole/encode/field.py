@@ -17,7 +17,7 @@ from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.data.reduction import Reduction
 from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import SparseRows
-from nestrec_recbole.encode.columns import encode_column, separator_of, warn_of_missing
+from nestrec_recbole.encode.columns import encode_column, separator_of, taken_from_all, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.known import KnownColumns
@@ -183,8 +183,8 @@ def _write(field: _Field, views: list[Taken], reduction: Reduction | None = None
     has_field = _has_field(field, views[0])
     first, *others = (Taken(view.rows, view.place[has_field]) for view in views)
     settings = {key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")}
-    if isinstance(first.rows, SparseRows) and first.rows.values:
-        settings["values"] = first.rows.values
+    values = first.rows.values if isinstance(first.rows, SparseRows) else taken_from_all(field.source.cells, recipe)
+    settings |= {"values": values} if values else {}
     write_features(
         field.store,
         field.source.cells.index.to_numpy()[has_field].tolist(),

@@ -14,7 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from nestrec_recbole.data.content import item_content
-from nestrec_recbole.data.numbering import meanings, numbering
+from nestrec_recbole.data.numbering import domain_numbering, meanings, numbering
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.layers.precision import autocast
@@ -74,6 +74,7 @@ class SequenceModel(SequentialRecommender):
         self.register_buffer("rankable", rankable, persistent=False)
         self.catalogue = CatalogueCache()
         self.numbering = meanings(dataset) if getattr(self, "needs_item_fields", False) else {}
+        self.numbering |= domain_numbering(dataset)
         self.id_tokens: dict[str, np.ndarray] = {}
         self.know_by_id(dataset, dataset.iid_field)
 
@@ -95,14 +96,19 @@ class SequenceModel(SequentialRecommender):
     def id_tables(self) -> dict[str, str]:
         """The tensors of the state dict that have a row for each token of a field, and of which field.
 
-        By these a training on other data finds the rows of what it knows. Override it where there are others than
-        embeddings of all items.
+        By these a training on other data finds the rows of what it knows. Of a model of one's own these are embeddings,
+        parameters and buffers with as many rows as there are items; override it where there are others, such as users'.
         """
-        return {f"{name}.weight": self.ITEM_ID for name, module in self.named_modules() if self._is_of_items(module)}
+        tables = (name for name, tensor in self.state_dict().items() if tensor.shape[:1] == (self.n_items,))
+        return {name: self.ITEM_ID for name in tables if self._is_of_items(self.get_submodule(name.rpartition(".")[0]))}
 
-    def _is_of_items(self, module: nn.Module) -> bool:
-        is_table = isinstance(module, nn.Embedding) and module.padding_idx == 0
-        return isinstance(module, ItemIds) or (is_table and module.num_embeddings == self.n_items)
+    def _is_of_items(self, owner: nn.Module) -> bool:
+        """Whether a tensor of ``owner`` with ``n_items`` rows has these for items, and not by chance."""
+        is_own = type(self).__module__.startswith("nestrec_recbole.")
+        if isinstance(owner, nn.Embedding):
+            return owner.padding_idx == 0 or not is_own
+        of_libraries = type(owner).__module__.startswith(("nestrec_recbole.", "torch.", "transformers.", "peft."))
+        return isinstance(owner, ItemIds) or not (is_own or of_libraries)
 
     @property
     def counted_items(self) -> Tensor | None:

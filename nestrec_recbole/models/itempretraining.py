@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.data.draws import share_of
 from nestrec_recbole.layers.ids import rows_of
 from nestrec_recbole.models.itemqformer import ItemQFormer
 from nestrec_recbole.models.objective import Drawn
@@ -20,8 +21,8 @@ class ItemPretraining(ItemQFormer):
 
     The loss is ItemQFormer's own, items that follow each other in a training history are alike, plus the mean squared
     error of every field read back from the item's tokens (features are standardised: guessing the mean costs 1). Some
-    items are held out, with those that are hidden from training: no gradient reaches the Q-Former from them, and
-    :meth:`report` says how well they are read back.
+    items are held out (by their tokens and ``hidden_seed``), with those that are hidden from training: no gradient
+    reaches the Q-Former from them, and :meth:`report` says how well they are read back.
     Train it, then start another model of the stack with ``init_from``.
 
     Source: the Item Q-Former's pre-training in UniRec (arXiv:2601.19423).
@@ -33,10 +34,10 @@ class ItemPretraining(ItemQFormer):
         n_features = self.n_item_tokens * self.width
         self.to_fields = nn.ModuleList(nn.Linear(n_features, width) for width in self.fields.widths)
         self.field_names = [field.name for field in dataset.item_fields()]
-        drawn = torch.rand(self.n_items, generator=torch.Generator().manual_seed(config["seed"]))
+        tokens, seed = dataset.field2id_token[dataset.iid_field], config["hidden_seed"] or 0
+        held_out = share_of(tokens, config["held_out_items"], seed, "held_out_items") | dataset.hidden_items
         self.held_out: Tensor
-        held_out = (drawn < config["held_out_items"]) | torch.from_numpy(dataset.hidden_items)
-        self.register_buffer("held_out", held_out, persistent=False)
+        self.register_buffer("held_out", torch.from_numpy(held_out), persistent=False)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
         """As ItemQFormer's; new items are not among those held out."""

@@ -94,6 +94,10 @@ class NestRec(UserQFormer):
         last_token = layout.states(read_tokens(self.llm, tokens, layout))  # (B, T, hidden)
         return self.finished(self.to_state(self.dropout(last_token)), batch)
 
+    def id_tables(self) -> dict[str, str]:
+        """As the base's; what the language model knows by number are words."""
+        return {name: field for name, field in super().id_tables().items() if not name.startswith("llm.")}
+
     def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As the base's; a UserQFormer's map of user tokens to states goes on behind the language model.
 

@@ -207,7 +207,8 @@ class Objective(BaseObjective):
         return sampled_softmax(states, table, targets, negatives, temperature=temperature, **how)
 
     def _gbce(self, trained: _Trained, temperature: float | Tensor) -> Tensor:
-        sampling_rate = min(1.0, len(trained.negatives[0]) / (len(self.counts) - 1))
+        n_items = len(self.counts) - 1 if self.visible is None else len(self.visible) - 1  # but the padding item
+        sampling_rate = min(1.0, len(trained.negatives[0]) / max(1, n_items - 1))
         return gbce(*trained.logits(temperature), sampling_rate, self.calibration)
 
     def _triplet(self, trained: _Trained, temperature: float | Tensor) -> Tensor:

@@ -18,19 +18,19 @@ class HistoryItem:
 
     Attributes
     ----------
-    where : str
-        File and line, for what is said of it.
     token : str
         The item's id.
     text, image_url, image_path : str
-        Empty where they are not given.
+        Empty where they are not given. The text is read as the first text field of a model.
+    where : str
+        File and line, for what is said of it.
     """
 
-    where: str
     token: str
     text: str = ""
     image_url: str = ""
     image_path: str = ""
+    where: str = "items"
 
     def with_more(self, other: HistoryItem) -> HistoryItem:
         """The same with what only the other one, of the same item, says."""
@@ -67,6 +67,17 @@ def _read_line(line: bytes, path: Path, number: int) -> HistoryItem:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:  # of the JSON, or of its encoding
         raise NestRecError(f"{where}: not valid JSON ({first_line(error)}); expected one object a line") from None
+    return item_of(found, where, path.parent)
+
+
+def item_of(found: Any, where: str, folder: Path) -> HistoryItem:
+    """An item from a dict with the keys of a history file; paths of images are relative to ``folder``.
+
+    Raises
+    ------
+    NestRecError
+        As :func:`read_history`.
+    """
     if not isinstance(found, dict):
         raise NestRecError(f"{where}: {type(found).__name__} found; expected an object with {', '.join(KEYS)}")
     for key, value in found.items():
@@ -76,8 +87,8 @@ def _read_line(line: bytes, path: Path, number: int) -> HistoryItem:
         raise NestRecError(f"{where}: no parent_asin; expected the item's id")
     if texts["image_url"] and texts["image_path"]:
         raise NestRecError(f"{where}: image_url and image_path are both there; give one of the two")
-    image_path = str(path.parent / texts["image_path"]) if texts["image_path"] else ""
-    return HistoryItem(where, texts["parent_asin"], texts["combined_text"], texts["image_url"], image_path)
+    image_path = str(folder / texts["image_path"]) if texts["image_path"] else ""
+    return HistoryItem(texts["parent_asin"], texts["combined_text"], texts["image_url"], image_path, where)
 
 
 def _check(where: str, key: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, GPU_SCORES
-from nestrec_recbole.recommend.history import HistoryItem
+from nestrec_recbole.recommend.history import HistoryItem, item_of
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
 from nestrec_recbole.recommend.scoring import history_columns, leave_out, score_histories
 from nestrec_recbole.recommend.similar import nearest
@@ -37,7 +37,7 @@ class Recommender:
     Attributes
     ----------
     histories : nestrec_recbole.data.dataset.SequenceDataset
-        Where users have taken what: ``dataset``, or what :meth:`histories_in` has read.
+        Where users have taken what: ``dataset``, or what :meth:`load_histories` has read.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class Recommender:
         _, model, dataset, *_ = load_data_and_model(str(path), data_path, feature_path, logs=False)
         return cls(model, dataset)
 
-    def histories_in(self, data_path: str | Path) -> None:
+    def load_histories(self, data_path: str | Path) -> None:
         """Take what users took, new ones too, from the dataset as it is now, in another folder than the training's.
 
         Items that the model does not know, unless they are added, are passed over. The model stays as it is.
@@ -89,13 +89,14 @@ class Recommender:
         """
         self.histories = as_now(self.dataset, data_path)
 
-    def add_items(self, items: Sequence[HistoryItem], recommendable: bool = False) -> Unseen:
+    def add_items(self, items: Sequence[HistoryItem | dict[str, str]], recommendable: bool = False) -> Unseen:
         """Let histories hold items that are not in the catalogue, which are encoded now.
 
         Parameters
         ----------
-        items : sequence of HistoryItem
-            Those that are known already are not read again.
+        items : sequence of HistoryItem, or of dict
+            Dicts have the keys of a history file: ``parent_asin``, ``combined_text``, ``image_url`` or ``image_path``.
+            Items that are known already are not read again.
         recommendable : bool
             Recommend these items too, by their content: they have no history that an id could have learned from.
 
@@ -113,8 +114,12 @@ class Recommender:
         if recommendable and getattr(self.model, "rankable", None) is not None:
             domain = self.dataset.config["target_domain"]
             raise NestRecError(f"the model recommends items of domain {domain!r} only, and of new items none is known")
+        given = [
+            one if isinstance(one, HistoryItem) else item_of(one, f"item {number}", Path())
+            for number, one in enumerate(items)
+        ]
         new: dict[str, HistoryItem] = {}
-        for item in items:
+        for item in given:
             if not self.knows(item.token):
                 new[item.token] = new[item.token].with_more(item) if item.token in new else item
         unseen = Unseen([], [], {}, [])
@@ -122,7 +127,7 @@ class Recommender:
             unseen = encode_items(self.model, self.dataset, list(new.values()))
             self._append(unseen)
         if recommendable:
-            ids = [number for number in (self.id_of[item.token] for item in items) if number >= self.dataset.item_num]
+            ids = [number for number in (self.id_of[item.token] for item in given) if number >= self.dataset.item_num]
             n_more = max(ids, default=-1) + 1 - len(self.not_ranked)
             self.not_ranked = F.pad(self.not_ranked, (0, max(0, n_more)), value=True)
             self.not_ranked[ids] = False
@@ -228,6 +233,7 @@ class Recommender:
         NestRecError
             When a user is not in the dataset, or has no interaction there; else as :meth:`recommend`.
         """
+        _refuse_text("users", users)
         histories, times = self._known_parts(*histories_of(self.histories, users))
         lists: dict[str, list[tuple[str, float]]] = {user: [] for user in users}
         known = self.dataset.field2token_id[self.dataset.uid_field]
@@ -279,8 +285,7 @@ class Recommender:
         NestRecError
             When an item is unknown, or the model has no vectors of items.
         """
-        if isinstance(items, str):
-            raise NestRecError(f"items is {items!r}: expected a list of items, not one")
+        _refuse_text("items", items)
         hidden, ids = self._hidden(only, exclude), torch.tensor(self._known_ids("items", items), dtype=torch.long)
         table = F.pad(torch.from_numpy(self.item_vectors()[1]), (0, 0, 1, 0))
         hidden = F.pad(hidden, (0, len(table) - len(hidden)), value=True)
@@ -306,6 +311,8 @@ class Recommender:
 
     def _hidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor:
         """Which of the ranked items may not be listed: (n_ranked,) bool."""
+        _refuse_text("only", only)
+        _refuse_text("exclude", exclude)
         named = {"only": [] if only is None else list(only), "exclude": list(exclude)}
         forbidden = torch.full((len(self.not_ranked),), only is not None)
         for name, tokens in named.items():
@@ -331,8 +338,7 @@ class Recommender:
         ]
 
     def _ids(self, number: int, history: Sequence[str]) -> list[int]:
-        if isinstance(history, str):
-            raise NestRecError(f"history {number} is {history!r}: expected a list of items, not one")
+        _refuse_text(f"history {number}", history)
         if not len(history):
             raise NestRecError(f"history {number} is empty: expected at least one item")
         return self._known_ids(f"history {number}", history)
@@ -347,6 +353,13 @@ class Recommender:
     def titles(self, field: str | None = None) -> dict[str, str]:
         """Item token to title: column ``field`` of the ``.item`` file, or its first column named like a title."""
         return item_titles(self.dataset.config, field)
+
+
+def _refuse_text(name: str, given: Any) -> None:
+    """A text is a sequence of texts, too."""
+    if isinstance(given, str):
+        what = "users" if name == "users" else "items"
+        raise NestRecError(f"{name} is {given!r}: expected a list of {what}, not one")
 
 
 def _positive(k: int) -> int:

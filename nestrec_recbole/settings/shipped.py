@@ -12,6 +12,7 @@ import recbole.config.configurator as configurator
 import yaml
 
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.settings import roles
 
 RECBOLES = Path(configurator.__file__).parent.parent / "properties"
 _of_models: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
@@ -30,6 +31,7 @@ def add_model(model_class: type, file: Path | None) -> None:
     inherited = next((_of_models[name] for name in bases if name in _of_models), [])
     _of_models[model_class.__name__] = [*inherited, *([file.resolve()] if file else [])]
     keys_of_any_model.cache_clear()
+    keys_of_ours_alone.cache_clear()
 
 
 def our_models() -> list[str]:
@@ -133,7 +135,19 @@ def keys_of_any_model() -> set[str]:
     """The settings that some model has, ours or RecBole's: what is given to several models, not each of them reads."""
     files = [p for place in (folder(), RECBOLES) for p in place.glob("**/*.yaml") if p.parent.name != "pipeline"]
     files += [path for paths in _of_models.values() for path in paths]
-    return {key for path in files for key in re.findall(r"^(\w+)\s*:", path.read_text("utf-8"), re.M)}
+    return {key for path in files for key in _keys(path)}
+
+
+@functools.cache
+def keys_of_ours_alone() -> set[str]:
+    """The settings of how our models are built and train, which RecBole's do not read."""
+    recboles = {key for path in RECBOLES.glob("**/*.yaml") for key in _keys(path)}
+    files = [folder() / "overall.yaml", *(path for paths in _of_models.values() for path in paths)]
+    return {key for path in files for key in _keys(path)} - recboles - set(roles.ALL)
+
+
+def _keys(path: Path) -> list[str]:
+    return re.findall(r"^(\w+)\s*:", path.read_text("utf-8"), re.M)
 
 
 def read_settings(path: str | os.PathLike[str], lines: str = "key: value") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from logging import getLogger
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,6 +30,7 @@ from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.process_state import without_arguments
 from nestrec_recbole.settings.checks import check_known, check_metrics, fill_eval_args
+from nestrec_recbole.settings.shipped import keys_of_ours_alone
 from nestrec_recbole.train.checkpoint import load_weights, model_tensors, new_name, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.parameters import other_tensors
@@ -188,6 +190,11 @@ def share_settings(config: Any) -> None:
 
 def _refuse(config: Any) -> None:
     name = config["model"]
+    given = [key for key in config.external_config_dict if key in keys_of_ours_alone()]
+    if config.external_config_dict.get("init_from"):
+        raise NestRecError(f"init_from has no effect on {name}, a model of RecBole's; leave it out")
+    if given:
+        getLogger().warning("%s have no effect on %s, a model of RecBole's", ", ".join(sorted(given)), name)
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise NestRecError(f"model {name!r} has no place here: it learns from labels and ranks no catalogue")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -19,6 +19,8 @@ from torch import Tensor
 from nestrec_recbole.data.numbering import as_tensor, check_numbering
 from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.files import written_whole
+from nestrec_recbole.settings.roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
+from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.parameters import set_other
 
 FORMAT = "nestrec-1"
@@ -79,6 +81,9 @@ _UNSEEN_IN_SHAPES = (
     *("n_heads", "activation", "residual", "cosine", "inner_product", "mlp_activation", "item_table"),
     *("whitened_scale", "times_per_second"),
 )
+# Settings that say what training may see.
+_HELD_OUT_BY = (*FILES, *KEPT_DOMAINS, *HELD_OUT, *HISTORIES)
+TRAINED_ON = "trained_on"  # the tensor of the interactions that a training saw
 _OF_LLM = ("titles", "title_tokens", "prompt")  # ... in `llm`
 
 
@@ -91,6 +96,7 @@ def load_weights(
 ) -> None:
     """Load the ``model.*`` and ``other.*`` tensors of a checkpoint, refusing one of another model or dataset."""
     check_numbering(model, about.get("numbering"), path)
+    compare_splits(path, about["config"], config)
     compare_settings(path, about["config"], config, _UNSEEN_IN_SHAPES)
     if config["llm"]:
         compare_settings(path, about["config"].get("llm") or {}, config["llm"], _OF_LLM, "llm.")
@@ -113,6 +119,25 @@ def compare_settings(path: Any, theirs: Mapping[str, Any], ours: Any, keys: tupl
         found, own = theirs.get(key), ours[key]
         if found is not None and own is not None and found != own:
             raise NestRecError(f"{path}: was trained with {inside}{key}: {found}, the model has {own}; set them equal")
+
+
+def compare_splits(where: Any, theirs: Mapping[str, Any], config: Any) -> None:
+    """Refuse a checkpoint of a training that was told otherwise what to leave out: it may know what is held out here.
+
+    Raises
+    ------
+    NestRecError
+    """
+    ours = plain(config)
+    for key in (key for key in _HELD_OUT_BY if key in theirs):
+        found, own = (_given(key, settings.get(key)) for settings in (theirs, ours))
+        if found != own:
+            raise NestRecError(f"{where}: its {key} is {found}, here it is {own}: it may know what is held out")
+
+
+def _given(key: str, value: Any) -> Any:
+    """What a setting says, None where it says nothing; a domain may be called 0."""
+    return (str(value) if key == "target_domain" and value is not None else value) or None
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from nestrec_recbole.fingerprints import data_files
 from nestrec_recbole.layers.precision import autocast
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.train.average import WeightAverage
+from nestrec_recbole.train.causality import refuse_looking_ahead
 from nestrec_recbole.train.checkpoint import (
     load_weights,
     model_tensors,
@@ -33,7 +34,7 @@ from nestrec_recbole.train.checkpoint import (
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
 from nestrec_recbole.train.optimisation import RateFactor, build_optimizer
 from nestrec_recbole.train.state import Position, capture, is_whole, restore
-from nestrec_recbole.train.warmstart import take_weights
+from nestrec_recbole.train.warmstart import Start, take_weights
 
 
 class SequenceTrainer(ExactEvaluation, Trainer):
@@ -66,9 +67,10 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         self.rate_factor = RateFactor(config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate_factor)
         self.n_steps = 0
+        self.start = Start()
         if config["init_from"]:
-            taken = take_weights(model, config["init_from"], config)
-            self.logger.info("%d tensors start from %s", len(taken), config["init_from"])
+            self.start = take_weights(model, config["init_from"], config)
+            self.logger.info("%d tensors start from %s", len(self.start.names), self.start.path)
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
             for name in model.compiled:
@@ -163,6 +165,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         best_valid_score : float
         best_valid_result : dict or None
         """
+        self.start.refuse_what_is_held_out(train_data.dataset)
+        refuse_looking_ahead(self.model, train_data.dataset)
         self.train_data = train_data
         self.rate_factor.steps_per_epoch = -(-len(train_data) // int(self.config["accumulation_steps"]))
         self.eval_collector.data_collect(train_data)
@@ -238,7 +242,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         path = kwargs.get("saved_model_file", self.saved_model_file)
         if self.processes.is_first:
             about = about_run(self, epoch) | {"first_batch": 0, "n_steps": self.n_steps}
-            write_checkpoint(path, model_tensors(self.model), about)
+            write_checkpoint(path, model_tensors(self.model) | self._trained_on, about)
             self.model.export(Path(path))
         self.processes.wait()
 
@@ -247,7 +251,13 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         if self.processes.is_first:
             tensors, about = capture(self, position)
             about = about_run(self, position.epoch) | about | {"data": self._data}
-            write_checkpoint(last_checkpoint(self.saved_model_file), model_tensors(self.model) | tensors, about)
+            tensors |= model_tensors(self.model) | self._trained_on
+            write_checkpoint(last_checkpoint(self.saved_model_file), tensors, about)
+
+    @cached_property
+    def _trained_on(self) -> dict[str, Tensor]:
+        """The interactions that these weights know, so that no training that starts from them is tested on one."""
+        return self.start.and_these(self.train_data.dataset)
 
     @cached_property
     def _data(self) -> dict[str, str]:

@@ -3,25 +3,76 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from nestrec_recbole.data.identity import known_and_held_out
 from nestrec_recbole.data.numbering import as_tokens, check_numbering, other_numbers
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.settings.roles import FILES, HELD_OUT, HISTORIES, KEPT_DOMAINS
-from nestrec_recbole.train.checkpoint import compare_settings, read_checkpoint, weights_of
+from nestrec_recbole.settings.shipped import files_of, read_settings
+from nestrec_recbole.settings.values import plain
+from nestrec_recbole.train.checkpoint import (
+    TRAINED_ON,
+    compare_settings,
+    compare_splits,
+    read_checkpoint,
+    weights_of,
+)
 
-# Settings that say what training may see.
-_HELD_OUT_BY = (*FILES, *KEPT_DOMAINS, *HELD_OUT, *HISTORIES)
+_OF_LOSS = ("loss", "temperature", "learn_temperature", "seen_bias")
 _OF_PARTS = ("n_heads", "whitened_scale")  # which change what a part of a model comes to, and no shape in it
 
 
-def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[str]:
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with.
+
+    Attributes
+    ----------
+    path : str
+        The checkpoint, where there is one.
+    names : tuple of str
+        What was taken of its weights.
+    trained_on : numpy.ndarray of uint64
+        The interactions it was trained on, and those before it; of an older checkpoint, which does not say, nothing.
+    """
+
+    path: str = ""
+    names: tuple[str, ...] = ()
+    trained_on: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+
+    def and_these(self, training: Any) -> dict[str, Tensor]:
+        """The interactions that a training from here knows, as a checkpoint keeps them."""
+        if not hasattr(training, "rows"):  # RecBole's own dataset
+            return {}
+        known = np.union1d(known_and_held_out(training)[0], self.trained_on)
+        return {TRAINED_ON: torch.from_numpy(known.view(np.int64))}
+
+    def refuse_what_is_held_out(self, training: Any) -> None:
+        """Refuse a start that knows what is validated or tested by now; ``training`` is the training split.
+
+        Raises
+        ------
+        NestRecError
+        """
+        if not len(self.trained_on):
+            return
+        known = np.intersect1d(known_and_held_out(training)[1], self.trained_on)
+        if len(known):
+            raise NestRecError(
+                f"init_from {self.path}: was trained on {len(known):,} interactions that are held out here (the files "
+                "have changed otherwise than by what came later, or are split otherwise); train anew"
+            )
+
+
+def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> Start:
     """Start a model from a checkpoint: what the model says it takes of the weights; the others stay.
 
     Items, and users where the model knows them by id, may be others than when the checkpoint was trained, or be
@@ -30,33 +81,27 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[
 
     Returns
     -------
-    list of str
-        The names of what was taken.
+    Start
+        Its ``refuse_what_is_held_out`` is to be asked once the data are there.
 
     Raises
     ------
     NestRecError
-        When the checkpoint is of another dataset, of other item fields, or was trained on what is held out here, has
-        nothing for this model, or a shape differs.
+        When the checkpoint is of another dataset, of other item fields, or was split otherwise, has nothing for this
+        model, or a shape differs.
     """
     tensors, about = read_checkpoint(path)
     where = f"init_from {path}"
     if about["dataset"] != config["dataset"]:
         raise NestRecError(f"{where}: trained on dataset {about['dataset']!r}, not on {config['dataset']!r}")
-    for key in _HELD_OUT_BY:
-        theirs, ours = (_given(key, one) for one in (about["config"].get(key), config[key]))
-        if theirs != ours:
-            raise NestRecError(f"{where}: its {key} is {theirs}, here it is {ours}: it may know what is held out")
+    compare_splits(where, about["config"], config)
     weights, saved = weights_of(tensors), about.get("numbering")
+    if saved is None:
+        raise NestRecError(f"{where}: does not say which items it knows, as checkpoints of old did; train anew")
     changed = other_numbers(model, saved) & {name.removeprefix("tokens.") for name in tensors}
-    if changed and config["benchmark_filename"]:  # by time, what is held out now is later than what trained then
-        raise NestRecError(
-            f"{where}: was trained on other data, and benchmark_filename does not say whether what is held out now was "
-            "in them; train anew"
-        )
     check_numbering(model, saved, where, but=changed)
-    for field in changed:
-        _move_rows(model, weights, field, as_tokens(tensors[f"tokens.{field}"]))
+    for name in changed:
+        _move_rows(model, weights, name, as_tokens(tensors[f"tokens.{name}"]))
     own, taken = model.state_dict(), model.starting_from(weights)
     if not taken:
         raise NestRecError(f"{where}: a {about['model']}, of which this model has no part")
@@ -71,9 +116,15 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> list[
     for name, weight in taken.items():
         if weight.shape != own[name].shape:
             found, wanted = tuple(weight.shape), tuple(own[name].shape)
-            raise NestRecError(f"{where}: {name} is {found}, the model has {wanted}; give both equal settings")
+            what = "give both equal settings"
+            if changed and found[1:] == wanted[1:] and name not in model.id_tables():
+                what += f", or name it in {type(model).__name__}.id_tables(), if its rows are items or users"
+            raise NestRecError(f"{where}: {name} is {found}, the model has {wanted}; {what}")
     model.load_state_dict(taken, strict=False)
-    return sorted(taken)
+    if about["model"] == config["model"]:
+        _warn_of_other_settings(where, about["config"], config)
+    trained_on = tensors.get(TRAINED_ON, torch.zeros(0, dtype=torch.int64))
+    return Start(str(path), tuple(sorted(taken)), trained_on.numpy().view(np.uint64))
 
 
 def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.Index) -> None:
@@ -90,10 +141,18 @@ def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.In
     getLogger().info("%s: %d of %d were there in training (which had %d)", field, n_known, n_own, n_theirs)
 
 
+def _warn_of_other_settings(where: str, theirs: dict[str, Any], config: Any) -> None:
+    """Weights do not say what was made of them: a temperature, a cosine."""
+    ours = plain(config)
+    keys = (*_OF_LOSS, *(key for path in files_of(config["model"])[1:] for key in read_settings(path)))
+    others = [
+        f"{key}: {theirs[key]}, here {ours[key]}"
+        for key in dict.fromkeys(keys)
+        if key in theirs and key in ours and theirs[key] != ours[key]
+    ]
+    if others:
+        getLogger().warning("%s: was trained with other settings: %s", where, "; ".join(others))
+
+
 def _recipes(item_fields: dict[str, Any] | None) -> list[tuple[str, Recipe]]:
     return [(name, Recipe.parse(name, how)) for name, how in (item_fields or {}).items()]
-
-
-def _given(key: str, value: Any) -> Any:
-    """What a setting says, None where it says nothing; a domain may be called 0."""
-    return (str(value) if key == "target_domain" and value is not None else value) or None

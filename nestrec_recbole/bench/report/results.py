@@ -59,6 +59,12 @@ class Record:
         """Whether it has results."""
         return self.status == "finished"
 
+    def validated(self, metric: str) -> float | None:
+        """A metric on validation data, of the epoch whose weights were tested; None where it was not computed."""
+        of_epoch = (one for one in self.history if one.get("epoch") == self.valid.get("epoch"))
+        value = next(of_epoch, {}).get(f"valid_{metric}")
+        return None if value is None else float(value)
+
     @cached_property
     def ranks(self) -> pd.DataFrame:
         """``ranks.parquet``: where every held-out target came out."""

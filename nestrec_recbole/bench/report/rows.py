@@ -23,8 +23,8 @@ class RowResult:
     Attributes
     ----------
     against : RowResult or None
-        What this row is compared with: the best baseline of the dataset, or where there is none the row that is best
-        on validation data. (Against the best on test data chance alone would find rows worse than it.)
+        What this row is compared with: of the baselines, or where there are none of all rows, the one that is best on
+        validation data. (Against the best on test data chance alone would find rows worse than it.)
     comparison : Comparison or None
         None where the row was not tested; ``untested`` says why.
     p : float or None
@@ -74,8 +74,8 @@ class RowResult:
         return _mean(self.values(metric))
 
     def validated(self, metric: str) -> float | None:
-        """Mean over seeds on validation data; None where no run has it."""
-        return _mean([float(run.valid[metric]) for run in self.finished if run.valid.get(metric) is not None])
+        """Mean over seeds on validation data, of the epochs whose weights were tested; None where no run has it."""
+        return _mean([value for run in self.finished if (value := run.validated(metric)) is not None])
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation between seeds; None where there is one seed only."""
@@ -122,7 +122,7 @@ class Group:
 
 
 def group_rows(results: Results) -> list[Group]:
-    """Gather runs into rows, rows into datasets, and compare each row with its dataset's best baseline."""
+    """Gather runs into rows, rows into datasets, and compare each row with what it is tested ``against``."""
     tested = metrics_of(results)[0]
     groups = []
     for data, of_data in groupby(results.runs, key=lambda run: run.data):
@@ -158,9 +158,9 @@ def spoken(metric: str) -> str:
 
 
 def _compare_rows(rows: list[RowResult], metric: str) -> None:
-    reference = next((row for row in rows if row.baseline), None)
-    if reference is None and rows:
-        reference = max(rows, key=lambda row: _or(row.validated(metric), -np.inf))
+    among = [row for row in rows if row.baseline] or rows
+    # Rows come best on test data first: that is what is left where none was validated.
+    reference = max(among, key=lambda row: _or(row.validated(metric), -np.inf), default=None)
     for row in rows:
         if reference is None or row is reference:
             continue

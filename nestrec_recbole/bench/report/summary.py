@@ -89,7 +89,7 @@ def _best(ranked: list[RowResult], metric: str) -> str:
     best = f"{first.name}{', a baseline,' if first.baseline else ''} has the highest {spoken(metric)}, "
     best += f"{_value(first, metric)}: {_above(first, reference, metric)} {reference.name}"
     if reference is first.against and reference.baseline:
-        best += f", the best baseline ({_value(reference, metric)}). "
+        best += f", the baseline that is best on validation data ({_value(reference, metric)}). "
     elif reference is first.against:
         best += f", the best on validation data ({_value(reference, metric)}). "
     else:
@@ -126,7 +126,7 @@ def _verdicts(ranked: list[RowResult]) -> list[str]:
         if names and reference is not None:
             said.append(words.format(reference.name, ", ".join(names)))
     if ranked[0].baseline:
-        said.append("No model is better than the best baseline.")
+        said.append("No model is above the baselines.")
     return said
 
 

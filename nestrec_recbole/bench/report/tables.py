@@ -110,13 +110,13 @@ def _note(groups: list[Group], metrics: list[str]) -> str:
     if not references:
         return "Means over seeds. Nothing was tested."
     has_baselines = any(row.baseline for group in groups for row in group.rows)
-    against = "the best baseline of the dataset" if has_baselines else "the row that is best on its validation data"
+    against = "the baseline" if has_baselines else "the row"
     made = [row.comparison for group in groups for row in group.rows if row.comparison]
     of_users = f" {OF_USERS}" if any(one.p_seeds is None for one in made) else ""
     return (
-        f"Means over seeds. † better and ‡ worse than {against} in {spoken(metrics[0])}: p < 0.05 after Holm's "
-        "correction over the table, by a paired permutation test over users and, where there are several seeds, by a "
-        f"t-test over users and seeds too.{of_users}"
+        f"Means over seeds. † better and ‡ worse than {against} that is best on validation data, in "
+        f"{spoken(metrics[0])}: p < 0.05 after Holm's correction over the table, by a paired permutation test over "
+        f"users and, where there are several seeds, by a t-test over users and seeds too.{of_users}"
     )
 
 
