@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole import own_models
+from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.files import sha256_of
 from nestrec_recbole.version import __version__
 
@@ -33,8 +34,17 @@ def _sources() -> dict[str, str]:
     return {name: sha256_of(file) for name, file in files.items()}
 
 
+def base_files(llm: dict[str, Any] | None) -> Any:
+    """What ``path`` of ``llm`` holds: hashes of its files, or the commit of one of the hub; None where it says none."""
+    path = (llm or {}).get("path")
+    if not path or not Path(path).is_dir():
+        return path and downloaded_revision(path)
+    return {file.name: sha256_of(file) for file in sorted(Path(path).iterdir()) if file.is_file()}
+
+
 def data_files(config: Any) -> dict[str, str]:
     """SHA-256 of a dataset's atomic files, by name."""
     folder, name = Path(config["data_path"]), config["dataset"]
-    found = (path for kind in _FILES for path in (*folder.glob(f"{name}.{kind}"), *folder.glob(f"{name}.*.{kind}")))
+    kinds = (*_FILES, *(config["additional_feat_suffix"] or ()))
+    found = (path for kind in kinds for path in (*folder.glob(f"{name}.{kind}"), *folder.glob(f"{name}.*.{kind}")))
     return {path.name: sha256_of(path) for path in sorted(found)}

@@ -18,9 +18,9 @@ from recbole.data.interaction import Interaction
 from safetensors.torch import load_file
 
 from nestrec_recbole import NestRecError
+from nestrec_recbole.fingerprints import base_files
 from nestrec_recbole.models.adapters import adapter_folder
 from nestrec_recbole.train.checkpoint import read_checkpoint, write_checkpoint
-from nestrec_recbole.train.pipeline import _base_files
 from nestrec_recbole.train.prepare import prepare
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj", "up_proj"]}
@@ -158,7 +158,7 @@ def test_adapters_are_of_the_weights_they_were_trained_with(
     _, trainer, train, valid = build_nestrec({"path": str(base), "lora": LORA}, epochs=1)
     trainer.fit(train, valid, verbose=False)
     load_data_and_model(trainer.saved_model_file)
-    before = _base_files(str(base))
+    before = base_files({"path": str(base)})
     other = Qwen3Model.from_pretrained(base)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -166,7 +166,7 @@ def test_adapters_are_of_the_weights_they_were_trained_with(
     other.save_pretrained(base)
     with pytest.raises(NestRecError, match=r"llm\.path holds other weights than when this was trained"):
         load_data_and_model(trainer.saved_model_file)
-    assert _base_files(str(base)) != before  # by which the pipeline knows that a stage is to be run again
+    assert base_files({"path": str(base)}) != before  # by which stages and suites know that they are to be run again
 
 
 def test_lora_of_pefts_own_defaults(build_nestrec: BuildNestRec, qwen3: Path) -> None:

@@ -183,10 +183,9 @@ def test_tables_of_a_models_own_are_found_by_token(place: Path) -> None:
     """An embedding without padding, and one number for each item."""
     from nestrec_recbole.train.prepare import configure, prepare
 
-    made = MODEL.replace(
-        'config["own_width"])', 'config["own_width"])\n        self.bias = torch.nn.Parameter(self.popularity())'
-    )
-    made += "\n    def popularity(self):\n        return torch.arange(self.n_items).float()\n"
+    table = 'torch.nn.Embedding(self.n_items, config["own_width"])'
+    bias = "        self.bias = torch.nn.Parameter(torch.arange(self.n_items).float())"
+    made = MODEL.replace(table, f"{table}\n{bias}")
     (place / "models/own.py").write_text(made)
     own_models.add_files([place / "models/own.py"])
 
@@ -205,7 +204,7 @@ def test_tables_of_a_models_own_are_found_by_token(place: Path) -> None:
     new, new_tokens = train(init_from=old.saved_model_file)
     assert set(old.model.id_tables()) == {"items.weight", "bias"} and len(new_tokens) == len(tokens) + 2
     for name in old.model.id_tables():
-        before, after = (
-            dict(zip(t, m.state_dict()[name], strict=True)) for t, m in ((tokens, old.model), (new_tokens, new.model))
-        )
+        tables = (one.model.state_dict()[name] for one in (old, new))
+        pairs = zip((tokens, new_tokens), tables, strict=True)
+        before, after = (dict(zip(of, table, strict=True)) for of, table in pairs)
         assert all(before[token].equal(after[token]) for token in before)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nestrec_recbole.files import sha256_of
+from nestrec_recbole.fingerprints import base_files
 from nestrec_recbole.settings import roles
 from nestrec_recbole.settings.values import decisive
 
@@ -36,6 +37,7 @@ def run_key(config: Any, data: str, features: Mapping[str, Path], code: str) -> 
     start = sha256_of(config["init_from"]) if config["init_from"] else None
     stores = {field: path.name for field, path in features.items()}  # a store's name hashes what it was made from
     made_of = {"data": data, "features": stores, "settings": decisive(config), "init_from": start, "code": code}
+    made_of["llm"] = base_files(config["llm"])
     return _hash(made_of)[:16]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import sha256_of, written_whole
+from nestrec_recbole.fingerprints import base_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.settings.roles import ELSEWHERE
 from nestrec_recbole.tune.budget import Plan
@@ -112,6 +113,7 @@ def tune_row(
     told = {key: value for key, value in settings.items() if key not in ELSEWHERE}
     if settings.get("init_from"):
         told["init_from"] = sha256_of(settings["init_from"])  # by what is in it, as for a run
+    told["llm_files"] = base_files(settings.get("llm"))
     whole = json.dumps([model, dataset, told, dimensions, budget, made_of], sort_keys=True, default=str)
     place = folder / f"{model}-{dataset}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
     file = place / "found.json"

@@ -13,11 +13,10 @@ from recbole.config import Config
 from recbole.utils import get_model
 
 from nestrec_recbole.encode.dataset import looks_at_items
-from nestrec_recbole.encode.recipe import downloaded_revision
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
-from nestrec_recbole.fingerprints import code_version, data_files
+from nestrec_recbole.fingerprints import base_files, code_version, data_files
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings.roles import HELD_OUT, HISTORIES, WHAT_DATA_IS
 from nestrec_recbole.settings.shipped import is_ours, load_properties
@@ -219,15 +218,8 @@ def _key(config: Any, before: _Stage | None, read: _Read) -> str:
         "features": {name: sha256_of(path / "manifest.json") for name, path in features.items()},
         "settings": decisive(config),
         "data": read.files(config),
-        "llm": _base_files((config["llm"] or {}).get("path") if "llm" in config else None),
+        "llm": base_files(config["llm"]),
         "before": before.key if before else config["init_from"] and sha256_of(config["init_from"]),
         "code": code_version(),
     }
     return hashlib.sha256(json.dumps(made_of, default=str).encode()).hexdigest()
-
-
-def _base_files(path: str | None) -> Any:
-    """What a language model's ``path`` holds: hashes of its files, or the commit of one of the hub."""
-    if not path or not Path(path).is_dir():
-        return path and downloaded_revision(path)
-    return {file.name: sha256_of(file) for file in sorted(Path(path).iterdir()) if file.is_file()}

@@ -11,7 +11,7 @@ from typing import Any
 from nestrec_recbole import own_models
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import locked, sha256_of, written_whole
-from nestrec_recbole.fingerprints import data_files
+from nestrec_recbole.fingerprints import base_files, data_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.process_state import keeping_visible_gpus, without_arguments
 from nestrec_recbole.settings.checks import check_metrics
@@ -152,6 +152,7 @@ def _about(task: Task, plan: Plan, config: Any) -> dict[str, Any]:
         "space": [asdict(one) for one in task.space.dimensions],
         "data": data_files(config),
         "models": own_models.digests(),
+        "llm": base_files(config["llm"]),
         "init_from": sha256_of(config["init_from"]) if config["init_from"] else None,
     }
     return json.loads(json.dumps(about, default=str))
