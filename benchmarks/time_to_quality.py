@@ -23,7 +23,7 @@ from speed import LEAVE_ONE_OUT, SHAPE
 import nestrec_recbole  # noqa: F401  # the repairs come first
 
 THEIRS = {"train_neg_sample_args": None, "loss_type": "CE", "normalize_all": False}
-OURS = {"learning_rate": 0.002, "epochs": 60}
+OURS = {"learning_rate": 0.004, "epochs": 60}  # of 0.002 and 0.004, the sooner there on seed 1's validation data
 COMMON = {
     **SHAPE,
     **LEAVE_ONE_OUT,
@@ -85,7 +85,8 @@ def table(results: dict[str, Any]) -> str:
         "| test NDCG@10, RecBole | FastSASRec |",
         "|---|---|---|---|---|---|---|",
     ]
-    for seed, theirs in results["SASRec"].items():
+    for seed in (seed for seed in results["SASRec"] if seed in results["FastSASRec"]):
+        theirs = results["SASRec"][seed]
         ours, best = results["FastSASRec"][seed], max(theirs["curve"])
         n_theirs, n_ours = epochs_until(theirs["curve"], best), epochs_until(ours["curve"], best)
         if n_theirs is None or n_ours is None:
@@ -122,7 +123,7 @@ def main() -> None:
     if "timing" in options.parts and ("timing" in options.again or "seconds per epoch" not in results):
         results["seconds per epoch"] = time_epochs()
     write_results("time_to_quality", {**results, "command": "python benchmarks/time_to_quality.py"})
-    if options.parts == parts:
+    if all(name in results and results[name] for name in (*parts[:2], "seconds per epoch")):
         put_table("time to quality table", table(results))
         print(table(results))
 

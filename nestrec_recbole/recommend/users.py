@@ -30,7 +30,10 @@ def user_ids(dataset: SequenceDataset, users: Sequence[str]) -> np.ndarray:
     if strange:
         others = f" ({len(strange)} of {len(tokens)} are)" if len(strange) > 1 else ""
         names = [str(user) for user in known if user != "[PAD]"]
-        raise NestRecError(f"dataset {dataset.dataset_name!r}: {unknown('user', strange[0], names)}{others}")
+        where, newer = f"dataset {dataset.dataset_name!r}", "load_histories (--histories-in)"
+        raise NestRecError(
+            f"{where}: {unknown('user', strange[0], names)}{others}; who came after training is in newer files, {newer}"
+        )
     return np.array([known[user] for user in tokens], dtype=np.int64)
 
 
