@@ -411,3 +411,16 @@ def test_small_words() -> None:
     assert json_of({"a": "</script><!-- &", "b": float("inf")}) == (
         '{"a":"\\u003c/script\\u003e\\u003c!-- \\u0026","b":null}'
     )
+
+
+def test_rows_are_compared_with_the_baseline_that_validation_prefers(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "tiny", rows=dict(zip(ROWS, (0.9, 0.5, 0.05), strict=True)), fails=None)
+    for path in folder.glob("runs/*/run.json"):
+        row = json.loads(path.read_text())["row"]
+        score = {"NestRec": 0.3, "SASRec": 0.1}.get(row, 0.9)
+        change(path, baseline=row in ("NestRec", "SASRec"))
+        change(path, valid={"epoch": 0}, history=[{"epoch": 0, "valid_ndcg@10_f": score}])
+    group = group_rows(read_results(folder))[0]
+    assert {row.name for row in group.rows if row.against is None} == {"NestRec"}
+    assert {row.against.name for row in group.rows if row.against} == {"NestRec"}
+    assert "than the baseline that is best on validation data" in as_markdown([group], ["ndcg@10_f"])

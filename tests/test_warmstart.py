@@ -13,7 +13,7 @@ import torch
 from conftest import write_dataset
 
 from nestrec_recbole import NestRecError
-from nestrec_recbole.train.prepare import prepare
+from nestrec_recbole.train.prepare import configure, prepare
 from nestrec_recbole.train.trainer import last_checkpoint
 
 Make = Callable[..., Any]
@@ -180,3 +180,70 @@ def test_weights_that_were_told_otherwise_what_to_leave_out(key: str, make: Make
     fresh, _ = make("FastSASRec", **{key: other}, init_from=None)
     with pytest.raises(NestRecError, match=f"its {key} is .*: it may know what is held out"):
         fresh.resume_checkpoint(str(last_checkpoint(trained.saved_model_file)))
+
+
+def test_other_settings_of_the_same_model_are_told(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, BEFORE)
+    old, _ = make("FastSASRec", cosine=True, temperature=0.1)
+    make("FastSASRec", cosine=True, temperature=0.1, learning_rate=0.1, init_from=old.saved_model_file)
+    assert "other settings" not in caplog.text
+    make("FastSASRec", cosine=True, temperature=0.2, init_from=old.saved_model_file)
+    assert "was trained with other settings: temperature: 0.1, here 0.2" in caplog.text
+
+
+@pytest.mark.parametrize("encoder", ["fourier", "log1p"])
+def test_numbers_that_others_change_the_features_of(encoder: str, make: Make, tmp_path: Path) -> None:
+    settings = {"item_fields": {"year": {"modality": "number", "encoder": encoder}}}
+    write(tmp_path, BEFORE)
+    old, _ = make("ItemQFormer", **settings)
+    items = tmp_path / "data" / "shop" / "shop.item"
+    items.write_text(items.read_text() + "i99\tlate\t99999\n")
+    if encoder == "log1p":
+        make("ItemQFormer", **settings, init_from=old.saved_model_file)
+    else:
+        with pytest.raises(NestRecError, match=r"item_fields\.year stand for other values"):
+            make("ItemQFormer", **settings, init_from=old.saved_model_file)
+
+
+def test_what_is_held_out_of_pretraining_stays_so(make: Make, tmp_path: Path) -> None:
+    settings = {"item_fields": {"year": {"modality": "number", "encoder": "log1p"}}, "held_out_items": 0.4}
+
+    def held_out(**more: Any) -> set[str]:
+        trainer, data = make("ItemPretraining", **settings, **more)
+        return set(data.field2id_token["item_id"][trainer.model.held_out.numpy()])
+
+    write(tmp_path, BEFORE)
+    before = held_out()
+    write(tmp_path, LATER)
+    after = held_out(seed=7)
+    assert before and after - {"i9", "i10"} == before
+
+
+def test_domains_of_other_names(make: Make, tmp_path: Path) -> None:
+    settings = {"target_domain": "shoes", "train_batch_size": 64}
+
+    def name_domains(other: str) -> None:
+        lines = [f"i{item}\t{'shoes' if item % 2 else other}" for item in range(11)]
+        text = "\n".join(["item_id:token\tdomain:token", *lines]) + "\n"
+        (tmp_path / "data" / "shop" / "shop.item").write_text(text)
+
+    write(tmp_path, LATER)
+    name_domains("office")
+    old, _ = make("TriGRecUser", **settings)
+    make("TriGRecUser", **settings, init_from=old.saved_model_file)
+    name_domains("zoo")
+    with pytest.raises(NestRecError, match="the items are of other domains than when this was trained"):
+        make("TriGRecUser", **settings, init_from=old.saved_model_file)
+
+
+def test_recboles_models_start_from_nothing(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, BEFORE)
+    config = make("FastSASRec")[0].config
+    given = {"data_path": str(tmp_path / "data"), "epochs": 1, "show_progress": False, "state": "ERROR"}
+    given |= {"train_neg_sample_args": None, "hidden_size": 8, "n_heads": 1, "n_layers": 1}
+    with pytest.raises(NestRecError, match="init_from has no effect on GRU4Rec, a model of RecBole's"):
+        prepare(configure("GRU4Rec", "shop", {**given, "init_from": config["checkpoint_dir"]}))
+    prepare(configure("GRU4Rec", "shop", {**given, "cosine": True, "ema_decay": 0.9}))
+    assert "no effect on GRU4Rec, a model of RecBole's: cosine, ema_decay" in caplog.text

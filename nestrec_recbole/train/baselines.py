@@ -194,7 +194,7 @@ def _refuse(config: Any) -> None:
     if config.external_config_dict.get("init_from"):
         raise NestRecError(f"init_from has no effect on {name}, a model of RecBole's; leave it out")
     if given:
-        getLogger().warning("%s have no effect on %s, a model of RecBole's", ", ".join(sorted(given)), name)
+        getLogger().warning("no effect on %s, a model of RecBole's: %s", name, ", ".join(sorted(given)))
     if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
         raise NestRecError(f"model {name!r} has no place here: it learns from labels and ranks no catalogue")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
