@@ -66,6 +66,14 @@ def test_a_suite_as_resolved_is_the_same_suite(write: Any) -> None:
         assert suite.settings_of(one, suite.datasets[0]) == again.settings_of(other, again.datasets[0])
 
 
+def test_an_unknown_dataset_hides_no_other_mistake(write: Any) -> None:
+    text = GOOD.replace("circle", "nowhere").replace("hidden_size", "hidden_sise")
+    with pytest.raises(SuiteError) as raised:
+        read_suite(write(text))
+    said = "\n".join(raised.value.lines)
+    assert "unknown dataset 'nowhere'" in said and "unknown config key 'hidden_sise'" in said
+
+
 BAD = {
     "name: .small/x": "name: '.small/x' is no name that a folder can have",
     "datasets: {circle: {}, cirle: {}, 'three files': {dataset: circle, settings: {benchmark_filename: [a, b, b]}}}": (

@@ -99,8 +99,8 @@ def _settings(suite: Suite, configs: Configs) -> Iterator[str]:
         missing = _missing(suite, data)
         if missing:
             yield f"datasets.{data.name}: {missing}"
-            continue
-        yield from _copies(suite, data)
+        else:
+            yield from _copies(suite, data)
         yield from _of_models(suite, data, configs)
 
 
