@@ -32,8 +32,8 @@ def interaction_keys(
     return keys
 
 
-def known_and_held_out(training: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The interactions that a training split may be trained on, and the others of its data: sorted keys, uint64.
+def keys_of(training: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of all interactions of a training split's data, and of those it may be trained on, ascending: uint64.
 
     Parameters
     ----------
@@ -43,5 +43,4 @@ def known_and_held_out(training: Any) -> tuple[np.ndarray, np.ndarray]:
     rows = training.rows
     tokens = (training.field2id_token[field] for field in (training.uid_field, training.iid_field))
     keys = interaction_keys(rows.owners, rows.items, rows.times, *tokens)
-    known = np.unique(keys[rows.known_positions()])
-    return known, np.setdiff1d(keys, known)
+    return keys, np.sort(keys[rows.known_positions()])

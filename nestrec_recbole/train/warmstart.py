@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nestrec_recbole.data.identity import known_and_held_out
+from nestrec_recbole.data.identity import keys_of
 from nestrec_recbole.data.numbering import as_tokens, check_numbering, other_numbers
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
@@ -52,7 +52,8 @@ class Start:
         """The interactions that a training from here knows, as a checkpoint keeps them."""
         if not hasattr(training, "rows"):  # RecBole's own dataset
             return {}
-        known = np.union1d(known_and_held_out(training)[0], self.trained_on)
+        _, known = keys_of(training)
+        known = np.union1d(known, self.trained_on) if len(self.trained_on) else known
         return {TRAINED_ON: torch.from_numpy(known.view(np.int64))}
 
     def refuse_what_is_held_out(self, training: Any) -> None:
@@ -64,10 +65,11 @@ class Start:
         """
         if not len(self.trained_on):
             return
-        known = np.intersect1d(known_and_held_out(training)[1], self.trained_on)
-        if len(known):
+        held_out = np.setdiff1d(*keys_of(training))
+        n_known = len(np.intersect1d(held_out, self.trained_on))
+        if n_known:
             raise NestRecError(
-                f"init_from {self.path}: was trained on {len(known):,} interactions that are held out here (the files "
+                f"init_from {self.path}: was trained on {n_known:,} interactions that are held out here (the files "
                 "have changed otherwise than by what came later, or are split otherwise); train anew"
             )
 
