@@ -188,6 +188,7 @@ def test_histories_as_they_are_now(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     later = str(write_later(tmp_path / "later"))
+    caplog.set_level("WARNING")  # RecBole sets the root logger's, and leaves it so
     recommender = Recommender.load(checkpoint)
     before = recommender.recommend_users(["u0"], k=1)["u0"][0][0]
     recommender.load_histories(later)

@@ -186,6 +186,7 @@ def test_other_settings_of_the_same_model_are_told(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, BEFORE)
+    caplog.set_level("WARNING")  # RecBole sets the root logger's, and leaves it so
     old, _ = make("FastSASRec", cosine=True, temperature=0.1)
     make("FastSASRec", cosine=True, temperature=0.1, learning_rate=0.1, init_from=old.saved_model_file)
     assert "other settings" not in caplog.text
@@ -240,6 +241,7 @@ def test_domains_of_other_names(make: Make, tmp_path: Path) -> None:
 
 def test_recboles_models_start_from_nothing(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, BEFORE)
+    caplog.set_level("WARNING")
     config = make("FastSASRec")[0].config
     given = {"data_path": str(tmp_path / "data"), "epochs": 1, "show_progress": False, "state": "ERROR"}
     given |= {"train_neg_sample_args": None, "hidden_size": 8, "n_heads": 1, "n_layers": 1}
