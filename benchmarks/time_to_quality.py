@@ -23,7 +23,7 @@ from speed import LEAVE_ONE_OUT, SHAPE
 import nestrec_recbole  # noqa: F401  # the repairs come first
 
 THEIRS = {"train_neg_sample_args": None, "loss_type": "CE", "normalize_all": False}
-OURS = {"learning_rate": 0.004, "epochs": 60}  # of 0.002 and 0.004, the sooner there on seed 1's validation data
+OURS = {"learning_rate": 0.002, "epochs": 60}  # of 0.002 and 0.004, the better on seed 1's validation data
 COMMON = {
     **SHAPE,
     **LEAVE_ONE_OUT,
