@@ -179,6 +179,15 @@ def test_a_model_that_looks_ahead_is_refused(
     assert said is None or (said in err and "OwnMean.encode()" in err)
 
 
+def test_a_loss_of_its_own_may_look_both_ways(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, _, _ = MODEL.rpartition("        return ")
+    own = "    def calculate_loss(self, interaction):\n        return self.items.weight.square().mean()\n"
+    body = "        return vectors.mean(dim=1, keepdim=True).expand_as(vectors)"
+    (place / "models/own.py").write_text(f"{head}{body}\n\n{own}")
+    command = ["run", "--model", "OwnMean", "--dataset", "circle", *GIVEN, "--models", "models/own.py"]
+    assert main(command) == 0, capsys.readouterr().err
+
+
 def test_tables_of_a_models_own_are_found_by_token(place: Path) -> None:
     """An embedding without padding, and one number for each item."""
     from nestrec_recbole.train.prepare import configure, prepare

@@ -63,7 +63,7 @@ class Start:
         ------
         NestRecError
         """
-        if not len(self.trained_on):
+        if not len(self.trained_on) or not hasattr(training, "rows"):
             return
         held_out = np.setdiff1d(*keys_of(training))
         n_known = len(np.intersect1d(held_out, self.trained_on))
