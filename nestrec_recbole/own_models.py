@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nestrec_recbole.errors import NestRecError, first_line
 from nestrec_recbole.files import sha256_of
-from nestrec_recbole.settings.shipped import our_models
+from nestrec_recbole.settings.shipped import registered_models
 
 VARIABLE = "NESTREC_MODELS"  # paths of files, separated as those of PATH are
 
@@ -71,5 +71,5 @@ def _import(path: Path) -> None:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise NestRecError(f"{path}: cannot be imported: {why}") from None
     classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == name]
-    if not any(one.__name__ in our_models() for one in classes):
+    if not any(one.__name__ in registered_models() for one in classes):
         raise NestRecError(f"{path}: registers no model; put @register_model above its class")

@@ -21,6 +21,7 @@ import recbole.trainer
 import recbole.utils
 from recbole.config import Config
 from recbole.evaluator import register as metric_tables
+from recbole.utils import ModelType
 
 from nestrec_recbole import compat, compat_tuning
 from nestrec_recbole.data.loader import WindowLoader
@@ -63,7 +64,9 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     Parameters
     ----------
     model_class : type
-        A subclass of :class:`nestrec_recbole.models.base.SequenceModel`.
+        A subclass of :class:`nestrec_recbole.models.base.SequenceModel`; or a model written as RecBole's are, such as
+        a ``SequentialRecommender``, which is then treated as RecBole's own: its loss, batches and negatives are
+        RecBole's, evaluation and comparison those of this package.
     properties : str or Path, optional
         A YAML file of its defaults, beside those of its base class; settings of its own must be there. A relative path
         is seen from the file that the class is in, else from here.
@@ -76,7 +79,7 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     Raises
     ------
     NestRecError
-        When it is no :class:`SequenceModel`, or RecBole or this package has a model of that name.
+        When it is neither, or RecBole or this package has a model of that name.
 
     Examples
     --------
@@ -87,35 +90,46 @@ def register_model(model_class: Any = None, *, properties: str | Path | None = N
     if model_class is None:
         return functools.partial(register_model, properties=properties)
     name = model_class.__name__
-    if not issubclass(model_class, SequenceModel):
+    is_recboles = not issubclass(model_class, SequenceModel)
+    if is_recboles and not isinstance(getattr(model_class, "type", None), ModelType):
         needed = "nestrec_recbole.models.base.SequenceModel: item_table() and encode()"
-        raise NestRecError(f"model {name!r} is no subclass of {needed}; RecBole's own way of models is not taken here")
+        raise NestRecError(f"model {name!r} is no subclass of {needed}; nor of a recommender of RecBole's")
     if name.lower() in (known.lower() for known in _recbole_models()):
         raise NestRecError(f"model {name!r}: RecBole has a model of that name; choose another")
     if name in MODELS and not model_class.__module__.startswith("nestrec_recbole."):
         raise NestRecError(f"model {name!r}: this package has a model of that name; choose another")
-    alias = f"recbole.model.sequential_recommender.{name.lower()}"
     module = sys.modules[model_class.__module__]
     beside = Path(getattr(module, "__file__", None) or ".").parent / (properties or "")
     properties = beside if properties and beside.is_file() else properties
     if properties and not Path(properties).is_file():
         raise NestRecError(f"model {name!r}: {properties}, its properties, is neither in {beside.parent} nor here")
+    _let_recbole_find(model_class, is_recboles)
+    add = shipped.add_model_of_recboles if is_recboles else shipped.add_model
+    add(model_class, Path(properties) if properties else None)
+    return model_class
+
+
+def _let_recbole_find(model_class: type, is_recboles: bool) -> None:
+    """The model in a module of its name; our dataset and trainer, or those that RecBole has for a base of the model."""
+    name = model_class.__name__
+    alias = f"recbole.model.sequential_recommender.{name.lower()}"
     # RecBole looks for a module of this name that has a spec; a script or a notebook has none, and must not be given
     # one: processes that are spawned would import it under that name.
     found_by_recbole = types.ModuleType(alias)
     found_by_recbole.__spec__ = importlib.machinery.ModuleSpec(alias, None)
     setattr(found_by_recbole, name, model_class)
     sys.modules[alias] = found_by_recbole
-    here = {"__module__": __name__}
-    setattr(recbole.data.dataset, f"{name}Dataset", type(f"{name}Dataset", (EncodedDataset,), here))
-    setattr(recbole.trainer, f"{name}Trainer", type(f"{name}Trainer", (SequenceTrainer,), here))
-    shipped.add_model(model_class, Path(properties) if properties else None)
-    return model_class
+    ours = (recbole.data.dataset, "Dataset", EncodedDataset), (recbole.trainer, "Trainer", SequenceTrainer)
+    for place, what, kind in ours:
+        of_bases = (vars(place).get(f"{base.__name__}{what}") for base in model_class.__mro__)
+        base = next(filter(None, of_bases), None) if is_recboles else kind
+        if base is not None:
+            setattr(place, f"{name}{what}", type(f"{name}{what}", (base,), {"__module__": __name__}))
 
 
 def register() -> None:
     """Register this package's models and hooks; done on import, harmless when repeated."""
-    if shipped.our_models():
+    if shipped.registered_models():
         return
     for name in MODELS:
         module = importlib.import_module(f"nestrec_recbole.models.{name.lower()}")
@@ -138,7 +152,7 @@ def _hook_names() -> None:
         try:
             return original(model_name)
         except (ValueError, AttributeError, ImportError):
-            known = [*shipped.our_models(), *_recbole_models()]
+            known = [*shipped.registered_models(), *_recbole_models()]
             if model_name in known:
                 raise
             hint = "one of your own is registered by its file, --models FILE"
@@ -175,9 +189,7 @@ def _hook_config() -> None:
         checks.take_tuples(self.external_config_dict)
         checks.refuse_processes(self.cmd_config_dict, self.external_config_dict)
         of_data = shipped.load_dataset(dataset)
-        if is_ours(model):
-            self.internal_config_dict.update(load_properties(model))
-            self.internal_config_dict.update(shipped.load_preset(model, self.external_config_dict.get("preset")))
+        self.internal_config_dict.update(_defaults(model, self.external_config_dict.get("preset")))
         if is_ours(model) or not (shipped.RECBOLES / "dataset" / f"{dataset}.yaml").is_file():
             self.internal_config_dict.update(of_data)
         overall = shipped.read_settings(shipped.folder() / "overall.yaml") | of_data
@@ -213,6 +225,14 @@ def _hook_config() -> None:
     Config._load_internal_config_dict = load_with_ours
     Config._init_device = init_own_device
     Config.__init__ = build_checked
+
+
+def _defaults(model: str, preset: Any) -> dict[str, Any]:
+    """Of a model that has been registered here; of RecBole's own, RecBole has read them."""
+    if is_ours(model):
+        return load_properties(model) | shipped.load_preset(model, preset)
+    files = () if model in _recbole_models() else shipped.files_of_recboles(model)
+    return {key: value for path in files for key, value in shipped.read_settings(path).items()}
 
 
 def _hook_loaders() -> None:

@@ -37,6 +37,56 @@ class OwnMean(SequenceModel):
         vectors = self.items(batch[self.ITEM_SEQ])
         return vectors.cumsum(dim=1) / torch.arange(1, vectors.shape[1] + 1)[:, None]
 """
+RECBOLES = """
+import torch
+from nestrec_recbole import register_model
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model.sequential_recommender import SASRec
+from recbole.utils import InputType
+
+@register_model(properties="own.yaml")
+class LastItem(SequentialRecommender):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.before = torch.nn.Embedding(self.n_items, config["own_width"])
+        self.after = torch.nn.Embedding(self.n_items, config["own_width"])
+        self.loss_type = config["loss_type"]
+
+    def scores(self, interaction):
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        last = self.before(interaction[self.ITEM_SEQ].gather(1, lengths[:, None] - 1)[:, 0])
+        return last @ self.after.weight.T
+
+    def calculate_loss(self, interaction):
+        return torch.nn.functional.cross_entropy(self.scores(interaction), interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction):
+        return self.scores(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    def full_sort_predict(self, interaction):
+        return self.scores(interaction)
+
+@register_model
+class OwnPairs(GeneralRecommender):
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.users = torch.nn.Embedding(self.n_users, 4)
+        self.items = torch.nn.Embedding(self.n_items, 4)
+
+    def predict(self, interaction):
+        return (self.users(interaction[self.USER_ID]) * self.items(interaction[self.ITEM_ID])).sum(1)
+
+    def calculate_loss(self, interaction):
+        of_user = self.users(interaction[self.USER_ID])
+        taken, other = (self.items(interaction[name]) for name in (self.ITEM_ID, self.NEG_ITEM_ID))
+        return -torch.nn.functional.logsigmoid((of_user * (taken - other)).sum(1)).mean()
+
+@register_model
+class OwnSASRec(SASRec):
+    pass
+"""
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ["--data_path=data", "--show_progress=False", "--epochs=2"]
 
@@ -55,6 +105,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in {name for name in sys.modules if name.startswith("nestrec_models_")} - before:
         del sys.modules[name]
     shipped._of_models.pop("OwnMean", None)
+    shipped._of_recboles.clear()
     shipped.keys_of_any_model.cache_clear()
     fingerprints._sources.cache_clear()
 
@@ -96,6 +147,41 @@ def test_a_suite_knows_it_in_every_process(place: Path, capsys: pytest.CaptureFi
     assert len(again) == 2 and not again.keys() & first.keys()  # run anew: the code is another
 
 
+def test_models_written_as_recboles_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their defaults are read, those of a base of RecBole's too; one suite has them beside ours."""
+    (place / "models/own.py").write_text(RECBOLES)
+    (place / "models/own.yaml").write_text("own_width: 8\nloss_type: CE\n")
+    suite = {
+        "name": "own",
+        "datasets": {"circle": {}},
+        "models": {
+            "FastSASRec": {"baseline": True},
+            "LastItem": {},
+            "OwnPairs": {},
+            "OwnSASRec": {"settings": {"n_layers": 1}},
+        },
+        "settings": {"epochs": 2, "data_path": "data"},
+        "seeds": [1],
+        "metrics": ["ndcg@10"],
+    }
+    (place / "suite.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    files = ["--models", "models/own.py"]
+    assert main(["benchmark", "suite.yaml", *files]) == 0, capsys.readouterr().err
+    found = [json.loads(path.read_text()) for path in (place / "results/own/runs").glob("*/run.json")]
+    assert {run["row"]: run["status"] for run in found} == dict.fromkeys(suite["models"], "finished")
+
+    run = ["run", "--model", "LastItem", "--dataset", "circle", *GIVEN, *files]
+    assert main([*run, "--own_widht=4"]) == 2
+    assert "own_width" in capsys.readouterr().err
+    assert main([*run, "--own_width=4", "--learning_rate=0.5"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    (weights,) = (place / "saved").glob("LastItem-*.safetensors")
+    assert main(["recommend", str(weights), "i3", "-k", "1", *files]) == 0
+    assert "i4" in capsys.readouterr().out  # in the circle, i4 comes after i3
+    assert main(["settings", "OwnSASRec", "n_heads", *files]) == 0
+    assert "n_heads: 2" in capsys.readouterr().out
+
+
 def test_trials_know_it_and_a_search_is_of_one_version_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "space.yaml").write_text("own_width: {choice: [4, 8]}\n")
     given = ["--trials", "2", "--no-final", "--space", "space.yaml", "--models", "models/own.py", "--folder", "search"]
@@ -135,6 +221,7 @@ def test_a_variable_that_names_nothing_is_a_warning(
         ("import nosuch\n", "cannot be imported: ModuleNotFoundError: No module named 'nosuch'"),
         ("import sys\nsys.exit('bye')\n", "cannot be imported: SystemExit: bye"),
         (MODEL.replace("OwnMean", "FastSASRec"), "this package has a model of that name; choose another"),
+        (MODEL.replace("(SequenceModel)", ""), "is no subclass of nestrec_recbole.models.base.SequenceModel"),
         ("x = 1\n", "registers no model; put @register_model above its class"),
     ],
 )

@@ -11,7 +11,7 @@ from recbole.utils import get_model
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.settings.roles import SHARED
-from nestrec_recbole.settings.shipped import RECBOLES, files_of, folder, is_ours
+from nestrec_recbole.settings.shipped import RECBOLES, files_of, files_of_recboles, folder, is_ours
 
 
 def list_settings(model: str, words: Sequence[str] = ()) -> str:
@@ -59,9 +59,8 @@ def _files(model: str) -> list[tuple[Path, Sequence[str] | None]]:
         get_model(model)
     except ValueError as error:
         raise NestRecError(str(error)) from None
-    own = RECBOLES / "model" / f"{model}.yaml"
     shared = folder() / "overall.yaml", SHARED
-    return [*([(own, None)] if own.is_file() else []), shared, *of_recbole]
+    return [*((path, None) for path in reversed(files_of_recboles(model))), shared, *of_recbole]
 
 
 class _Entry(NamedTuple):

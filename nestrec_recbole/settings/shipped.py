@@ -16,6 +16,7 @@ from nestrec_recbole.settings import roles
 
 RECBOLES = Path(configurator.__file__).parent.parent / "properties"
 _of_models: dict[str, list[Path]] = {}  # the files of defaults of each model, those of its base classes first
+_of_recboles: dict[str, list[Path]] = {}  # of each that a user has written as RecBole's are, in the same order
 
 
 @functools.cache
@@ -34,13 +35,21 @@ def add_model(model_class: type, file: Path | None) -> None:
     keys_of_ours_alone.cache_clear()
 
 
-def our_models() -> list[str]:
-    """The models that have been registered here, in that order."""
-    return list(_of_models)
+def add_model_of_recboles(model_class: type, file: Path | None) -> None:
+    """:func:`add_model` for a model written as RecBole's are, whose base may be one of RecBole's."""
+    inherited = next(filter(None, (files_of_recboles(base.__name__) for base in model_class.__mro__[1:])), [])
+    _of_recboles[model_class.__name__] = [*inherited, *([file.resolve()] if file else [])]
+    keys_of_any_model.cache_clear()
+    keys_of_ours_alone.cache_clear()
+
+
+def registered_models() -> list[str]:
+    """The models that have been registered here: ours first, in that order."""
+    return [*_of_models, *_of_recboles]
 
 
 def is_ours(model: str) -> bool:
-    """Whether a model has been registered here; RecBole's own have not."""
+    """Whether a model of this package's kind has been registered; those of RecBole's kind train as RecBole trains."""
     return model in _of_models
 
 
@@ -55,6 +64,12 @@ def files_of(model: str) -> list[Path]:
     if model not in _of_models:
         raise NestRecError(unknown("model", model, _of_models))
     return [folder() / "overall.yaml", *_of_models[model]]
+
+
+def files_of_recboles(model: str) -> list[Path]:
+    """The files of the defaults of a model of RecBole's kind: those of its base, then its own; there may be none."""
+    shipped = RECBOLES / "model" / f"{model}.yaml"
+    return _of_recboles.get(model, [shipped] if shipped.is_file() else [])
 
 
 def load_properties(model: str) -> dict[str, Any]:
@@ -134,14 +149,15 @@ def tuning_space(model: str) -> Path:
 def keys_of_any_model() -> set[str]:
     """The settings that some model has, ours or RecBole's: what is given to several models, not each of them reads."""
     files = [p for place in (folder(), RECBOLES) for p in place.glob("**/*.yaml") if p.parent.name != "pipeline"]
-    files += [path for paths in _of_models.values() for path in paths]
+    files += [path for paths in (*_of_models.values(), *_of_recboles.values()) for path in paths]
     return {key for path in files for key in _keys(path)}
 
 
 @functools.cache
 def keys_of_ours_alone() -> set[str]:
     """The settings of how our models are built and train, which RecBole's do not read."""
-    recboles = {key for path in RECBOLES.glob("**/*.yaml") for key in _keys(path)}
+    theirs = [*RECBOLES.glob("**/*.yaml"), *(path for paths in _of_recboles.values() for path in paths)]
+    recboles = {key for path in theirs for key in _keys(path)}
     files = [folder() / "overall.yaml", *(path for paths in _of_models.values() for path in paths)]
     return {key for path in files for key in _keys(path)} - recboles - set(roles.ALL)
 
