@@ -200,6 +200,19 @@ def test_interactions(inter: str, words: str, capsys: pytest.CaptureFixture[str]
     assert words in complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "data/bad/bad.inter: no such file; there is other.inter"),
+        (["--benchmark_filename=[train,valid,test]"], "data/bad/bad.train.inter: no such file; there is other.inter"),
+    ],
+)
+def test_a_folder_without_its_file(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/bad").mkdir(parents=True)
+    Path("data/bad/other.inter").write_text(HEAD)
+    assert words in complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data", *given)
+
+
 @pytest.mark.parametrize("text", [HEAD.encode() + b"u\xff\ti\t1\n", b"user_id:token\xff\n"])
 def test_text_that_is_not_utf_8(text: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/bad").mkdir(parents=True)

@@ -162,7 +162,7 @@ def test_missing_cells_are_filled(tmp_path: Path, make_config: Callable[..., Any
 HARMLESS = [
     *("1", "-1", "1e-3", "0.5", "0x10", "1_000", "007", "2*3", "7 % 4", "1 + 1", " 3", "1,2", "", "[]", "None", "none"),
     *("True", "true", "FALSE", "not True", "[1, 2]", "(1, 2)", "{'a': 1}", "{'RS': [0.8, 0.1, 0.1]}", "['a', 'b']"),
-    *("abc", "'abc'", "[a]", "uni100", "ml-100k", "full", "a b", "2020-01-01", "saved/a.pth", "{1, 2}", "lambda: 1"),
+    *("abc", "'abc'", "uni100", "ml-100k", "full", "a b", "2020-01-01", "saved/a.pth", "{1, 2}", "lambda: 1"),
     *("abs", "1+2j", "b'a'", "...", "[1+2j]", "NDCG@10", "-'a'"),
 ]
 
@@ -172,6 +172,20 @@ def test_settings_are_read_as_recbole_reads_them(text: str) -> None:
     theirs = private_copy("recbole.config.configurator").Config._convert_config_dict(None, {"x": text})["x"]
     ours = Config._convert_config_dict(None, {"x": text})["x"]
     assert ours == theirs and type(ours) is type(theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[NDCG,Recall]", ["NDCG", "Recall"]),
+        ("{distribution: uniform, sample_num: 1}", {"distribution": "uniform", "sample_num": 1}),
+        ("{a: {b: [c, 'd']}, e: [true, False, None]}", {"a": {"b": ["c", "d"]}, "e": [True, False, None]}),
+        ("a,b", "a,b"),
+        ("[a + b]", "[a + b]"),
+    ],
+)
+def test_words_of_lists_need_no_quotes(text: str, value: Any) -> None:
+    assert Config._convert_config_dict(None, {"x": text})["x"] == value
 
 
 @pytest.mark.parametrize(

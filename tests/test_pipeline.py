@@ -206,7 +206,7 @@ def test_bad_commands(more: list[str], words: str, capsys: pytest.CaptureFixture
             "its item_fields are title, year, h",
         ),
         ("UserQFormer", {"val_interval": {"timestamp": "[0,inf)"}}, "its val_interval is None, here it is .*held out"),
-        ("FastSASRec", {}, "a ItemPretraining, of which this model has no part"),
+        ("FastSASRec", {}, "of ItemPretraining this model has no part"),
         ("UserPretraining", {"init_from": None}, "set init_from to a checkpoint of ItemPretraining"),
     ],
 )

@@ -70,6 +70,8 @@ def test_seen_items_are_left_out_unless_wanted(checkpoint: str) -> None:
         ([["i1"], ["i1", "x9"]], 3, "history 1: item 'x9' is not in dataset 'circle'"),
         ([["[PAD]"]], 3, r"item '\[PAD\]' is not in dataset"),
         ([["i1"]], 0, "k is 0"),
+        ([["i1"]], 1.5, "k is 1.5"),
+        ([["i1"]], True, "k is True"),
         (["i1", "i2"], 3, "history 0 is 'i1': expected a list of items"),
     ],
 )

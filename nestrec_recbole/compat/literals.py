@@ -46,14 +46,37 @@ def read_literals_only() -> None:
 
 
 def literal(text: str) -> Any:
-    """A number, list, tuple, dict, truth value or sum of numbers written as text; any other text is itself."""
+    """A number, list, tuple, dict, truth value or sum of numbers written as text; any other text is itself.
+
+    In a list or dict a word needs no quotes, which a shell would take: ``[NDCG,Recall]``, ``{distribution: uniform}``.
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        tree = ast.parse(text.strip(" \t"), mode="eval")
+        tree = _Quoted().visit(ast.parse(text.strip(" \t"), mode="eval"))
         if all(isinstance(node, _HARMLESS + _ARITHMETIC) for node in ast.walk(tree)):
             value = eval(compile(tree, "<setting>", "eval"), {"__builtins__": {}})  # numbers and containers only
             return value if value is None or isinstance(value, _SETTINGS) else text
     except (SyntaxError, ValueError, TypeError, ZeroDivisionError, RecursionError, MemoryError):
         pass
     return text
+
+
+class _Quoted(ast.NodeTransformer):
+    """Puts quotes around the words that are elements of lists and dicts."""
+
+    def visit_List(self, node: ast.List) -> ast.AST:
+        node.elts = [_word(one) for one in node.elts]
+        return self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        node.keys = [key and _word(key) for key in node.keys]
+        node.values = [_word(one) for one in node.values]
+        return self.generic_visit(node)
+
+
+def _word(node: ast.expr) -> ast.expr:
+    if not isinstance(node, ast.Name):
+        return node
+    value = node.id.lower() == "true" if node.id.lower() in ("true", "false") else node.id
+    return ast.copy_location(ast.Constant(value), node)

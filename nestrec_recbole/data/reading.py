@@ -41,6 +41,11 @@ class AtomicDataset(SequentialDataset):
     def _load_data(self, token: str, dataset_path: str) -> None:
         if not Path(dataset_path).is_dir():
             raise NestRecError(no_such_dataset(token, Path(dataset_path)))
+        for part in self.benchmark_filename_list or [""]:
+            path = Path(dataset_path, ".".join(filter(None, (token, part, "inter"))))
+            if not path.is_file():
+                there = ", ".join(sorted(file.name for file in path.parent.glob("*.inter"))) or "no .inter file"
+                raise NestRecError(f"{path}: no such file; there is {there}. A file has the name of its folder")
         super()._load_data(token, dataset_path)
         table: Any = self.inter_feat
         if table is None:

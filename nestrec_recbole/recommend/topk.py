@@ -363,6 +363,6 @@ def _refuse_text(name: str, given: Any) -> None:
 
 
 def _positive(k: int) -> int:
-    if k < 1:
-        raise NestRecError(f"k is {k}: expected a whole number from 1")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise NestRecError(f"k is {k!r}: expected a whole number from 1")
     return k

@@ -106,7 +106,7 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> Start
         _move_rows(model, weights, name, as_tokens(tensors[f"tokens.{name}"]))
     own, taken = model.state_dict(), model.starting_from(weights)
     if not taken:
-        raise NestRecError(f"{where}: a {about['model']}, of which this model has no part")
+        raise NestRecError(f"{where}: of {about['model']} this model has no part")
     compare_settings(where, about["config"], config, _OF_PARTS)
     theirs, ours = (_recipes(fields) for fields in (about["config"].get("item_fields"), config["item_fields"]))
     if theirs != ours and any(name.startswith("fields.") for name in taken):
