@@ -137,6 +137,21 @@ def test_any_model_ranks_and_recommends_the_target_domain_only(
     assert all(token[0] == "f" for one in lists for token, _ in one)
 
 
+def test_metrics_of_lists_count_the_target_domain(tmp_path: Path, make_config: Any) -> None:
+    """All five items of the target domain are in each list: the catalogue is covered, evenly."""
+    write(tmp_path / "data")
+    settings = {"target_domain": "food", "metrics": ["NDCG", "ItemCoverage", "GiniIndex", "Novelty"], "topk": [5, 10]}
+    trainer, (train, valid, test) = prepare(make_config("FastSASRec", "shop", epochs=1, **settings))
+    trainer.fit(train, valid, verbose=False)
+    values = trainer.evaluate(test)
+    tokens = train.dataset.field2id_token["item_id"]
+    counts = {tokens[item]: count for item, count in train.dataset.item_counter.items() if tokens[item][0] == "f"}
+    assert values["itemcoverage@5"] == pytest.approx(5 / 6, abs=1e-4)  # RecBole counts the padding item
+    assert values["giniindex@5"] == pytest.approx(1 / 6, abs=1e-4)  # of counts 0, n, n, n, n, n
+    taken = [max(counts.get(f"f{number}", 0), 1) / sum(counts.values()) for number in range(1, 6)]
+    assert values["novelty@5"] == pytest.approx(-np.log2(taken).mean(), abs=1e-4)
+
+
 def test_own_domain_softmax_by_hand(shop: Any, make_config: Any) -> None:
     """Each target against the items of its domain: the plain softmax over that part of the catalogue."""
     _, (train, _, _) = prepare(make_config("FastSASRec", "shop", target_domain="food"))

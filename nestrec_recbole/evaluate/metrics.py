@@ -7,6 +7,7 @@ F1 = 2 [rank <= k] / (1 + k).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,26 +80,32 @@ def evaluate_ranks(ranks: Ranks, metrics: Sequence[str], topk: Sequence[int]) ->
 
 
 def recbole_metrics(ranks: Ranks, config: Any, train_data: Any) -> dict[str, float]:
-    """The metrics a config asks for that do not follow from ranks alone, by RecBole's own classes (protocol U)."""
+    """The metrics a config asks for that do not follow from ranks alone, by RecBole's own classes (protocol U).
+
+    The items that they count are those that are ranked: of a target domain its own, nowhere one that nobody took.
+    """
     others = [metric for metric in config["metrics"] if metric.lower() not in RANK_METRICS]
     if not others:
         return {}
-    struct = DataStruct()
+    struct, ranked = DataStruct(), train_data.dataset.ranked
+    number = np.cumsum(ranked) * ranked  # among what is ranked, from 1
     missing = max(config["topk"]) - ranks.top.shape[1]  # where fewer items are ranked
     top = np.pad(ranks.top.astype(np.int64), ((0, 0), (0, max(0, missing))))
-    struct.set("rec.items", torch.from_numpy(top))
+    struct.set("rec.items", torch.from_numpy(number[top]))
     hits = top == ranks.targets[:, None]
     struct.set("rec.topk", torch.from_numpy(np.column_stack([hits, np.ones(len(hits), dtype=bool)]).astype(np.int64)))
     ones = torch.ones(len(ranks.rank), 1, dtype=torch.float64)
     length = ones * (ranks.n_items - 1)
     struct.set("rec.meanrank", torch.cat([torch.from_numpy(ranks.rank)[:, None].double(), length, ones], dim=1))
-    taken = train_data.dataset.taken
-    struct.set("data.num_items", train_data.dataset.item_num if taken is None else 1 + int(taken.sum()))
+    struct.set("data.num_items", 1 + int(ranked.sum()))
     struct.set("data.num_users", train_data.dataset.user_num)
-    struct.set("data.count_items", train_data.dataset.item_counter)
+    counts = train_data.dataset.item_counter.items()
+    struct.set("data.count_items", Counter({int(number[item]): count for item, count in counts if ranked[item]}))
     struct.set("data.count_users", train_data.dataset.user_counter)
     if look_at_content(others):
-        struct.set("data.item_content", item_content(train_data.dataset.item_fields()))
+        struct.set(
+            "data.item_content", item_content(train_data.dataset.item_fields())[np.r_[0, np.flatnonzero(ranked)]]
+        )
     evaluator = Evaluator(config)
     return {
         name: float(value)
