@@ -22,19 +22,20 @@ def sampled_softmax(
 ) -> Tensor:
     r"""Mean cross-entropy of the target among negatives shared by all positions.
 
-    .. math:: L = \frac{1}{P} \sum_p -\log \frac{e^{f_p(y_p)}}{e^{f_p(y_p)} + \sum_{k \text{ allowed}} e^{f_p(n_k)}},
+    .. math:: L = \frac{1}{P} \sum_p -\log \frac{e^{f_p(y_p)}}{e^{f_p(y_p)} + \sum_{n \in N_p} e^{f_p(n)}},
               \quad f_p(i) = s_p \cdot v_i / \tau - \log Q(i)
 
     Sampled softmax with the logQ correction (Bengio & Senecal 2008; Yi et al. 2019). A negative that is the row's own
-    target, or one of its `forbidden` items, is left out of that row; a row without negatives has loss zero.
+    target, or one of its `forbidden` items, is left out of that row; a row without negatives has loss zero. As the
+    target stands there once, so does every negative: with repetitions, what is popular would come out too likely.
 
     Parameters
     ----------
     states, table, targets : Tensor (P, d), (N, d), (P,)
     negatives : Tensor (K,), int64
-        Item ids, repetitions allowed.
+        Item ids; N_p is the set of those that row p may have.
     log_q : Tensor (N,) or None
-        Log-probability, up to a constant, of each item being drawn; None leaves the logits uncorrected.
+        Log-probability, up to a constant, of each item being in that set; None leaves the logits uncorrected.
     forbidden : Tensor (P, m), int64, or None
         Known positives of each row that must not count as negatives, padded with 0.
     temperature : float or scalar Tensor
@@ -44,14 +45,15 @@ def sampled_softmax(
     Tensor ()
         Nats per position.
     """
-    states = states / temperature
+    states, negatives = states / temperature, negatives.sort().values
+    repeated = F.pad(negatives[1:] == negatives[:-1], (1, 0))  # unique() would wait for the device
     positive_logits = (states * table[targets]).sum(-1, keepdim=True)
     negative_logits = states @ table[negatives].T  # (P, K)
     if log_q is not None:
         positive_logits = positive_logits - log_q[targets, None]
         negative_logits = negative_logits - log_q[negatives]
     excluded = targets[:, None] if forbidden is None else torch.cat([targets[:, None], forbidden], dim=1)
-    negative_logits = negative_logits.masked_fill(is_among(negatives, excluded), -math.inf)
+    negative_logits = negative_logits.masked_fill(is_among(negatives, excluded) | repeated, -math.inf)
     logits = torch.cat([positive_logits, negative_logits], dim=1)
     return F.cross_entropy(logits.to(at_least_float32(logits)), torch.zeros_like(targets))
 

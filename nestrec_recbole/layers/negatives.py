@@ -27,7 +27,7 @@ class NegativeSampler(nn.Module):
     Attributes
     ----------
     log_q : Tensor (N,), float32
-        Log-probability of each item, -inf for the padding: what `sampled_softmax` takes.
+        Log-probability of each item in one draw, -inf for the padding.
 
     Raises
     ------
@@ -63,6 +63,11 @@ class NegativeSampler(nn.Module):
         return torch.searchsorted(self.cumulative, uniform, right=True)
 
 
+def log_inclusion(q: Tensor, n_draws: int) -> Tensor:
+    r"""Log-probability of each item (N,) being among draws with replacement: :math:`\log(1 - (1 - q_i)^n)`, float32."""
+    return (-torch.expm1(n_draws * torch.log1p(-q.double()))).log().float()
+
+
 class KnownPairs(nn.Module):
     """Which (user, item) pairs are in the training data; 8 bytes each.
 
@@ -90,8 +95,7 @@ class KnownPairs(nn.Module):
 def in_batch_negatives(targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the batch's distinct targets as negatives, and the log-probability of each item being among them.
 
-    Of P targets drawn by popularity :math:`q_i = n_i / \sum n`, item i is one with probability
-    :math:`Q(i) = 1 - (1 - q_i)^P`: what the logQ correction of Yi et al. (2019) needs once repetitions are dropped.
+    Targets count as drawn by popularity, :math:`q_i = n_i / \sum n`.
 
     Parameters
     ----------
@@ -108,8 +112,7 @@ def in_batch_negatives(targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]
     """
     weights = counts.double().clamp(min=1.0)
     weights[0] = 0.0
-    missed = len(targets) * torch.log1p(-weights / weights.sum())
-    return targets.unique(), (-torch.expm1(missed)).log().float()
+    return targets.unique(), log_inclusion(weights / weights.sum(), len(targets))
 
 
 def is_among(negatives: Tensor, ids: Tensor) -> Tensor:

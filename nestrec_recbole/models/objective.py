@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from nestrec_recbole.data.domains import Domains
 from nestrec_recbole.layers.full_softmax import full_softmax
 from nestrec_recbole.layers.losses import LearnableTemperature, gbce, info_nce, sampled_softmax, triplet
-from nestrec_recbole.layers.negatives import NegativeSampler, in_batch_negatives, is_among, near_duplicates
+from nestrec_recbole.layers.negatives import (
+    NegativeSampler,
+    in_batch_negatives,
+    is_among,
+    log_inclusion,
+    near_duplicates,
+)
 from nestrec_recbole.layers.seen import Seen
 
 LOSSES = ("full_softmax", "sampled_softmax", "gbce", "info_nce", "triplet")
@@ -19,7 +25,7 @@ DRAWING = ("sampled_softmax", "gbce", "triplet")
 NEGATIVES = ("uniform", "popularity", "inverse_popularity", "in_batch")
 DOMAIN_LOSSES = ("own", "all", "target")
 
-Drawn = tuple[Tensor, Tensor] | None  # negatives (K,), and the log-probability of every item to be one (n_items,)
+Drawn = tuple[Tensor, Tensor] | None  # negatives (K,), and the log-probability of each item to be among them (n_items,)
 
 
 class BaseObjective(nn.Module):
@@ -106,7 +112,7 @@ class _Trained(NamedTuple):
 
     @property
     def negatives(self) -> tuple[Tensor, Tensor]:
-        """Those of a loss that draws, (K,), and the log-probability of every item to be one."""
+        """Those of a loss that draws, (K,), and the log-probability of each item to be among them."""
         assert self.drawn is not None
         return self.drawn
 
@@ -142,6 +148,7 @@ class Objective(BaseObjective):
     """
 
     counts: Tensor
+    log_q: Tensor
     duplicates: Tensor | None
 
     def __init__(
@@ -161,6 +168,8 @@ class Objective(BaseObjective):
         self.sampler = None
         if self.draws and self.negatives != "in_batch":
             self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
+            log_q = log_inclusion(self.sampler.log_q.exp(), self.n_negatives)
+            self.register_buffer("log_q", log_q, persistent=False)
 
     def draw(self, targets: Tensor) -> Drawn:
         """As the base's; info_nce too draws nothing: its negatives are the other targets."""
@@ -168,7 +177,7 @@ class Objective(BaseObjective):
             return None
         if self.sampler is None:
             return in_batch_negatives(targets, self.counts)
-        return self.sampler(self.n_negatives), self.sampler.log_q
+        return self.sampler(self.n_negatives), self.log_q
 
     def forward(
         self,
