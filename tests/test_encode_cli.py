@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_dataset
+from PIL import Image
 from recbole.data import create_dataset
 
 from nestrec_recbole import NestRecError
 from nestrec_recbole.cli import main
 from nestrec_recbole.data.features import FeatureStore
+from nestrec_recbole.encode import shards
+from nestrec_recbole.encode.engine import input_key, open_encoder
 from nestrec_recbole.encode.foreign import import_features
 
 SEQUENCES = [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6], [4, 5, 6, 7, 8]]
@@ -202,6 +206,67 @@ def test_files_may_call_items_otherwise(place: Path, capsys: pytest.CaptureFixtu
     assert main(["encode", "--dataset", "small", "--field", "title", *called]) == 0
     assert main(["features", "small", *called]) == 0
     assert "\tminilm\t" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("field", ["title", "image"])
+def test_what_has_been_encoded_before_is_taken_over(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a dataset that has grown only new texts and images are read; the features are those of encoding all."""
+
+    def write(folder: str, numbers: dict[str, int]) -> None:
+        place = tmp_path / folder / "small"
+        place.mkdir(parents=True)
+        for item, number in numbers.items():
+            Image.new("RGB", (32, 32), (8 * number, 255 - 8 * number, 90)).save(place / f"{item}.png")
+        lines = [f"{item}\tthing number {number}\t{item}.png\n" for item, number in numbers.items()]
+        (place / "small.item").write_text("item_id:token\ttitle:token_seq\timage:token\n" + "".join(lines))
+
+    def encode(folder: str, *more: str) -> tuple[Path, set[str]]:
+        read: set[str] = set()
+
+        def open_counting(recipe: Any) -> Any:
+            opened = open_encoder(recipe)
+
+            def in_batches(inputs: Any, size: int) -> Any:
+                read.update(map(input_key, inputs))
+                return opened.in_batches(inputs, size)
+
+            return SimpleNamespace(in_batches=in_batches)
+
+        monkeypatch.setattr(shards, "open_encoder", open_counting)
+        assert main([*command, "--data-path", folder, *more]) == 0, capsys.readouterr().err
+        return Path(capsys.readouterr().out.strip()), read
+
+    command = ["encode", "--dataset", "small", "--field", field, "--views", "2"]
+    write("data", {f"i{number}": number for number in range(8)})
+    now = {"new": 20, "i3": 3, "i5": 21, **{f"i{number}": number for number in (7, 0, 1, 2)}, "twin": 4}
+    write("now", now)
+    _, known = encode("data")
+    taken, read = encode("now", "--known-from", "data", "--feature-path", "taken")
+    again, every = encode("now", "--feature-path", "again")
+    assert read == every - known and 2 <= len(read) < len(every) / 2 and taken.name == again.name
+    over, anew = FeatureStore.open(taken), FeatureStore.open(again)
+    assert over.items == anew.items == list(now) and over.manifest.settings["taken_over_from"]
+    assert over.embeddings == pytest.approx(anew.embeddings, abs=2e-3)
+    assert over.views == pytest.approx(anew.views, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--field", "title"], "title of data/small/small.item has not been encoded with minilm in this way"),
+        (["--field", "year"], "year: nothing can be taken over from data"),
+        (["--field", "title", "--reduce", "pca", "--width", "2"], "title: nothing can be taken over from data"),
+    ],
+)
+def test_nothing_to_take_over(
+    more: list[str], words: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "now", "small", SEQUENCES)
+    given = ["--data-path", "now", "--known-from", "data"]
+    assert main(["encode", "--dataset", "small", *more, *given]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pooling", choices=["last", "mean", "cls"], help="where the encoder brings none")
     parser.add_argument("--revision", help="of a model on the hub")
     parser.add_argument("--views", type=int, help="views of each text or image, the unaltered one included")
+    parser.add_argument(
+        "--known-from", metavar="DIR", help="take over what the dataset as it was, in DIR, has the same"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="(default: %(default)s)")
     parser.add_argument("--address", help="of a Ray cluster (default: a local one is started)")
@@ -52,6 +55,6 @@ def call(options: Any) -> int:
     keys = ("modality", "encoder", "width", "reduce", "instruction", "pooling", "revision", "views")
     how = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
     engine = Engine(options.engine, options.address, options.workers, options.batch_size)
-    for path in encode_fields(read_config(options), options.field, how, engine):
+    for path in encode_fields(read_config(options), options.field, how, engine, options.known_from):
         print(path)
     return 0

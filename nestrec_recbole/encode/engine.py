@@ -42,6 +42,11 @@ class Engine:
     progress: bool = True
 
 
+def input_key(one: str | Picture) -> str:
+    """What is equal for inputs that are encoded to the same."""
+    return f"{one.digest} {one.view}" if isinstance(one, Picture) else one
+
+
 def encode_shard(encoder: Encoder, shard: Shard, recipe: Recipe, batch_size: int) -> np.ndarray:
     """Encode one shard, batch by batch: (n, width) float16, rows of unit length."""
     values = encoder.in_batches(shard, batch_size)

@@ -15,10 +15,10 @@ from nestrec_recbole.data.atomic import read_header
 from nestrec_recbole.data.featurefiles import recipe_prefix, store_path, write_features
 from nestrec_recbole.data.features import content_hash, feature_folder
 from nestrec_recbole.data.reduction import Reduction
-from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.category import SparseRows
 from nestrec_recbole.encode.columns import encode_column, separator_of, taken_from_all, warn_of_missing
 from nestrec_recbole.encode.digests import FileDigests
+from nestrec_recbole.encode.earlier import Earlier, read_earlier
 from nestrec_recbole.encode.engine import Engine
 from nestrec_recbole.encode.known import KnownColumns
 from nestrec_recbole.encode.recipe import IMPORTED, Recipe, downloaded_revision
@@ -28,11 +28,16 @@ from nestrec_recbole.errors import NestRecError
 
 
 def ensure_field(
-    config: Any, name: str, recipe: Recipe, training_items: Callable[[], Iterable[str]], engine: Engine
+    config: Any,
+    name: str,
+    recipe: Recipe,
+    training_items: Callable[[], Iterable[str]],
+    engine: Engine,
+    known_from: str | None = None,
 ) -> Path:
     """Find the store of a field; encode what it holds where it is not there, or not from these sources.
 
-    Parameters are those of :func:`nestrec_recbole.encode.items.ensure_item_features`.
+    Parameters are those of :func:`nestrec_recbole.encode.items.ensure_item_features` and of ``encode_fields`` there.
 
     Raises
     ------
@@ -60,7 +65,8 @@ def ensure_field(
         identity["separator"] = facts["separator"] if is_sequence else None
     store = store_path(folder, name, identity, source.sha256)
     if not (store / "manifest.json").is_file():
-        _encode(_Field(store, path, name, source, recipe, identity), training, engine)
+        earlier = read_earlier(config, known_from, name, recipe, identity, digests) if known_from else None
+        _encode(_Field(store, path, name, source, recipe, identity, earlier), training, engine)
     if facts:
         known.put({name: facts})
     return store
@@ -76,6 +82,7 @@ class _Field:
     source: Source
     recipe: Recipe
     identity: dict[str, Any]
+    earlier: Earlier | None = None
 
 
 def _encode(field: _Field, training: np.ndarray | None, engine: Engine) -> None:
@@ -155,9 +162,8 @@ def _encode_by_model(
 ) -> tuple[list[Taken], Reduction | None]:
     """Encode every view of every item, reduced where that is asked for."""
     recipe = field.recipe
-    inputs: list[Any] = list(field.source.pictures or field.source.cells)
-    altered = [_alter(one, view) for view in range(1, recipe.views) for one in inputs]
-    rows, place = encode_inputs(inputs + altered, recipe, field.identity, parts, engine)
+    inputs = [one for view in range(recipe.views) for one in field.source.inputs(view)]
+    rows, place = encode_inputs(inputs, recipe, field.identity, parts, engine, field.earlier)
     views = [Taken(rows, part) for part in np.split(place, recipe.views)]
     if training is None:
         return views, None
@@ -166,10 +172,6 @@ def _encode_by_model(
     fit = Reduction.fit(Taken(rows, views[0].place[known]), recipe.width, recipe.reduce == "whiten")
     reduced = fit.apply(rows).astype(np.float16)
     return [Taken(reduced, view.place) for view in views], fit
-
-
-def _alter(one: Any, view: int) -> Any:
-    return alter_text(one, view) if isinstance(one, str) else one._replace(view=view)
 
 
 def _is_there(view: Taken) -> np.ndarray:
@@ -185,6 +187,7 @@ def _write(field: _Field, views: list[Taken], reduction: Reduction | None = None
     settings = {key: identity[key] for key in identity if key not in ("modality", "encoder", "revision")}
     values = first.rows.values if isinstance(first.rows, SparseRows) else taken_from_all(field.source.cells, recipe)
     settings |= {"values": values} if values else {}
+    settings |= {"taken_over_from": field.earlier.sha256} if field.earlier else {}
     write_features(
         field.store,
         field.source.cells.index.to_numpy()[has_field].tolist(),

@@ -62,7 +62,9 @@ def ensure_item_features(
     return {name: ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()}
 
 
-def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine: Engine) -> list[Path]:
+def encode_fields(
+    config: Any, names: Sequence[str], how: dict[str, Any], engine: Engine, known_from: str | None = None
+) -> list[Path]:
     """Encode fields of a dataset, all in one way; what is there already stays.
 
     Parameters
@@ -74,6 +76,9 @@ def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine
     how : dict
         As in ``item_fields``; without a modality each field gets that of its values.
     engine : Engine
+    known_from : str, optional
+        A folder of datasets with this one as it was, encoded in the same way: of a text or image that was there the
+        features are taken over, see :mod:`nestrec_recbole.encode.earlier`.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def encode_fields(config: Any, names: Sequence[str], how: dict[str, Any], engine
     def training_items() -> Iterable[str]:
         return SequenceDataset(config).training_items()
 
-    return [ensure_field(config, name, recipe, training_items, engine) for name, recipe in recipes.items()]
+    return [ensure_field(config, name, recipe, training_items, engine, known_from) for name, recipe in recipes.items()]
 
 
 def read_recipes(config: Any) -> dict[str, Recipe]:

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nestrec_recbole.encode.cluster import encode_on_ray
-from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, open_encoder
+from nestrec_recbole.encode.earlier import Earlier
+from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, input_key, open_encoder
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.files import written_whole
@@ -22,7 +23,12 @@ BATCHES = {"text": 16, "image": 2}  # of a shard: what a kill costs at most
 
 
 def encode_inputs(
-    inputs: Shard, recipe: Recipe, identity: dict[str, Any], parts: Path, engine: Engine
+    inputs: Shard,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    parts: Path,
+    engine: Engine,
+    earlier: Earlier | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode texts or pictures.
 
@@ -39,6 +45,8 @@ def encode_inputs(
     parts : Path
         Where finished shards are kept until the caller removes the folder.
     engine : Engine
+    earlier : Earlier, optional
+        What it has is taken from there; it shared its batches with other inputs then, and may differ in the last digit.
 
     Returns
     -------
@@ -48,22 +56,23 @@ def encode_inputs(
         ``rows[place[i]]`` are the features of ``inputs[i]``; NaN for a picture that cannot be read.
     """
     distinct, place = distinct_inputs(inputs)
+    known = np.array([-1 if earlier is None else earlier.place.get(input_key(one), -1) for one in distinct])
+    fresh = np.flatnonzero(known < 0)
     size = engine.batch_size * BATCHES[recipe.modality]
-    shards = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+    places = [fresh[start : start + size] for start in range(0, len(fresh), size)]  # of each shard
+    shards = [[distinct[number] for number in numbers] for numbers in places]
     about = json.dumps([identity, engine.batch_size], sort_keys=True)
     files = [parts / f"{_hash_shard(about, shard)}.npy" for shard in shards]
     finished = {number: values for number, file in enumerate(files) if (values := _read_finished(file)) is not None}
     missing = {number: shard for number, shard in enumerate(shards) if number not in finished}
-    rows: np.ndarray | None = None
-    done = sum(map(len, finished.values()))
+    rows = None if earlier is None else _on_disk(parts, len(distinct), earlier.rows.shape[1])
+    if earlier is not None and rows is not None:
+        rows[known >= 0] = earlier.rows[known[known >= 0]]
+    done = len(distinct) - sum(map(len, missing.values()))
     with tqdm(total=len(distinct), initial=done, disable=not engine.progress, desc=recipe.encoder, unit="item") as bar:
         for number, values in _both(finished, missing, recipe, engine):
-            if rows is None:
-                parts.mkdir(parents=True, exist_ok=True)
-                shape = (len(distinct), values.shape[1])
-                with tempfile.TemporaryFile(dir=parts) as file:
-                    rows = np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
-            rows[number * size : number * size + len(values)] = values
+            rows = _on_disk(parts, len(distinct), values.shape[1]) if rows is None else rows
+            rows[places[number]] = values
             if number in missing:
                 with written_whole(files[number]) as draft, open(draft, "wb") as opened:
                     np.save(opened, values)
@@ -72,9 +81,15 @@ def encode_inputs(
     return rows, place
 
 
+def _on_disk(folder: Path, n: int, width: int) -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype=np.float16, mode="w+", shape=(n, width))
+
+
 def distinct_inputs(inputs: Shard) -> tuple[list[Any], np.ndarray]:
     """The distinct inputs, longest first, and where each of ``inputs`` is among them."""
-    keys = [f"{one.digest} {one.view}" if isinstance(one, Picture) else one for one in inputs]
+    keys = [input_key(one) for one in inputs]
     lengths = {key: 0 if isinstance(one, Picture) else len(one) for key, one in zip(keys, inputs, strict=True)}
     order = {key: number for number, key in enumerate(sorted(lengths, key=lambda key: (-lengths[key], key)))}
     place = np.array([order[key] for key in keys])
@@ -100,8 +115,7 @@ def _both(
 def _hash_shard(about: str, shard: Shard) -> str:
     digest = hashlib.sha256(about.encode())
     for one in shard:
-        key = f"{one.digest} {one.view}" if isinstance(one, Picture) else one
-        digest.update(f"\x01{key}".encode("utf-8", "surrogatepass"))
+        digest.update(f"\x01{input_key(one)}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from nestrec_recbole.data.atomic import read_columns
 from nestrec_recbole.data.features import content_hash
+from nestrec_recbole.encode.augment import alter_text
 from nestrec_recbole.encode.digests import FileDigests
 from nestrec_recbole.encode.image import Picture
 from nestrec_recbole.encode.recipe import Recipe
@@ -34,6 +35,12 @@ class Source:
     cells: pd.Series
     sha256: str
     pictures: list[Picture] | None = None
+
+    def inputs(self, view: int = 0) -> list[str | Picture]:
+        """What an encoder reads of each item: as it is, or altered for a further view."""
+        if self.pictures is not None:
+            return [picture._replace(view=view) for picture in self.pictures]
+        return [alter_text(cell, view) if view else cell for cell in self.cells]
 
 
 def item_path(config: Any) -> Path:
