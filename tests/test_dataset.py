@@ -63,8 +63,8 @@ splits = st.sampled_from(
 filters = st.fixed_dictionaries(
     {},
     optional={
-        "user_inter_num_interval": st.sampled_from(["[2,inf)", "[3,8]"]),
-        "item_inter_num_interval": st.sampled_from(["[2,inf)", "(0,5)"]),
+        "user_inter_num_interval": st.sampled_from(["[2,inf)", "[3,8]", "[0,inf)"]),
+        "item_inter_num_interval": st.sampled_from(["[2,inf)", "(0,5)", "[1,2];[4,9]"]),
         "val_interval": st.sampled_from([{"timestamp": "[5,inf)"}, {"timestamp": "(3,30]"}]),
         "rm_dup_inter": st.sampled_from(["first", "last"]),
         "filter_inter_by_user_or_item": st.booleans(),
@@ -78,10 +78,11 @@ filters = st.fixed_dictionaries(
     split=splits,
     length=st.sampled_from([1, 3, 50]),
     filtering=filters,
+    reads_items=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_rows_are_recboles_on_a_sorted_file(
-    tmp_path_factory: Any, data: Any, split: Any, length: int, filtering: dict[str, Any], seed: int
+    tmp_path_factory: Any, data: Any, split: Any, length: int, filtering: dict[str, Any], reads_items: bool, seed: int
 ) -> None:
     from recbole.config import Config
 
@@ -93,14 +94,16 @@ def test_rows_are_recboles_on_a_sorted_file(
     for sequence in data:
         times.append(sorted(clock[used : used + len(sequence)].tolist()))
         used += len(sequence)
-    write_dataset(folder, "d", data, times)
+    with open(write_dataset(folder, "d", data, times) / "d.item", "a") as file:
+        file.write("i99\tnobody took it\t1999\n")
+    of_items = {"item": ["item_id", "year"]} if reads_items else {}
     config_dict = {
         "data_path": str(folder),
         "MAX_ITEM_LIST_LENGTH": length,
         **filtering,
         "eval_args": {"order": "TO", "mode": "full", "group_by": "user", **split},
         "state": "ERROR",
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], **of_items},
     }
     ours_config = Config(model="FastSASRec", dataset="d", config_dict=dict(config_dict))
     config_dict["train_neg_sample_args"] = None
@@ -111,6 +114,7 @@ def test_rows_are_recboles_on_a_sorted_file(
         assert re.search("left after filtering|two interactions", str(error))  # noqa: PT017
         return
     theirs = SequentialDataset(theirs_config).build()
+    assert set(ours[0].field2id_token["item_id"]) == set(theirs[0].field2id_token["item_id"])
     for mine, reference in zip(ours, theirs, strict=True):
         assert rows(mine) == rows(reference)
         assert len(mine) == len(reference)

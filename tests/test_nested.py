@@ -162,6 +162,21 @@ def test_a_sampled_loss_needs_only_the_items_it_looks_at(
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce", "triplet"])
+def test_only_items_that_are_looked_at_are_made_unit(loss: str, kinds: Any) -> None:
+    trainer, train, _, _ = kinds("FastSASRec", loss=loss, cosine=True, n_negatives=5, hidden_dropout_prob=0.0)
+    net, batch, found = trainer.model.train(), next(iter(train)), []
+    assert net.computes_items
+    for computes_items in (True, False):
+        net.computes_items = computes_items
+        net.zero_grad()
+        torch.manual_seed(3)
+        value = net.calculate_loss(batch)
+        value.backward()
+        found.append((value.detach(), {name: p.grad for name, p in net.named_parameters()}))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_chunks_of_items_are_the_whole(kinds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, *_ = kinds("NestRec")

@@ -252,6 +252,7 @@ def test_a_script_that_registers_a_model_may_spawn_processes(tmp_path: Path) -> 
     [
         ("vectors.mean(dim=1, keepdim=True).expand_as(vectors)", "state 1 changes with item "),
         ("vectors + vectors.roll(-1, dims=1)", "state t may depend on items 1..t only"),
+        ("vectors.mean(1, keepdim=True) + 0 * vectors / (batch[self.ITEM_SEQ] > 0)[..., None]", "state 1 changes with"),
         ("torch.nn.functional.dropout(vectors, 0.5, self.training)", None),
     ],
 )

@@ -68,6 +68,8 @@ def test_what_rows_may_be_trained_on(rows: RowIndex) -> None:
     assert some.training_positions().tolist() == [0, 1, 2, 4, 5]
     users, items = some.interactions()
     assert users.tolist() == [1, 1, 1, 2, 2] and items.tolist() == [1, 2, 3, 5, 6]
+    users, items = rows.select(np.array([3, 4, 0, 1])).interactions()  # as RecBole orders users: by their first time
+    assert users.tolist() == [2, 2, 2, 1, 1, 1] and items.tolist() == [5, 6, 7, 1, 2, 3]
     assert len(rows.select(np.zeros(0, dtype=int)).training_positions()) == 0
 
 

@@ -174,9 +174,18 @@ def test_stops_early_and_keeps_the_best(build: Build) -> None:
     trainer, train, valid = build(epochs=50, stopping_step=2, learning_rate=0.05)
     best, result = trainer.fit(train, valid, verbose=False)
     scores = [record["valid_score"] for record in trainer.history]
-    assert best == max(scores) == result["ndcg@10"]
+    assert best == max(scores) and result["ndcg@10"] == round(best, 4)
     assert len(scores) < 50 and scores.index(best) == len(scores) - 1 - 3  # RecBole stops after the third without gain
-    assert trainer.evaluate(valid)["ndcg@10"] == best
+    assert trainer.evaluate(valid)["ndcg@10"] == round(best, 4)
+
+
+def test_rounded_scores_choose_no_epoch(build: Build) -> None:
+    """To one digit all scores are equal, which RecBole takes for an improvement each."""
+    trainer, train, valid = build(epochs=4, metric_decimal_place=1)
+    best, result = trainer.fit(train, valid, verbose=False)
+    scores = [record["valid_score"] for record in trainer.history]
+    assert len({round(score, 1) for score in scores}) == 1 < len(set(scores))
+    assert best == max(scores) and result["ndcg@10"] == trainer.history[0]["valid_ndcg@10"] == round(best, 1)
 
 
 def test_a_loss_that_is_no_number_stops_training(build: Build) -> None:

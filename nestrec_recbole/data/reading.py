@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from nestrec_recbole.data.atomic import line_of, read_columns, read_header
+from nestrec_recbole.data.counts import within_counts
 from nestrec_recbole.data.domains import keep_domains
 from nestrec_recbole.errors import NestRecError, unknown
 
@@ -157,10 +159,24 @@ class AtomicDataset(SequentialDataset):
         super()._data_filtering()
 
     def _filter_by_inter_num(self) -> None:
-        """As RecBole, which counts every id in Python, but not where the intervals allow any number."""
-        given = [self.config[f"{kind}_inter_num_interval"] for kind in ("user", "item")]
-        if not all(_allows_any(self._parse_intervals_str(interval)) for interval in given):
-            super()._filter_by_inter_num()
+        """As RecBole, which counts every id in Python."""
+        table: Any = self.inter_feat
+        sides = []
+        for field, kind in ((self.uid_field, "user"), (self.iid_field, "item")):
+            intervals = self._parse_intervals_str(self.config[f"{kind}_inter_num_interval"])
+            if not _allows_any(intervals):
+                sides.append((field, getattr(self, f"{kind}_feat"), intervals, *pd.factorize(table[field])))
+        if not sides:
+            return
+        allowed = [functools.partial(self._within_intervals, intervals=intervals) for _, _, intervals, _, _ in sides]
+        rows, left_out = within_counts([codes for *_, codes, _ in sides], allowed)
+        for (field, feat, intervals, codes, ids), out in zip(sides, left_out, strict=True):
+            if feat is not None:
+                place = pd.Index(ids).get_indexer(feat[field])  # -1: in no interaction
+                counts = np.r_[np.bincount(codes[rows], minlength=len(ids)), 0][place]
+                gone = np.r_[out, False][place] | (counts < intervals[0][1])  # RecBole, too, asks the first interval
+                feat.drop(feat.index[gone], inplace=True)
+        self.inter_feat = table.take(rows)
 
     def _parse_intervals_str(self, intervals_str: Any) -> Any:
         if intervals_str is None:

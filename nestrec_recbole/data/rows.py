@@ -99,9 +99,9 @@ class RowIndex:
         return replace(self, items=_zeroed(self.items, ~is_seen), times=times, columns=columns)
 
     def training_positions(self) -> np.ndarray:
-        """Where every interaction lies that these rows may be trained on, targets and histories: (n,) int64, ascending.
+        """Where every interaction lies that these rows may be trained on, targets and histories: (n,) int64.
 
-        Rows of the same start are neighbours, the longest last.
+        Rows of the same start are neighbours, the longest last; ascending unless the rows are in another order.
         """
         is_last = np.r_[self.starts[1:] != self.starts[:-1], True] if len(self) else np.zeros(0, dtype=bool)
         starts = self.starts[is_last].astype(np.int64)
@@ -113,11 +113,10 @@ class RowIndex:
         Where histories are written out, one that another of its user continues is counted as a part of that one.
         """
         positions = self.known_positions()
-        rows = np.searchsorted(self.ends, positions)  # the first row that ends there or later is of the same user
-        return self.users[rows].astype(np.int64), self.items[positions].astype(np.int64)
+        return self.owners[positions].astype(np.int64), self.items[positions].astype(np.int64)
 
     def known_positions(self) -> np.ndarray:
-        """Where the :meth:`interactions` lie: (n,) int64, ascending."""
+        """Where the :meth:`interactions` lie: (n,) int64, in the order of :meth:`training_positions`."""
         return self.training_positions() if self.times is not None else self._positions_once()
 
     def _positions_once(self) -> np.ndarray:

@@ -87,8 +87,10 @@ def compare(a: np.ndarray, b: np.ndarray, *, n_draws: int = 10_000, seed: int = 
     a, b = (np.atleast_2d(values).mean(axis=0) for values in (a, b))
     difference = a - b
     _check(difference)
-    over_users = bootstrap_interval(difference, n_draws=n_draws // 5, seed=seed)
-    low, high = over_users if of_seeds is None else (of_seeds.low, of_seeds.high)
+    if of_seeds is None:
+        low, high = bootstrap_interval(difference, n_draws=n_draws // 5, seed=seed)
+    else:
+        low, high = of_seeds.low, of_seeds.high
     spread = difference.std(ddof=1)
     return Comparison(
         n_users=len(a),

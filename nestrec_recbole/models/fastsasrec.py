@@ -33,7 +33,7 @@ class FastSASRec(SequenceModel):
         self.position_embedding = nn.Embedding(self.max_seq_length, width) if config["use_positions"] else None
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.transformer = build_transformer(config)
-        self.cosine = config["cosine"]
+        self.cosine = self.computes_items = config["cosine"]  # else rows of the table are there already
         self.recency = build_recency(config)
         for module in (self.item_embedding, self.position_embedding):
             if module is not None:

@@ -163,8 +163,8 @@ class Objective(BaseObjective):
         self.margin, self.symmetric = config["margin"], config["symmetric"]
         self.samples, self.draws = self.loss != "full_softmax", self.loss in DRAWING
         self.masks_known = self.samples and config["mask_known"]
-        duplicates = None if content is None else near_duplicates(content, config["mask_near_duplicates"])
-        self.register_buffer("duplicates", duplicates, persistent=False)
+        self.content, self.least_likeness = content, config["mask_near_duplicates"]
+        self.register_buffer("duplicates", None, persistent=False)
         self.sampler = None
         if self.draws and self.negatives != "in_batch":
             self.sampler = NegativeSampler(counts, self.negatives, config["popularity_exponent"], hidden)
@@ -227,9 +227,12 @@ class Objective(BaseObjective):
         return self.temperature() if isinstance(self.temperature, nn.Module) else self.temperature
 
     def _with_duplicates(self, targets: Tensor, positives: Tensor | None) -> Tensor | None:
-        """Add the near-duplicates of the targets to what is no negative."""
+        """Add the near-duplicates of the targets to what is no negative; looked for once something is trained."""
         if self.duplicates is None:
-            return positives
+            if self.content is None:
+                return positives
+            self.duplicates = near_duplicates(self.content.to(targets.device), self.least_likeness)
+            self.content = None
         duplicates = self.duplicates[targets]
         return duplicates if positives is None else torch.cat([positives, duplicates], dim=1)
 

@@ -62,6 +62,7 @@ class TriGRecUser(FastSASRec):
             raise NestRecError(f"model {config['model']!r} needs items of two domains; set target_domain to one")
         if self.objective.masks_known:
             raise NestRecError("mask_known has no effect here; set it to False")
+        self.computes_items = False  # its losses read the whole table
         domains, width = dataset.domains, config["hidden_size"]
         self.target, self.n_domains = domains.target, len(domains.names)
         self.domain_names: tuple[str, ...] = domains.names

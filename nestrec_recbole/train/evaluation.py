@@ -44,14 +44,13 @@ class ExactEvaluation:
     wandblogger: Any
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
-        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
-        assert result is not None  # there is validation data
+        result = self._evaluate(valid_data, show_progress)
         if self.valid_metric.lower() not in result:
             raise NestRecError(
                 f"valid_metric {self.valid_metric!r} is not computed: it is of lists under _f, or no validation row is "
                 f"in its group; computed are {', '.join(result)}"
             )
-        return calculate_valid_score(result, self.valid_metric), result
+        return calculate_valid_score(result, self.valid_metric), self._rounded(result)
 
     def draw_curves(self) -> None:
         """Draw the history beside the checkpoint, where ``plot_curves`` says so."""
@@ -97,9 +96,23 @@ class ExactEvaluation:
             path = model_file or self.saved_model_file
             load_weights(self.model, *read_checkpoint(path), path, self.config)
             self.logger.info("evaluating the weights of %s", path)
+        rounded = self._rounded(self._evaluate(eval_data, show_progress))
+        if isinstance(eval_data, (FullSortEvalDataLoader, WholeSplit)):
+            self.wandblogger.log_eval_metrics(rounded, head="eval")
+        return rounded
+
+    def _rounded(self, result: dict[str, float]) -> OrderedDict[str, float]:
+        """For people. What an epoch is chosen by is not rounded: small differences count, and equal scores go on."""
+        places = self.config["metric_decimal_place"]
+        return OrderedDict((name, round(value, places)) for name, value in result.items())
+
+    @torch.no_grad()
+    def _evaluate(self, eval_data: Any, show_progress: bool) -> dict[str, float]:
+        """As :meth:`evaluate`, of the weights as they are."""
         if not isinstance(eval_data, (FullSortEvalDataLoader, WholeSplit)):
             theirs: Any = super()
-            return theirs.evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+            found: dict[str, float] = theirs.evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+            return found
         self.model.eval()
         dataset: SequenceDataset = eval_data.dataset
         topk, wanted = self.config["topk"], [metric.lower() for metric in self.config["metrics"]]
@@ -120,10 +133,7 @@ class ExactEvaluation:
         if needs_lists:
             result |= recbole_metrics(self.ranks, self.config, self.train_data)
         result |= getattr(self.model, "report", dict)()
-        places = self.config["metric_decimal_place"]
-        rounded = OrderedDict((name, round(value, places)) for name, value in result.items())
-        self.wandblogger.log_eval_metrics(rounded, head="eval")
-        return rounded
+        return result
 
 
 def about_run(trainer: Any, epoch: int) -> dict[str, Any]:

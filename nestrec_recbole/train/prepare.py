@@ -59,7 +59,7 @@ def prepare(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, Any, Any]
         ``trainer.history``, a dict an epoch, and ``trainer.saved_model_file``.
     loaders : tuple
         Training, validation and test data. ``test.dataset`` is a ``SequenceDataset``, which
-        ``rank_targets(trainer.model.full_sort_predict, test.dataset)`` ranks.
+        ``rank_targets(trainer.model.full_sort_predict, test.dataset, device=trainer.device)`` ranks.
 
     Raises
     ------
