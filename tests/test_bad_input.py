@@ -213,6 +213,18 @@ def test_a_folder_without_its_file(given: list[str], words: str, capsys: pytest.
     assert words in complain(capsys, "run", "--model", "FastSASRec", "--dataset", "bad", "--data_path=data", *given)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--epochs=ten", "config key 'epochs' is 'ten' (str); expected int"),
+        ("--embedding_size=[8]", "config key 'embedding_size' is [8] (list); expected int"),
+        ("--eval_args.split={RS: [1, 2]}", "split"),
+    ],
+)
+def test_settings_of_recboles_models(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in complain(capsys, "run", "--model", "BPR", "--dataset", "ml-100k", word)
+
+
 @pytest.mark.parametrize("text", [HEAD.encode() + b"u\xff\ti\t1\n", b"user_id:token\xff\n"])
 def test_text_that_is_not_utf_8(text: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/bad").mkdir(parents=True)

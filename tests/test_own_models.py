@@ -178,8 +178,24 @@ def test_models_written_as_recboles_are(place: Path, capsys: pytest.CaptureFixtu
     (weights,) = (place / "saved").glob("LastItem-*.safetensors")
     assert main(["recommend", str(weights), "i3", "-k", "1", *files]) == 0
     assert "i4" in capsys.readouterr().out  # in the circle, i4 comes after i3
-    assert main(["settings", "OwnSASRec", "n_heads", *files]) == 0
+    assert main(["settings", "OwnSASRec", *files, "n_heads", "layers"]) == 0
     assert "n_heads: 2" in capsys.readouterr().out
+
+
+def test_what_is_wrong_in_a_model_is_found(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The row says in which line; the traceback lies beside it."""
+    broken = "    def calculate_loss(self, interaction):\n        return interaction['no_such_field']\n"
+    (place / "models/own.py").write_text(f"{MODEL}\n{broken}")
+    line = 1 + f"{MODEL}\n{broken}".splitlines().index("        return interaction['no_such_field']")
+    text = (
+        "name: own\ndatasets: {circle: {}}\nmodels: {OwnMean: {}}\nsettings: {epochs: 1, data_path: data}\nseeds: [1]\n"
+    )
+    (place / "suite.yaml").write_text(f"{text}metrics: [ndcg@10]\n")
+    assert main(["benchmark", "suite.yaml", "--models", "models/own.py"]) == 1
+    (folder,) = (place / "results/own/runs").iterdir()
+    error = json.loads((folder / "run.json").read_text())["error"]
+    assert error.startswith("KeyError: ") and "no_such_field" in (folder / "traceback.txt").read_text()
+    assert f'own.py", line {line}, in calculate_loss' in (folder / "traceback.txt").read_text()
 
 
 def test_trials_know_it_and_a_search_is_of_one_version_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,6 +268,7 @@ def test_a_script_that_registers_a_model_may_spawn_processes(tmp_path: Path) -> 
     [
         ("vectors.mean(dim=1, keepdim=True).expand_as(vectors)", "state 1 changes with item "),
         ("vectors + vectors.roll(-1, dims=1)", "state t may depend on items 1..t only"),
+        ("vectors.mean(dim=1)", "gives states of shape "),
         ("vectors.mean(1, keepdim=True) + 0 * vectors / (batch[self.ITEM_SEQ] > 0)[..., None]", "state 1 changes with"),
         ("torch.nn.functional.dropout(vectors, 0.5, self.training)", None),
     ],

@@ -81,7 +81,7 @@ BAD = {
     ),
     "sedes: [1]": "unknown key 'sedes'; did you mean 'seeds'?",
     "seeds: [1, 2, 1, x]": "seeds: 1 is there 2 times; expected each once",
-    "metrics: [ndgc@10, ndcg@5]": "metrics: unknown metric 'ndgc@10'; did you mean 'ndcg@10",
+    "metrics: [ndgc@10, ndcg@5, ndcg@10_f_cold, mrr@10_c]": "metrics: unknown metric 'ndgc@10'; did you mean 'ndcg@10",
     "tune: {epochs: 3}": "no tune.trials; expected one",
     "time_limit: -3": "time_limit is -3; expected seconds that a run may take",
     "settings: {data_path: data, epochs: many, n_heads: 2}": "settings: config key 'epochs' is 'many' (str); expected",
@@ -134,7 +134,8 @@ def test_everything_wrong_is_said_at_once(write: Any, tmp_path: Path, capsys: py
     assert all(line.startswith(f"nestrec: {path}: ") for line in lines) and len(set(lines)) == len(lines)
     for expected in filter(None, [*BAD.values(), *BAD_ROWS.values()]):
         assert sum(expected in line for line in lines) == 1, expected
-    further = ("'x' is there twice", "seeds: 'x'; expected whole", "'ndcg@5'", "must not train or choose")
+    further = ("'x' is there twice", "seeds: 'x'; expected whole", "must not train or choose")
+    further += ("ndcg@5: topk is [10] on circle; add 5 to `topk`", "set `hidden_items`", "set `candidates`")
     for expected in further:
         assert any(expected in line for line in lines), expected
     assert not (tmp_path / "out").exists()

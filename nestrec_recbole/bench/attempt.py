@@ -66,7 +66,8 @@ def attempt(spec: dict[str, Any], place: str | None = None, running: Running | N
         with tempfile.TemporaryDirectory(prefix="nestrec-run-", dir=place, ignore_cleanup_errors=True) as folder:
             error = _run(spec, Path(folder), running or Running())
             if error is not None:
-                return failure(spec, error, started)
+                told = Path(folder) / "traceback.txt"
+                return failure(spec, error, started) | ({told.name: told.read_bytes()} if told.is_file() else {})
             outcome = json.loads((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
             files = {name: (Path(folder) / name).read_bytes() for name in _TABLES}
     except OSError as problem:  # on this side of the run: no room, most likely

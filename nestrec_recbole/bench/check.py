@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,10 +219,26 @@ def _metrics(suite: Suite) -> Iterator[str]:
         hidden = (("hidden_items", ("_cold", "_warm")), ("hidden_users", ("_new", "_known")))
         groups = [suffix for setting, both in hidden if given.get(setting) for suffix in both]
         named += [(m, s + group) for m, s in itertools.product(_RANKED, suffixes) for group in groups]
-        computed = [f"{m}@{k}{s}" for k in (topk if isinstance(topk, list) else [topk]) for m, s in named]
+        topk = topk if isinstance(topk, list) else [topk]
+        computed = [f"{m}@{k}{s}" for k in topk for m, s in named]
         for metric in suite.metrics:
             if metric not in computed:
-                yield f"metrics: {unknown('metric', str(metric), computed)}"
+                yield f"metrics: {_not_computed(str(metric), data.name, topk, computed)}"
+
+
+def _not_computed(metric: str, data: str, topk: list[int], computed: list[str]) -> str:
+    """Why no run on a dataset computes a metric, and what to do."""
+    found = re.fullmatch(r"(\w+)@(\d+)(_[a-z_]+)?", metric)
+    if found is None or found[1] not in (*_RANKED, *_OF_LISTS):
+        return unknown("metric", metric, computed)
+    if int(found[2]) not in topk:
+        return f"{metric}: topk is {topk} on {data}; add {found[2]} to `topk`"
+    needs = {"_c": "candidates", "_cold": "hidden_items", "_warm": "hidden_items", "_new": "hidden_users"}
+    needs["_known"] = "hidden_users"
+    missing = [setting for suffix, setting in needs.items() if suffix in re.findall("_[a-z]+", found[3] or "")]
+    if found[1] in _RANKED and missing:
+        return f"{metric}: not on {data}, which has not all it needs; set {' and '.join(f'`{one}`' for one in missing)}"
+    return unknown("metric", metric, computed)
 
 
 def _tuning(suite: Suite, configs: Configs) -> Iterator[str]:

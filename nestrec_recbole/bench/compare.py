@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nestrec_recbole.bench.report.results import Record, read_results, read_run
 from nestrec_recbole.bench.report.rows import RowResult, compare_rows, spoken
 from nestrec_recbole.bench.report.summary import p_value
@@ -88,6 +90,13 @@ def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[s
         f"effect d_z {found.effect:+.3f}; A is higher for {found.better:.1%} of the users, lower for "
         f"{found.worse:.1%}, the same for {equal:.1%}"
     )
+    means = (found.mean_a, found.mean_b)
+    shown = [float(np.mean(row.values(metric) or [mean])) for row, mean in zip(sides, means, strict=True)]
+    if max(abs(shown[0] - found.mean_a), abs(shown[1] - found.mean_b)) > 5e-5:
+        lines.append(
+            f"users have several rows each, and count once here; over all rows, as in the table, A has {shown[0]:.4f} "
+            f"and B {shown[1]:.4f}"
+        )
     judged = verdict(found.difference, found.p)
     between = "from" if judged == "not distinguished" else "than"
     of_users = f" {OF_USERS}" if found.p_seeds is None else ""

@@ -147,6 +147,8 @@ def _reference(suite: Suite, data: DatasetSpec) -> Any:
     """A config of a dataset alone."""
     known = (*PROTOCOL, *_PLACES, "item_fields", "load_col", "alias_of_item_id")
     given = {key: value for key, value in suite.settings_of_data(data).items() if key in known}
+    topk = given.get("topk") or [10]
+    given["valid_metric"] = f"NDCG@{max(topk) if isinstance(topk, list) else topk}"  # each row has its own
     return resolve(REFERENCE, data.dataset, given)
 
 

@@ -1,7 +1,7 @@
 """One run, in a process of its own: ``python -m nestrec_recbole.bench.worker FOLDER``.
 
 ``FOLDER`` holds ``spec.json``; what the run leaves behind is written there, ``outcome.json`` last. Bad input and broken
-trainings end with exit code 1 and one line in ``error.txt``.
+trainings end with exit code 1 and one line in ``error.txt``; what nobody foresaw is in ``traceback.txt`` too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 import platform
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.errors import in_one_line
+from nestrec_recbole.errors import NestRecError, in_one_line
 
 
 def main(folder: Path) -> int:
@@ -25,7 +26,12 @@ def main(folder: Path) -> int:
         outcome = run(spec, folder)
         (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
     except Exception as error:  # whatever it is, it becomes a row of the table
-        (folder / "error.txt").write_text(f"{in_one_line(error)}\n", encoding="utf-8")
+        said = in_one_line(error)
+        if not isinstance(error, NestRecError):
+            (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            said += f" ({Path(where.filename).name}, line {where.lineno})"
+        (folder / "error.txt").write_text(f"{said}\n", encoding="utf-8")
         return 1
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 TAKES_MODELS = True
+WORDS = "words"  # they may stand behind an option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

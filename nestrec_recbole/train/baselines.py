@@ -29,7 +29,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.beyond import look_at_content
 from nestrec_recbole.evaluate.scoring import catalogue_scores
 from nestrec_recbole.process_state import without_arguments
-from nestrec_recbole.settings.checks import check_known, check_metrics, fill_eval_args
+from nestrec_recbole.settings.checks import check, check_known, check_metrics, fill_eval_args
 from nestrec_recbole.settings.shipped import keys_of_ours_alone
 from nestrec_recbole.train.checkpoint import load_weights, model_tensors, new_name, read_checkpoint, write_checkpoint
 from nestrec_recbole.train.evaluation import ExactEvaluation, about_run
@@ -51,6 +51,8 @@ def prepare_baseline(config: Any, dataset: Any = None) -> tuple[Any, tuple[Any, 
     NestRecError
         When the model cannot go through the door; the message says why.
     """
+    given, defaults = config.external_config_dict, {**config.internal_config_dict, **config.shared_settings}
+    check({key: value for key, value in given.items() if key in defaults and value is not None}, defaults)
     model, (loader, training, valid, test) = _prepared(config, dataset)
     trainer = _trainer(config, model)
     trainer.train_data = training

@@ -43,6 +43,11 @@ def refuse_looking_ahead(model: Any, dataset: Any) -> None:
     was_training = model.training
     model.eval()
     before = model.encode(batch)
+    if before.dim() != 3 or before.shape[:2] != items.shape:
+        raise NestRecError(
+            f"{type(model).__name__}.encode() gives states of shape {tuple(before.shape)} for histories of shape "
+            f"{tuple(items.shape)}; expected {(*items.shape, 'd')}: one for each step"
+        )
     batch.interaction[model.ITEM_SEQ] = other
     after = model.encode(batch)
     model.train(was_training)
