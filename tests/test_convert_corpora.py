@@ -277,6 +277,29 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+def test_bad_rows_are_refused_or_left_out_and_duplicates_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = ["u,a,3,5", "u,b,4,7", "u,a,3,9", "v,a,1,5", "v,b,2,6"]
+    bad = [",a,3,5", "u,,3,5", "u,c,3,soon", "v,d,3,2023-02-30", "v,[PAD],3,5", "v,e,,5"]
+    (tmp_path / "t.csv").write_text("\n".join(["user_id,item_id,stars,timestamp", *bad, *good, *good[1:3]]) + "\n")
+    command = ["convert", "table", "t.csv", "--rating", "stars", "--name", "d"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "t.csv: line 4: timestamp is 'soon', expected a whole number below 2^53, or in a table a date" in said
+    assert "or leave out all 2 such rows with --drop-bad-rows" in said
+    assert main([*command, "--drop-bad-rows"]) == 0
+    said = capsys.readouterr().out
+    assert "6 rows left out, without a time, an id or a rating" in said
+    assert "2 interactions repeat another of the same user, item and time" in said
+    assert len(rows_of(tmp_path / "dataset_atomic/d/d.inter")) == 7
+    assert main([*command, "--drop-bad-rows", "--deduplicate", "exact"]) == 0
+    assert "repeat another" not in capsys.readouterr().out
+    kept = rows_of(tmp_path / "dataset_atomic/d/d.inter")
+    assert [row[1] for row in kept] == ["a", "b", "a", "a", "b"]  # what was taken again later stays
+
+
 @pytest.mark.parametrize(
     ("unit", "times"), [("s", ["1577836799", "1577838600"]), ("ms", ["1577836799250", "1577838600000"])]
 )

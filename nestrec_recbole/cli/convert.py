@@ -87,10 +87,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--data-path", default="dataset_atomic", metavar="FOLDER", help="default: %(default)s")
     add("--fields", nargs="+", metavar="FIELD[:TYPE]", help="item fields to keep (default: all)")
     add("--user-fields", nargs="+", metavar="FIELD[:TYPE]", help="user fields to keep (default: all)")
+    add("--drop-bad-rows", action="store_true", help="leave out interactions without a time, an id or a rating")
     add("--lower-case", action="store_true")
     add("--max-text-length", type=int, default=5000, metavar="CHARACTERS", help="default: %(default)s")
     filters = parser.add_argument_group("filters, in this order").add_argument
-    filters("--deduplicate", default="none", choices=("none", "first", "last"), help="of a user and an item")
+    of_pairs = "of a user and an item; exact: and a time"
+    filters("--deduplicate", default="none", choices=("none", "exact", "first", "last"), help=of_pairs)
     filters("--min-rating", type=float, metavar="RATING")
     filters("--since", metavar="TIME", help="a date (UTC), or a number in the corpus' unit")
     filters("--until", metavar="TIME", help="the first moment that is left out")
@@ -141,7 +143,16 @@ def call(options: Any) -> int:
         options.image_format,
     )
     filters = Filters(**{name: given[name] for name in Filters.__dataclass_fields__})
-    names = ("fields", "user_fields", "lower_case", "max_text_length", "memory_limit", "threads", "temp_directory")
+    names = (
+        "fields",
+        "user_fields",
+        "drop_bad_rows",
+        "lower_case",
+        "max_text_length",
+        "memory_limit",
+        "threads",
+        "temp_directory",
+    )
     how = Options(filters=filters, split=split, images=images, **{name: _tuple(given[name]) for name in names})
     report = convert(corpus, options.name, how, options.data_path)
     print(short_table(report, Path(options.data_path, options.name)))

@@ -13,7 +13,7 @@ from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import without_windows
 from nestrec_recbole.errors import NestRecError, unknown
 
-DEDUPLICATE = ("none", "first", "last")
+DEDUPLICATE = ("none", "exact", "first", "last")
 _MONTH = r"(19|20)\d\d(0[1-9]|1[0-2])"
 _BARE_DATES = {"year": r"\d{4}", "month": _MONTH, "date": _MONTH + r"(0[1-9]|[12]\d|3[01])"}
 
@@ -25,7 +25,8 @@ class Filters:
     Attributes
     ----------
     deduplicate : str
-        Of a user's interactions with one item keep the ``first``, the ``last``, or all (``none``).
+        Of a user's interactions with one item keep the ``first``, the ``last``, one of each time (``exact``), or all
+        (``none``).
     min_rating : float, optional
         Lowest rating that counts as an interaction.
     since, until : str, optional
@@ -121,8 +122,9 @@ def _keep(staging: Staging, condition: str) -> None:
 
 
 def _deduplicate(staging: Staging, which: str) -> None:
-    order = "timestamp, place" if which == "first" else "timestamp DESC, place DESC"
-    _keep(staging, f"QUALIFY row_number() OVER (PARTITION BY u, i ORDER BY {order}) = 1")
+    order = "timestamp DESC, place DESC" if which == "last" else "timestamp, place"
+    same = "u, i, timestamp" if which == "exact" else "u, i"
+    _keep(staging, f"QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY {order}) = 1")
 
 
 def _min_rating(staging: Staging, lowest: float | None) -> None:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from nestrec_recbole.convert.corpus import Corpus, Locate
+from nestrec_recbole.convert.corpus import DROPPED, Corpus, Locate
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.text import CONTROL
 from nestrec_recbole.errors import NestRecError
 
 LARGEST_TIME = 2**53  # RecBole reads times as float64
+_BAD_TIME = f"timestamp IS NULL OR abs(timestamp) > {LARGEST_TIME}"
 _NO_ID = rf"^$|^[\[{{]|{CONTROL}"  # RecBole keeps [PAD] for itself; { is a JSON object
 
 
-def number_ids(staging: Staging, corpus: Corpus, locate: Locate) -> None:
+def number_ids(staging: Staging, corpus: Corpus, locate: Locate, drop_bad_rows: bool = False) -> None:
     """Make of ``raw`` the tables ``users`` (u, user_id), ``items`` (i, item_id) and ``interactions`` on their numbers.
 
-    Numbers follow the ids' order as text, so that whatever is sorted by number is sorted by id.
+    Numbers follow the ids' order as text, so that whatever is sorted by number is sorted by id. Rows without a time, an
+    id or a rating are refused or, with ``drop_bad_rows``, left out and noted.
     """
     has_rating = "rating" in staging.columns("raw")
-    _refuse(staging, corpus, locate, "timestamp", f"timestamp IS NULL OR abs(timestamp) > {LARGEST_TIME}")
+    bad_rating = "rating IS NULL OR NOT isfinite(rating)"
+    if drop_bad_rows:
+        bad_ids = [f"{key} IS NULL OR regexp_matches({key}, '{_NO_ID}')" for key in ("user_id", "item_id")]
+        unusable = " OR ".join([_BAD_TIME, *bad_ids, *([bad_rating] if has_rating else [])])
+        corpus.notes[DROPPED] = staging.value(f"SELECT count(*) FROM raw WHERE {unusable}")
+        staging.run(f"DELETE FROM raw WHERE {unusable}")
+    _refuse(staging, corpus, locate, "timestamp", _BAD_TIME)
     if has_rating:
-        _refuse(staging, corpus, locate, "rating", "rating IS NULL OR NOT isfinite(rating)")
+        _refuse(staging, corpus, locate, "rating", bad_rating)
     for table, number, key in (("users", "u", "user_id"), ("items", "i", "item_id")):
         _refuse(staging, corpus, locate, key, f"{key} IS NULL")
         distinct = f"SELECT DISTINCT {key} FROM raw"
@@ -40,7 +48,7 @@ def number_ids(staging: Staging, corpus: Corpus, locate: Locate) -> None:
 
 
 _EXPECTED = {
-    "timestamp": "a whole number below 2^53",
+    "timestamp": "a whole number below 2^53, or in a table a date",
     "rating": "a number",
     "user_id": "a text or number that does not begin with [ or {, and has no tab or line break",
 }
@@ -58,4 +66,6 @@ def _refuse(
     field = corpus.columns.get(column, column)
     value = record.get(field)
     found = "missing" if value in (None, "") else repr(value)[:80]
-    raise NestRecError(f"{where}: {field} is {found}, expected {_EXPECTED[column]}; fix or remove the line")
+    n = staging.value(f"SELECT count(*) FROM raw WHERE {bad}", parameters)
+    others = f", or leave out all {n:,} such rows with --drop-bad-rows" if n > 1 else ", or use --drop-bad-rows"
+    raise NestRecError(f"{where}: {field} is {found}, expected {_EXPECTED[column]}; fix or remove the line{others}")

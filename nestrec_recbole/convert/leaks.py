@@ -66,7 +66,9 @@ def _refuse_any(
     if found:
         who = f"{keys} {', '.join(map(str, found[0]))}"
         where = f"{'a history of ' if histories else ''}{files[one].name}"
-        raise NestRecError(f"leak: {who} of {files[other].name} is in {where} too; remove repeated interactions")
+        raise NestRecError(
+            f"leak: {who} of {files[other].name} is in {where} too; remove repeated interactions, as --deduplicate does"
+        )
 
 
 def _refuse_later(staging: Staging, files: dict[str, Path], one: str, other: str, by_user: bool) -> None:

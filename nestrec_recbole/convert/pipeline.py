@@ -31,6 +31,8 @@ class Options:
     filters : Filters
     fields, user_fields : tuple of str, optional
         Item and user fields to keep, each ``name`` or ``name:type`` with one of RecBole's types; all by default.
+    drop_bad_rows : bool
+        Leave out interactions without a time, an id or a rating, which are refused by default.
     lower_case : bool
         Lower-case the texts of items and users.
     max_text_length : int
@@ -48,6 +50,7 @@ class Options:
     filters: Filters = field(default_factory=Filters)
     fields: tuple[str, ...] | None = None
     user_fields: tuple[str, ...] | None = None
+    drop_bad_rows: bool = False
     lower_case: bool = False
     max_text_length: int = 5000
     split: Split | None = None
@@ -110,7 +113,7 @@ def convert(
 def _convert(
     staging: Staging, corpus: Corpus, name: str, options: Options, draft: Path, target: Path
 ) -> dict[str, Any]:
-    number_ids(staging, corpus, corpus.read_interactions(staging))
+    number_ids(staging, corpus, corpus.read_interactions(staging), options.drop_bad_rows)
     steps = apply_filters(staging, options.filters, corpus.time_unit)
     _write_interactions(staging, draft / f"{name}.inter")
     items, users = _read_fields(staging, corpus)

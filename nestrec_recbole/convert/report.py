@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import ROUNDED, Corpus
+from nestrec_recbole.convert.corpus import DROPPED, ROUNDED, Corpus
 from nestrec_recbole.convert.lines import check_sum
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import share_of_shared_endings
@@ -16,6 +16,7 @@ _COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) 
     min(timestamp), max(timestamp) FROM interactions"""
 _SUSPICIOUS = 0.2  # of endings that are shared: users are windows of one history
 _TIES = "SELECT count(*) FROM (SELECT DISTINCT u, timestamp FROM interactions)"
+_DISTINCT = "SELECT count(*) FROM (SELECT DISTINCT u, i, timestamp FROM interactions)"
 _LENGTHS = "SELECT min(n), median(n), max(n) FROM (SELECT count(*) AS n FROM interactions GROUP BY u)"
 
 
@@ -42,6 +43,7 @@ def describe(staging: Staging, corpus: Corpus, options: dict[str, Any], **found:
         "time_unit": corpus.time_unit,
         "time_range": [first, last],
         "share_of_ties": (n - staging.value(_TIES)) / adjacent if adjacent else 0.0,
+        "exact_duplicates": n - staging.value(_DISTINCT),
         "share_of_shared_endings": share_of_shared_endings(staging),
         **found,
         "notes": corpus.notes,
@@ -72,6 +74,9 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
         "time": f"{first} to {last} ({report['time_unit']})",
         "ties": f"{report['share_of_ties']:.1%} of neighbours in a history share their time",
     }
+    if report["exact_duplicates"]:
+        repeat = "repeat another of the same user, item and time; --deduplicate exact leaves them out"
+        lines["duplicates"] = f"{report['exact_duplicates']:,} interactions {repeat}"
     shared = report["share_of_shared_endings"]
     advice = "; they may be windows of one history, see --distinct-runs" if shared > _SUSPICIOUS else ""
     lines["endings"] = f"{shared:.1%} of users have the run of their last three items in common with another{advice}"
@@ -84,7 +89,7 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
     if report["split"]:
         counts = report["split"]["rows"].items()
         lines[report["split"]["kind"]] = ", ".join(f"{part} {rows:,}" for part, rows in counts)
-    if ROUNDED in report["notes"]:
-        lines["note"] = f"{report['notes'][ROUNDED]:,} {ROUNDED}"
+    noted = [f"{n:,} {what}" for what, n in report["notes"].items() if what in (ROUNDED, DROPPED) and n]
+    lines |= {"note" if number == 1 else f"note {number}": text for number, text in enumerate(noted, start=1)}
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
