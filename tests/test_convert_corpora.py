@@ -277,6 +277,18 @@ def test_table(kind: str, tmp_path: Path) -> None:
     assert list(read_header(tmp_path / "d" / "d.item")) == ["item_id", "name", "price", "item_rating"]
 
 
+def test_cells_may_be_apart_by_another_character(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('user_id;item_id;timestamp\nu;"a;b";1\nu;c,d;2\n')
+    (tmp_path / "i.csv").write_text("item_id;title\nc,d;Tea, green\n")
+    convert(table([tmp_path / "t.csv"], items=tmp_path / "i.csv", delimiter=";"), "d", data_path=tmp_path)
+    assert rows_of(tmp_path / "d" / "d.inter") == [("u", "a;b", "1"), ("u", "c,d", "2")]
+    assert rows_of(tmp_path / "d" / "d.item") == [("a;b", ""), ("c,d", "Tea, green")]
+    with pytest.raises(NestRecError, match="choose what its cells are apart by, --delimiter"):
+        convert(table([tmp_path / "t.csv"]), "other", data_path=tmp_path)
+    with pytest.raises(NestRecError, match="delimiter ';;': expected one character, such as ;"):
+        table([tmp_path / "t.csv"], delimiter=";;")
+
+
 def test_bad_rows_are_refused_or_left_out_and_duplicates_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "--users": _FILE,
             "--users-key": {"metavar": "COLUMN"},
             "--quoted": _QUOTED,
+            "--delimiter": {"metavar": "CHARACTER", "help": "of text tables (default: as the extension says)"},
         },
     ),
 }

@@ -29,7 +29,13 @@ class Delimited(Source):
     encoding: str = "utf-8"
 
     @classmethod
-    def of(cls, files: tuple[Path, ...], columns: tuple[str, ...] | None = None, quoted: bool = False) -> Delimited:
+    def of(
+        cls,
+        files: tuple[Path, ...],
+        columns: tuple[str, ...] | None = None,
+        quoted: bool = False,
+        delimiter: str | None = None,
+    ) -> Delimited:
         """Read tables as their extension says.
 
         Parameters
@@ -41,6 +47,8 @@ class Delimited(Source):
         quoted : bool
             Cells may stand in quotes. In a ``.csv`` they always may; RecBole's files, and those that are made for it
             or written line by line, hold titles that begin with a quotation mark, and no quoted cells.
+        delimiter : str, optional
+            One character, where it is not that of the extension.
 
         Raises
         ------
@@ -48,7 +56,9 @@ class Delimited(Source):
             An empty file, a column that is there twice, or files of different columns.
         """
         kind = extension(files[0])
-        delimiter, quote = DELIMITERS[kind], '"' if quoted or kind == ".csv" else ""
+        if delimiter is not None and (len(delimiter) != 1 or not delimiter.isprintable() or delimiter in "'\""):
+            raise NestRecError(f"delimiter {delimiter!r}: expected one character, such as ;")
+        delimiter, quote = delimiter or DELIMITERS[kind], '"' if quoted or kind == ".csv" else ""
         if columns is not None:
             return cls(files, columns, delimiter, header=False, quote=quote)
         headers = [_read_header(path, delimiter, quote) for path in files]

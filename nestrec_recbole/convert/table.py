@@ -29,6 +29,7 @@ def table(
     users_key: str | None = None,
     time_unit: str = "s",
     quoted: bool = False,
+    delimiter: str | None = None,
 ) -> Corpus:
     """Read tables of interactions, and perhaps one of items and one of users.
 
@@ -47,14 +48,16 @@ def table(
         ``s`` or ``ms``: what numbers are, and what dates become.
     quoted : bool
         Cells of a ``.tsv`` may stand in quotes, as those of a ``.csv`` may; by default a quote is a character.
+    delimiter : str, optional
+        What stands between the cells of text tables, such as ``;``, where it is not that of the extension.
 
     Raises
     ------
     NestRecError
         A missing file, or a column that is not there.
     """
-    source = table_source(paths, quoted)
-    item_source, user_source = (table_source([path], quoted) if path else None for path in (items, users))
+    source = table_source(paths, quoted, delimiter)
+    item_source, user_source = (table_source([path], quoted, delimiter) if path else None for path in (items, users))
     item_key, user_key = items_key or item, users_key or user
     sources = [found for found in (source, item_source, user_source) if found]
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
@@ -70,17 +73,23 @@ def table(
         read_users=fields_reader(user_source, "user", user_key),
         columns=columns,
         notes=notes,
-        options={"columns": columns, "items_key": item_key, "users_key": user_key, "quoted": quoted},
+        options={
+            "columns": columns,
+            "items_key": item_key,
+            "users_key": user_key,
+            "quoted": quoted,
+            "delimiter": delimiter,
+        },
     )
 
 
-def table_source(paths: Sequence[str | Path], quoted: bool = False) -> Source:
-    """Choose how to read tables by their extension; ``quoted`` as in :func:`table`."""
+def table_source(paths: Sequence[str | Path], quoted: bool = False, delimiter: str | None = None) -> Source:
+    """Choose how to read tables by their extension; ``quoted`` and ``delimiter`` as in :func:`table`."""
     files = check_files(paths)
     kinds = set(map(extension, files))
     if len(kinds) > 1 or not kinds <= {*EXTENSIONS}:
         raise NestRecError(f"{files[0]}: expected .csv, .tsv (perhaps .gz) or .parquet, and all files of the same kind")
-    return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, quoted=quoted)
+    return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, None, quoted, delimiter)
 
 
 def read_interactions(
@@ -96,7 +105,9 @@ def read_interactions(
     known = staging.source_columns(source)
     for column in columns.values():
         if column not in known:
-            raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; map it to the right one")
+            apart = any(mark in "".join(known) for mark in ";|\t,") and len(known) == 1
+            how = "choose what its cells are apart by, --delimiter" if apart else "map it to the right one"
+            raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; {how}")
     texts = {field: f"{name(column)}::VARCHAR" for field, column in columns.items()}
     texts |= {field: token(name(columns[field]), known[columns[field]]) for field in ("user_id", "item_id")}
     moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMPTZ)"
