@@ -1,7 +1,9 @@
 """What goes wrong because of what a user gave: one line that says what, where, and what to do."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 NAMED = 50  # names in a line, at most
 COMPARED = 20_000  # names among which the nearest is looked for, at most: it takes half a second
@@ -22,6 +24,12 @@ def in_one_line(error: BaseException) -> str:
         return " ".join(str(error).split())
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
+
+
+def where_raised(error: BaseException) -> str:
+    """File, line and function that an error comes from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -194,7 +194,11 @@ def test_what_is_wrong_in_a_model_is_found(place: Path, capsys: pytest.CaptureFi
     assert main(["benchmark", "suite.yaml", "--models", "models/own.py"]) == 1
     (folder,) = (place / "results/own/runs").iterdir()
     error = json.loads((folder / "run.json").read_text())["error"]
-    assert error.startswith("KeyError: ") and "no_such_field" in (folder / "traceback.txt").read_text()
+    assert (
+        error.startswith("KeyError: ")
+        and error.endswith(")")
+        and "no_such_field" in (folder / "traceback.txt").read_text()
+    )
     assert f'own.py", line {line}, in calculate_loss' in (folder / "traceback.txt").read_text()
 
 

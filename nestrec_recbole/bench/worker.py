@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.errors import NestRecError, in_one_line
+from nestrec_recbole.errors import NestRecError, in_one_line, where_raised
 
 
 def main(folder: Path) -> int:
@@ -29,8 +29,7 @@ def main(folder: Path) -> int:
         said = in_one_line(error)
         if not isinstance(error, NestRecError):
             (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            said += f" ({Path(where.filename).name}, line {where.lineno})"
+            said += f" ({where_raised(error)})"
         (folder / "error.txt").write_text(f"{said}\n", encoding="utf-8")
         return 1
     return 0

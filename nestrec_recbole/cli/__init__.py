@@ -24,6 +24,7 @@ from nestrec_recbole.cli import (
     trigrec,
     tune,
 )
+from nestrec_recbole.errors import where_raised
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help. It may
 # say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models) and WORDS.
@@ -89,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 0
     except (ValueError, NotImplementedError, OSError, ImportError) as error:  # NestRecError, and RecBole's own
-        print(f"nestrec: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        print(f"nestrec: {said or f'{type(error).__name__} ({where_raised(error)})'}", file=sys.stderr)
         return 2
 
 
