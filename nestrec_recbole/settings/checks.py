@@ -56,8 +56,10 @@ _OTHER_NAMES = {
     "max_len": "MAX_ITEM_LIST_LENGTH",
 }
 # RecBole's Config evaluates what looks like Python: "[3,8]" arrives as a list.
-_ANY_TYPE = ("domain_field", "item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval")
-_ANY_TYPE += ("additional_feat_suffix",)  # one or a list of them
+_ANY_TYPE = (
+    *("domain_field", "item_fields", "eval_args", "gpu_id", "user_inter_num_interval", "item_inter_num_interval"),
+    "additional_feat_suffix",  # one or a list of them
+)
 
 
 def check_known(given: Iterable[str], known: Iterable[str]) -> None:
