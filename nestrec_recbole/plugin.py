@@ -149,6 +149,7 @@ def _hook_names() -> None:
 
     @functools.wraps(original)
     def get_model(model_name: str) -> type:
+        """RecBole's; NestRecError where there is no such model."""
         try:
             return original(model_name)
         except (ValueError, AttributeError, ImportError):
@@ -185,6 +186,7 @@ def _hook_config() -> None:
 
     @functools.wraps(load_internal)
     def load_with_ours(self: Config, model: str, model_class: type, dataset: str) -> None:
+        """RecBole's, then our defaults; NestRecError where what is given does not fit them."""
         load_internal(self, model, model_class, dataset)
         checks.take_tuples(self.external_config_dict)
         checks.refuse_processes(self.cmd_config_dict, self.external_config_dict)

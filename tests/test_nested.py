@@ -122,6 +122,19 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
+def with_some_and_with_all_items(net: Any, batch: Any) -> list[Any]:
+    """Loss and gradients of a step that computes the items it looks at, and of one that computes all."""
+    found = []
+    for computes_items in (True, False):
+        net.computes_items = computes_items
+        net.zero_grad()
+        torch.manual_seed(3)
+        value = net.calculate_loss(batch)
+        value.backward()
+        found.append((value.detach(), {n: p.grad for n, p in net.named_parameters() if p.grad is not None}))
+    return found
+
+
 READ_FIELDS = ["ItemQFormer", "UserQFormer", "NestRec", "ItemPretraining", "GatedFusionRec", "MultimodalRec"]
 SAMPLED = [(model, loss) for model in READ_FIELDS for loss in ("sampled_softmax", "gbce", "info_nce", "triplet")]
 
@@ -142,7 +155,7 @@ def test_a_sampled_loss_needs_only_the_items_it_looks_at(
     given |= {"history": True} if model == "MultimodalRec" else {}
     given |= {"history": False, "loss": "full_softmax", "negatives_per_positive": 1} if loss == "pairs" else {}
     trainer, train, _, _ = kinds(model, train_batch_size=30 if loss == "pairs" else 60, **given)
-    net, batch, found = trainer.model.train(), next(iter(train)), []
+    net, batch = trainer.model.train(), next(iter(train))
     n_read: list[int] = []
     read = type(net.fields).forward
 
@@ -151,30 +164,18 @@ def test_a_sampled_loss_needs_only_the_items_it_looks_at(
         return read(fields, items)
 
     monkeypatch.setattr(type(net.fields), "forward", counted)
-    for computes_items in (True, False):
-        net.computes_items = computes_items
-        net.zero_grad()
-        torch.manual_seed(3)
-        value = net.calculate_loss(batch)
-        value.backward()
-        found.append((value.detach(), {n: p.grad for n, p in net.named_parameters() if p.grad is not None}))
+    some, every = with_some_and_with_all_items(net, batch)
     assert n_read[0] < 0.7 * net.n_items == 0.7 * n_read[1]
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(some, every, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "info_nce", "triplet"])
 def test_only_items_that_are_looked_at_are_made_unit(loss: str, kinds: Any) -> None:
     trainer, train, _, _ = kinds("FastSASRec", loss=loss, cosine=True, n_negatives=5, hidden_dropout_prob=0.0)
-    net, batch, found = trainer.model.train(), next(iter(train)), []
+    net, batch = trainer.model.train(), next(iter(train))
     assert net.computes_items
-    for computes_items in (True, False):
-        net.computes_items = computes_items
-        net.zero_grad()
-        torch.manual_seed(3)
-        value = net.calculate_loss(batch)
-        value.backward()
-        found.append((value.detach(), {name: p.grad for name, p in net.named_parameters()}))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+    some, every = with_some_and_with_all_items(net, batch)
+    torch.testing.assert_close(some, every, atol=1e-6, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -26,7 +26,10 @@ def number_ids(staging: Staging, corpus: Corpus, locate: Locate, drop_bad_rows: 
         bad_ids = [f"{key} IS NULL OR regexp_matches({key}, '{_NO_ID}')" for key in ("user_id", "item_id")]
         unusable = " OR ".join([_BAD_TIME, *bad_ids, *([bad_rating] if has_rating else [])])
         corpus.notes[DROPPED] = staging.value(f"SELECT count(*) FROM raw WHERE {unusable}")
-        staging.run(f"DELETE FROM raw WHERE {unusable}")
+        # A table anew: DuckDB may number rows otherwise after a DELETE, and reviews are found by these numbers.
+        staging.run(f"CREATE TABLE usable AS SELECT * FROM raw WHERE NOT ({unusable})")
+        staging.run("DROP TABLE raw")
+        staging.run("ALTER TABLE usable RENAME TO raw")
     _refuse(staging, corpus, locate, "timestamp", _BAD_TIME)
     if has_rating:
         _refuse(staging, corpus, locate, "rating", bad_rating)

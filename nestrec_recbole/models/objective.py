@@ -189,6 +189,7 @@ class Objective(BaseObjective):
         items: Tensor | None = None,
         seen: Seen | None = None,
     ) -> Tensor:
+        """As the base's, by the ``loss`` of the config."""
         positives, drawn = self._with_duplicates(targets, positives), drawn or self.draw(targets)
         if items is None and self.visible is not None and self.loss == "full_softmax":
             items, table = self.visible, table[self.visible]
