@@ -368,6 +368,17 @@ def test_a_metric_that_a_run_has_not_stops_no_suite(
     assert capsys.readouterr().out.count("no ndcg@10_cold") == 4
 
 
+def test_rows_compared_on_cold_items_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = SUITE.replace("metrics: [ndcg@10,", "metrics: [ndcg@10_cold,").replace("epochs: 2,", "hidden_items: 0.3,")
+    (place / "suite.yaml").write_text(suite)
+    assert main(["benchmark", "suite.yaml", "--seeds", "1"]) == 0
+    ranks = [pd.read_parquet(file) for file in place.glob("results/*/runs/*/ranks.parquet")]
+    n_users = {int(one["cold"].sum()) for one in ranks}  # leave one out: a row of each user
+    assert len(ranks) == 2 and len(n_users) == 1 and 0 < n_users.pop() < len(ranks[0])
+    assert "not tested" not in capsys.readouterr().out
+    assert main(["report", str(next(place.glob("results/*")))]) == 0
+
+
 def test_a_card_says_what_item_fields_are_now(place: Path) -> None:
     found = []
     for fields in ({"title": {"modality": "category"}}, {"title": {"modality": "text"}}):

@@ -469,6 +469,18 @@ def test_rounded_times_are_told(tmp_path: Path) -> None:
     assert report["notes"][ROUNDED] == 2 and "2 times rounded to whole ones" in short_table(report, tmp_path)
 
 
+def test_the_summary_tells_types_and_what_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\n")
+    (tmp_path / "i.csv").write_text("item_id,code,name\na,007,one day\nb,08,two\nb,09,three\n")
+    corpus, found = table([tmp_path / "r.csv"], items=tmp_path / "i.csv"), {}
+    for fields in (None, ("code:token", "name")):
+        report = convert(corpus, "d", Options(fields=fields), data_path=tmp_path)
+        shown = short_table(report, tmp_path)
+        assert "field name:token_seq" in shown and "1 repeated records left out, of items" in shown
+        found[fields] = ("field code:float" in shown, rows_of(tmp_path / "d" / "d.item")[0][1])
+    assert list(found.values()) == [(True, "7.0"), (False, "007")]
+
+
 def test_integers_that_pandas_made_floats_are_the_same_ids(tmp_path: Path) -> None:
     frame = pd.DataFrame({"user_id": [1.0, 1.0, 2.5], "item_id": [7.0, 8.0, 7.0], "timestamp": [1, 2, 3]})
     frame.to_parquet(tmp_path / "r.parquet")

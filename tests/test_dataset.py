@@ -282,10 +282,29 @@ def test_nothing_is_filtered_out_of_benchmark_files(tmp_path: Path, make_config:
         assert [len(part) for part in kept] == [2, 1, 1]
 
 
-def test_written_histories_are_of_the_same_items_as_targets(tmp_path: Path, make_config: Any) -> None:
-    settings = written_out(tmp_path, **PARTS)
-    del settings["alias_of_item_id"]
-    with pytest.raises(NestRecError, match=r"set alias_of_item_id: \[item_id_list\]"):
+@pytest.mark.parametrize("left_out", [[], ["alias_of_item_id"], ["load_col"], ["alias_of_item_id", "load_col"]])
+def test_benchmark_files_need_their_names_only(left_out: list[str], tmp_path: Path, make_config: Any) -> None:
+    settings = {key: value for key, value in written_out(tmp_path, **PARTS).items() if key not in left_out}
+    dataset = create_dataset(make_config("FastSASRec", "d", **settings))
+    _, valid, test = dataset.build()
+    assert dataset.item_num == 1 + 4  # histories and targets are the same items
+    names = dataset.field2id_token["item_id"]
+    assert [names[part.items[part.ends]].tolist() for part in (valid, test)] == [["c"], ["d"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"alias_of_item_id": ["item_lst"]}, "alias_of_item_id 'item_lst'; did you mean 'item_id_list'"),
+        (
+            {"load_col": {"inter": ["user_id", "item_id"]}},
+            "no column item_id_list:token_seq is read, of user_id, item_id",
+        ),
+    ],
+)
+def test_histories_that_are_not_read(given: dict[str, Any], message: str, tmp_path: Path, make_config: Any) -> None:
+    settings = {"benchmark_filename": written_out(tmp_path, **PARTS)["benchmark_filename"], **given}
+    with pytest.raises(NestRecError, match=message):
         create_dataset(make_config("FastSASRec", "d", **settings)).build()
 
 

@@ -49,7 +49,6 @@ def towns(tmp_path: Path) -> Path:
 
 def build(make_config: Any, **given: Any) -> Any:
     settings: dict[str, Any] = {"hidden_size": 32, "learning_rate": 0.01, "epochs": 12, "eval_step": 12, **given}
-    settings |= {"load_col": {"inter": ["user_id", "item_id", "timestamp", "lat", "lon"]}}
     config = make_config("UserQFormer", "towns", item_fields={"number": {"modality": "category"}}, **settings)
     init_seed(1, True)
     train, valid, test = data_preparation(config, create_dataset(config))

@@ -34,7 +34,8 @@ ITEMS = pd.DataFrame(
 
 
 def test_metrics_by_their_names() -> None:
-    assert parse_metric("NDCG@10_f") == ("ndcg", 10, "rank_unseen")
+    assert parse_metric("NDCG@10_f") == ("ndcg", 10, "rank_unseen", "")
+    assert parse_metric("hit@5_c_new") == ("hit", 5, "rank_candidates", "new")
     assert metric_of_rows(RANKS, "mrr@10").tolist() == [1, 1 / 3, 0, 1 / 2]
     assert metric_of_rows(RANKS, "hit@1_f").tolist() == [1, 0, 0, 1]
     assert metric_of_rows(RANKS.assign(rank_candidates=[1, 1, 1, 2]), "hit@1_c").tolist() == [1, 1, 1, 0]
@@ -48,6 +49,8 @@ def test_metrics_by_their_names() -> None:
         ("ndcg", "no value per user"),
         ("ndcg@0", "no value per user"),
         ("ndcg@10_c", "set `candidates`"),
+        ("ndcg@10_cold", "do not say which rows are cold; set `hidden_items`"),
+        ("ndcg@10_old", "no value per user"),
     ],
 )
 def test_metrics_that_no_user_has(name: str, said: str) -> None:
@@ -62,6 +65,16 @@ def test_users_are_means_over_targets_and_seeds_in_one_order() -> None:
     assert found.loc[0].tolist() == pytest.approx([(1 / 3 + 1 / 2) / 2, 0, 1])
     assert found.loc[1].tolist() == pytest.approx([(1 + 1 / 3) / 2, 1, 1])
     assert same_targets(RANKS, other) and not same_targets(RANKS, other.iloc[1:])
+
+
+def test_rows_that_count_by_hand() -> None:
+    """u1 has a cold target and another: only the cold one counts, and who has none is nobody's user."""
+    ranks = RANKS.assign(cold=[False, True, True, False])
+    assert metric_of_rows(ranks, "mrr@10_cold").tolist() == [1 / 3, 0]
+    found = metric_of_users([ranks, ranks.assign(rank=1)], "mrr@10_cold")
+    assert found.to_dict("list") == {"u1": [1 / 3, 1], "u2": [0, 1]}
+    with pytest.raises(NestRecError, match="'mrr@10_cold': no row counts in it"):
+        metric_of_users([ranks.assign(cold=False)], "mrr@10_cold")
 
 
 def test_seeds_of_other_targets_are_refused() -> None:

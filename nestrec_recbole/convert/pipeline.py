@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import Corpus, Fields, keep_first
+from nestrec_recbole.convert.corpus import REPEATED, Corpus, Fields, keep_first
 from nestrec_recbole.convert.fields import choose, write_fields
 from nestrec_recbole.convert.filters import Filters, apply_filters
 from nestrec_recbole.convert.folder import check_target, draft_of, replace, work_folder
@@ -136,7 +136,8 @@ def _convert(
         clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
         coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean, verbatim)
     split = write_split(staging, options.split, draft, name) if options.split else None
-    found = {"filters": steps, "fields": coverage, "images": images, "split": split}
+    types = chosen_items | chosen_users
+    found = {"filters": steps, "fields": coverage, "types": types, "images": images, "split": split}
     return describe(staging, corpus, options.recorded(), **found)
 
 
@@ -157,7 +158,7 @@ def _read_fields(staging: Staging, corpus: Corpus) -> tuple[Fields, Fields]:
     users = corpus.read_users(staging) if corpus.read_users else {}
     for table, key, everyone in (("raw_items", "item_id", "catalogue"), ("raw_users", "user_id", "audience")):
         if staging.has(table):
-            corpus.notes[f"repeated records in {table[4:]}"] = keep_first(staging, table, key)
+            corpus.notes[f"{REPEATED} {table[4:]}"] = keep_first(staging, table, key)
         else:
             staging.run(f"CREATE TABLE {table} AS FROM {everyone} LIMIT 0")
     twice = next((field for field in users if field in items), None)

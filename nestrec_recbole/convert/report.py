@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import DROPPED, ROUNDED, Corpus
+from nestrec_recbole.convert.corpus import DROPPED, REPEATED, ROUNDED, Corpus
 from nestrec_recbole.convert.lines import check_sum
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import share_of_shared_endings
@@ -82,14 +82,16 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
     lines["endings"] = f"{shared:.1%} of users have the run of their last three items in common with another{advice}"
     steps = list(report["filters"].items())
     lines |= {f"after {step}": f"{left:,}" for step, left in steps[1:]}
-    lines |= {f"field {field}": f"{share:.1%}" for field, share in report["fields"].items()}
+    types = report["types"]
+    lines |= {f"field {field}:{types[field]}": f"{share:.1%}" for field, share in report["fields"].items()}
     if report["images"]:
         counts = report["images"]
         lines["images"] = f"{counts['listed']:,} listed, {counts['bad']:,} refused"
     if report["split"]:
         counts = report["split"]["rows"].items()
         lines[report["split"]["kind"]] = ", ".join(f"{part} {rows:,}" for part, rows in counts)
-    noted = [f"{n:,} {what}" for what, n in report["notes"].items() if what in (ROUNDED, DROPPED) and n]
+    told = (ROUNDED, DROPPED, REPEATED)
+    noted = [f"{n:,} {what}" for what, n in report["notes"].items() if what.startswith(told) and n]
     lines |= {"note" if number == 1 else f"note {number}": text for number, text in enumerate(noted, start=1)}
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

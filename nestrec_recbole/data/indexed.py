@@ -144,13 +144,9 @@ class IndexedDataset(AtomicDataset):
         history = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
         if history not in table:
             raise NestRecError(
-                f"benchmark files of {self.dataset_name!r}: no column {history}:token_seq; RecBole's sequential "
-                "benchmark files hold user, history and target, and `alias_of_item_id: [" + history + "]`"
-            )
-        if history not in self.alias["item_id"]:
-            raise NestRecError(
-                f"benchmark files of {self.dataset_name!r}: set alias_of_item_id: [{history}], so that histories and "
-                "targets are the same items"
+                f"benchmark files of {self.dataset_name!r}: no column {history}:token_seq is read, of "
+                f"{', '.join(table)}; sequential benchmark files hold user, history and target, and load_col.inter "
+                "names all three or is left out"
             )
         lengths = table[history].map(len).to_numpy()
         if (lengths == 0).any():

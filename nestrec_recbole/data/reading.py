@@ -71,6 +71,16 @@ class AtomicDataset(SequentialDataset):
                 "which are test rows; leave it out, and keep what is wanted before the split"
             )
 
+    def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
+        """Count histories that benchmark files write out among the columns that hold items."""
+        for field in self.config[f"alias_of_{alias_name}"] or []:
+            if field not in self.field2type:
+                raise NestRecError(unknown(f"column in alias_of_{alias_name}", field, self.field2type))
+        history = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+        is_written_out = self.benchmark_filename_list and history in self.field2type
+        own = [history] if alias_name == "item_id" and is_written_out else []
+        super()._set_alias(alias_name, [*default_value, *own])
+
     def _get_load_and_unload_col(self, source: Any) -> Any:
         file = source.value if isinstance(source, FeatureSource) else source
         columns = {key: (self.config[key] or {}).get(file) for key in ("load_col", "unload_col")}

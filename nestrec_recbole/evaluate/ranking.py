@@ -226,11 +226,12 @@ def write_ranks(ranks: Ranks, dataset: SequenceDataset, path: str | Path, **more
     """Write the ranks of every row to a Parquet file, whole or not at all.
 
     Columns: ``user`` and ``item`` (tokens), ``rank`` (protocol U), ``rank_unseen`` (F), where candidates were drawn
-    ``rank_candidates``, and those of ``more``, each (n_rows,); the order is the split's.
+    ``rank_candidates``, where users or items were hidden from training ``new``, ``known``, ``cold`` and ``warm``
+    (bool), and those of ``more``, each (n_rows,); the order is the split's.
     """
     users, items = dataset.field2id_token[dataset.uid_field], dataset.field2id_token[dataset.iid_field]
     columns = {"user": users[ranks.users].astype(str), "item": items[ranks.targets].astype(str)}
-    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen, **more})
+    table = pd.DataFrame({**columns, "rank": ranks.rank, "rank_unseen": ranks.rank_unseen, **ranks.groups, **more})
     if ranks.rank_candidates is not None:
         table["rank_candidates"] = ranks.rank_candidates
     with written_whole(path) as draft:

@@ -182,7 +182,7 @@ def fill_eval_args(given: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def fill_load_col(given: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Where ``load_col`` is not given, load what other settings name: ids and time as they are called, and filters.
+    """Where ``load_col`` is not given, load what other settings name: ids, time, histories written out, filters.
 
     Parameters
     ----------
@@ -193,8 +193,11 @@ def fill_load_col(given: dict[str, Any], ours: dict[str, Any]) -> None:
         return
     called = {"user_id": "USER_ID_FIELD", "item_id": "ITEM_ID_FIELD", "timestamp": "TIME_FIELD"}
     columns = [given.get(called.get(name, ""), name) for name in ours["load_col"].get("inter", [])]
-    filters = [given.get(key) for key in ("val_interval", "normalize_field")]
-    asked = [name for names in filters if isinstance(names, (dict, list)) for name in names]
+    if given.get("benchmark_filename"):
+        columns.append(f"{given.get('ITEM_ID_FIELD', 'item_id')}{given.get('LIST_SUFFIX', '_list')}")
+    keys = ("alias_of_user_id", "alias_of_item_id", "coordinates", "val_interval", "normalize_field")
+    naming = [given.get(key) for key in keys]
+    asked = [name for names in naming if isinstance(names, (dict, list)) for name in names]
     inter = list(dict.fromkeys([*columns, *map(str, asked)]))
     ours["load_col"] = {**ours["load_col"], "inter": inter}
 

@@ -9,7 +9,7 @@ import numpy as np
 from nestrec_recbole.bench.report.results import DatasetCard, Record
 from nestrec_recbole.bench.report.rows import Group, RowResult
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.saved import metric_of_rows
+from nestrec_recbole.evaluate.saved import metric_of_rows, rows_of_metric
 from nestrec_recbole.evaluate.slices import slicings
 
 
@@ -60,7 +60,10 @@ def chart_slices(group: Group, data: DatasetCard, metric: str) -> list[dict[str,
 
 
 def _slices_of(row: RowResult, data: DatasetCard, metric: str) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-    runs = [(slicings(run.ranks, data.items), metric_of_rows(run.ranks, metric)) for run in row.finished]
+    runs = [
+        (slicings(rows_of_metric(run.ranks, metric), data.items), metric_of_rows(run.ranks, metric))
+        for run in row.finished
+    ]
     return {
         slicing.name: (
             slicing.labels,
