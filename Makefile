@@ -46,7 +46,9 @@ clean: ## remove .venv, build output and caches; data and results stay
 	find nestrec_recbole tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Made anew each time, so that nothing is left of an older lock or of an install that broke off. --no-deps: the lock is
-# complete, and pip would refuse RecBole's ray next to ours (overrides.txt). The stamp comes last: no stamp, no install.
+# complete, and pip would refuse RecBole's ray next to ours (overrides.txt). Bytecode is compiled here: where
+# PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile what it imports. The stamp comes
+# last: no stamp, no install.
 $(STAMP): requirements.lock overrides.txt setup.py
 	@found=; for python in $(PYTHON); do \
 	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
@@ -57,7 +59,8 @@ $(STAMP): requirements.lock overrides.txt setup.py
 	exit 1
 	@echo "Filling .venv from requirements.lock: some GB"
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock || \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.lock || \
 	  $(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q nestrec_recbole
 	@touch $@
