@@ -91,13 +91,14 @@ def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any])
     for place in DATASETS:
         seeds = {row: {one["seed"] for one in runs if (one["place"], one["row"]) == (place, row)} for row in ROWS}
         for row in ROWS:
-            common = sorted(seeds[row] & seeds[REFERENCE])
-            files = [[ranks_of(folder, place, one, seed) for seed in common] for one in (row, REFERENCE)]
-            if row != REFERENCE and common and all(file for of_row in files for file in of_row):
+            both, common = (row, REFERENCE), sorted(seeds[row] & seeds[REFERENCE])
+            kept = [seed for seed in common if all(ranks_of(folder, place, one, seed) for one in both)]
+            files = [[ranks_of(folder, place, one, seed) for seed in kept] for one in both]
+            if row != REFERENCE and kept and len(kept) >= len(known.get(place, {}).get(row, {}).get("seeds", [])):
                 values = [metric_of_users([read_ranks(file) for file in of_row], COLUMNS[0]) for of_row in files]
                 made = compare(*(by_seed.to_numpy() for by_seed in values))
                 about = {"difference": made.difference, "low": made.low, "high": made.high, "p": made.p}
-                found.setdefault(place, {})[row] = {"seeds": common, **about}
+                found.setdefault(place, {})[row] = {"seeds": kept, **about}
             elif common and row in known.get(place, {}):
                 found.setdefault(place, {})[row] = known[place][row]
     return found
