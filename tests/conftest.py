@@ -62,7 +62,7 @@ def make_config(tmp_path: Path) -> Callable[..., Any]:
 
     def make(model: str, dataset: str, **settings: Any) -> Any:
         base = {"data_path": str(tmp_path / "data"), "feature_path": str(tmp_path / "data"), "show_progress": False}
-        base["plot_curves"] = False  # a third of a second each
+        base |= {"plot_curves": False, "save_ranks": False}  # a third of a second each
         return Config(model=model, dataset=dataset, config_dict={**base, "state": "ERROR", **settings})
 
     return make

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import write_dataset
 from matplotlib.figure import Figure
@@ -59,6 +61,34 @@ def test_every_run_leaves_its_curves(tmp_path: Path, drawn: list[Figure]) -> Non
     picture.unlink()
     resume(checkpoint.with_stem(f"{checkpoint.stem}-last"))  # finished already: the whole curve once more
     assert picture.is_file() and drawn[1].axes[0].lines[0].get_xdata().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("model", ["FastSASRec", "Pop"])
+def test_a_run_leaves_the_ranks_of_its_targets(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    run = ["run", "--model", model, "--dataset", "small", "--data_path=data", "--epochs=1", "--metrics=[MRR]"]
+    run += ["--plot_curves=False", "--show_progress=False", "--metric_decimal_place=6", "--valid_metric=MRR@10"]
+    assert main([*run, "--save_ranks=False"]) == 0 and not list(Path("saved").glob("*.parquet"))
+    capsys.readouterr()
+    assert main(run) == 0
+    said = dict(line.split("\t") for line in capsys.readouterr().out.splitlines() if line.startswith("mrr"))
+    (file,) = Path("saved").glob("*-ranks.parquet")
+    assert file.with_name(f"{file.stem.removesuffix('-ranks')}.safetensors").is_file()
+    ranks = pd.read_parquet(file)
+    assert len(ranks) == len(SEQUENCES)
+    for name, column in (("mrr@10", "rank"), ("mrr@10_f", "rank_unseen")):
+        found = ranks[column].to_numpy()
+        assert float(said[name]) == pytest.approx(np.where(found <= 10, 1 / found, 0).mean(), abs=1e-6)
+
+
+def test_ranks_that_cannot_be_written_lose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    trainer, (train, valid, test) = prepare(configure("FastSASRec", "small", {**SMALL, "state": "ERROR"}))
+    trainer.fit(train, valid, verbose=False)
+    (tmp_path / "file").touch()
+    trainer.ranks_file = tmp_path / "file" / "ranks.parquet"
+    caplog.set_level("WARNING")
+    assert trainer.evaluate(test) is not None and "ranks.parquet: cannot be written" in caplog.text
 
 
 def test_switched_off_it_costs_nothing(tmp_path: Path) -> None:

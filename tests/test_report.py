@@ -373,6 +373,30 @@ def test_compare_rows_and_runs(shared: Path, capsys: pytest.CaptureFixture[str])
     assert f"A, SASRec (seed 1), is not distinguished from B, SASRec (seed 2). {OF_USERS}\n" in said
 
 
+def test_compare_files_of_ranks(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As what ``run`` leaves (<checkpoint>-ranks), ``pipeline`` (ranks) and ``quickstart`` (the model's name)."""
+    monkeypatch.chdir(tmp_path)
+    folders = [str(runs_of(shared, row)[0].parent) for row in ("NestRec", "SASRec")]
+    files = ["NestRec-now-ranks.parquet", "joint-1a/ranks.parquet"]
+    (tmp_path / "joint-1a").mkdir()
+    for folder, file in zip(folders, files, strict=True):
+        shutil.copy(f"{folder}/ranks.parquet", file)
+    assert main(["compare", *folders]) == 0
+    said = capsys.readouterr().out
+    assert main(["compare", *files]) == 0
+    dataset = said.split("\n")[0].removeprefix("NDCG@10 F").split(",")[0]
+    plain = capsys.readouterr().out
+    expected = said.replace(dataset, "").replace("B, SASRec", "B, joint-1a").replace("A, NestRec", "A, NestRec-now")
+    assert [line for line in plain.split("\n") if line[:3] not in ("A  ", "B  ")] == [
+        line for line in expected.split("\n") if line[:3] not in ("A  ", "B  ")
+    ]
+    assert main(["compare", files[0], folders[1]]) == 0 and dataset in capsys.readouterr().out
+    assert main(["compare", files[0], "none.parquet"]) == 2
+    assert "none.parquet: missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

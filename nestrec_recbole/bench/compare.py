@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nestrec_recbole.bench.report.results import Record, read_results, read_run
+from nestrec_recbole.bench.report.results import Record, read_ranks_file, read_results, read_run
 from nestrec_recbole.bench.report.rows import RowResult, compare_rows, spoken
 from nestrec_recbole.bench.report.summary import p_value
 from nestrec_recbole.bench.report.tables import OF_USERS
@@ -21,7 +21,8 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
     Parameters
     ----------
     a, b : str
-        Folders of runs (``<results>/<suite>/runs/<key>``), or names of rows in ``folder``, over all their seeds.
+        Folders of runs (``<results>/<suite>/runs/<key>``), Parquet files of ranks, as ``nestrec run`` leaves them, or
+        names of rows in ``folder``, over all their seeds.
     metric : str
         Such as ``ndcg@10_f``.
     folder : str, optional
@@ -33,6 +34,11 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
     ------
     NestRecError
         When a run is not there or failed, or the two were not tested on the same data and users.
+
+    Examples
+    --------
+    >>> a, b = "runs/quickstart/NestRec.parquet", "runs/quickstart/FastSASRec.parquet"
+    >>> print(compare_runs(a, b, "ndcg@10_f"))  # doctest: +SKIP
     """
     sides = [_row(name, folder, dataset) for name in (a, b)]
     found = compare_rows(sides[0].finished, sides[1].finished, metric)
@@ -42,8 +48,12 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
 def _row(name: str, folder: str | None, dataset: str | None) -> RowResult:
     if (Path(name) / "run.json").is_file():
         return _checked(RowResult(name, [read_run(name)]))
+    if Path(name).suffix == ".parquet":
+        return RowResult(name, [read_ranks_file(name)])
     if folder is None:
-        raise NestRecError(f"{name}: no folder of a run (no run.json in it); rows of a suite need --in FOLDER")
+        raise NestRecError(
+            f"{name}: no folder of a run (no run.json in it); rows of a suite need --in FOLDER, ranks end in .parquet"
+        )
     runs = read_results(folder).runs
     known = list(dict.fromkeys(run.row for run in runs))
     if name not in known:
@@ -72,9 +82,11 @@ def _checked(row: RowResult) -> RowResult:
 def _lines(sides: Sequence[RowResult], found: Comparison, metric: str) -> list[str]:
     names = [row.finished[0].row for row in sides]
     if names[0] == names[1]:
-        names = [f"{name} (seed {row.seeds[0]})" for name, row in zip(names, sides, strict=True)]
+        seeds_known = all(row.finished[0].key for row in sides)
+        names = [f"{row.finished[0].row} (seed {row.seeds[0]})" if seeds_known else row.name for row in sides]
     width = max(map(len, names))
-    lines = [f"{spoken(metric)} on {sides[0].finished[0].data}, {found.n_users:,} users, paired"]
+    data = next((f" on {row.finished[0].data}" for row in sides if row.finished[0].data), "")
+    lines = [f"{spoken(metric)}{data}, {found.n_users:,} users, paired"]
     for letter, name, row, mean in zip("AB", names, sides, (found.mean_a, found.mean_b), strict=True):
         lines.append(f"{letter}  {name:<{width}}  {mean:.4f}  {_seeds(row, metric)}")
     relative = f" ({found.difference / found.mean_b:+.1%})" if found.mean_b else ""

@@ -53,7 +53,7 @@ METRICS = ("metrics", "valid_metric")
 # -- where and how a run goes, which changes nothing of what comes out ------------------------------------------------
 
 START = ("init_from",)  # counts by what is in the file, not by its name
-CURVES = ("plot_curves",)
+LEFT_BESIDE = ("plot_curves", "save_ranks")  # the checkpoint
 MACHINE = (
     "checkpoint_dir",
     "checkpoint_last",
@@ -89,13 +89,13 @@ WHAT_DATA_IS = (
     *KEPT_DOMAINS,
 )
 WHAT_IS_MEASURED = (*HELD_OUT, *HISTORIES, *RANKED, *REPEATS, *METRICS)
-WHERE_IT_RUNS = (*START, *CURVES, *MACHINE)
+WHERE_IT_RUNS = (*START, *LEFT_BESIDE, *MACHINE)
 ALL = (*WHAT_DATA_IS, *WHAT_IS_MEASURED, *WHERE_IT_RUNS)
 
 # Settings that say where and how to run, and change nothing of what comes out.
 ELSEWHERE = (*DATA_PLACE, *FEATURE_PLACE, *WHERE_IT_RUNS)
 
-# What is the same for every model, RecBole's too: data, protocol, metrics and curves, not how it trains.
+# What is the same for every model, RecBole's too: data, protocol, metrics and what a run leaves, not how it trains.
 SHARED = (
     *DATA_PLACE,
     *FEATURE_PLACE,
@@ -108,5 +108,5 @@ SHARED = (
     *HISTORIES,
     *RANKED,
     *METRICS,
-    *CURVES,
+    *LEFT_BESIDE,
 )

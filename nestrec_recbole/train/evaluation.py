@@ -15,7 +15,8 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.loader import WholeSplit
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
-from nestrec_recbole.evaluate.ranking import Ranks, rank_targets
+from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
+from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.curves import plot_curves
@@ -28,11 +29,14 @@ class ExactEvaluation:
     ----------
     ranks : Ranks or None
         Of the split that was evaluated last.
+    ranks_file : Path or None
+        Where :meth:`evaluate` writes them; None: beside the checkpoint.
     train_data : object or None
         Its ``dataset`` is the training split; needed by metrics that look at more than ranks.
     """
 
     ranks: Ranks | None = None
+    ranks_file: Path | None = None
     train_data: Any = None
     config: Any
     model: Any
@@ -61,13 +65,27 @@ class ExactEvaluation:
             except OSError as error:  # what has been trained is worth more
                 getLogger().warning("%s: cannot be written (%s)", picture, error)
 
+    def _write_ranks(self, dataset: SequenceDataset) -> None:
+        """Write the ranks of a split, where ``save_ranks`` says so."""
+        if not self.config["save_ranks"] or self.ranks is None or not Processes.current().is_first:
+            return
+        checkpoint = Path(self.saved_model_file)
+        file = self.ranks_file or checkpoint.with_name(f"{checkpoint.stem}-ranks.parquet")
+        try:
+            write_ranks(self.ranks, dataset, file)
+        except OSError as error:
+            getLogger().warning("%s: cannot be written (%s)", file, error)
+        else:
+            self.logger.info("the ranks of every target are in %s", file)
+
     @torch.no_grad()
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
     ) -> OrderedDict[str, float] | None:
         """Evaluate as RecBole's ``Trainer.evaluate``; full ranking is exact and carries both protocols.
 
-        The ranks of every row are kept in ``self.ranks``.
+        The ranks of every row are kept in ``self.ranks``. Of the best weights of this run they are written too, see
+        ``save_ranks``.
 
         Parameters
         ----------
@@ -98,6 +116,8 @@ class ExactEvaluation:
             self.logger.info("evaluating the weights of %s", path)
         rounded = self._rounded(self._evaluate(eval_data, show_progress))
         if isinstance(eval_data, (FullSortEvalDataLoader, WholeSplit)):
+            if load_best_model and model_file is None:
+                self._write_ranks(eval_data.dataset)
             self.wandblogger.log_eval_metrics(rounded, head="eval")
         return rounded
 

@@ -14,7 +14,6 @@ from recbole.utils import get_model
 
 from nestrec_recbole.encode.dataset import looks_at_items
 from nestrec_recbole.errors import NestRecError, unknown
-from nestrec_recbole.evaluate.ranking import write_ranks
 from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.fingerprints import base_files, code_version, data_files
 from nestrec_recbole.processes import Processes
@@ -195,10 +194,9 @@ def _run_stage(stage: _Stage) -> dict[str, Any]:
     result |= {"before": stage.before, "valid_score": score, "valid": valid, "history": trainer.history}
     result["weights"] = str(stage.weights)
     if stage.is_last:
+        trainer.ranks_file = place / "ranks.parquet"
         result["test"] = trainer.evaluate(test_data, show_progress=config["show_progress"])
     if Processes.current().is_first:
-        if result.get("test") is not None:
-            write_ranks(trainer.ranks, test_data.dataset, place / "ranks.parquet")
         with written_whole(stage.about) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n")
         last.unlink(missing_ok=True)

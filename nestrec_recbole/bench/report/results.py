@@ -159,6 +159,21 @@ def read_run(folder: str | Path) -> Record:
     return _read_records(folder)[0]
 
 
+def read_ranks_file(path: str | Path) -> Record:
+    """A run of which nothing is known but its ranks, such as ``nestrec run``, ``pipeline`` and ``quickstart`` leave.
+
+    Raises
+    ------
+    NestRecError
+        As :func:`~nestrec_recbole.evaluate.saved.read_ranks`.
+    """
+    path = Path(path)
+    name = path.parent.name if path.stem == "ranks" else path.stem.removesuffix("-ranks")
+    record = Record(path.parent, key="", row=name, model="", dataset="", data="", seed=0, status="finished")
+    record.ranks = read_ranks(path)
+    return record
+
+
 def _read_records(folder: str | Path) -> list[Record]:
     """One run, once for each row that shares it."""
     path = Path(folder) / "run.json"
