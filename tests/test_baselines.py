@@ -272,7 +272,7 @@ def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> Non
     assert evaluate_ranks(ranks, ["ndcg"], [10])["ndcg@10"] == pytest.approx(expected["ndcg@10"], abs=1e-4)
     if model in ("GRU4Rec", "BERT4Rec"):
         recommender = Recommender.load(trainer.saved_model_file)
-        history = [str(token) for token in recommender.tokens[[1, 2, 3]]]
+        history = [str(token) for token in recommender.catalogue.tokens[[1, 2, 3]]]
         ((first, score), *_) = recommender.recommend([history], k=3)[0]
         assert first not in history and first != "[PAD]" and np.isfinite(score)
     if model == "ItemKNN":

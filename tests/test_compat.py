@@ -233,7 +233,7 @@ def test_a_checkpoint_of_recboles_recommends(build: Callable[..., Any]) -> None:
     trainer = Trainer(config, model)
     trainer.fit(train_data, valid_data)
     recommender = Recommender.load(trainer.saved_model_file)
-    history = [[str(token) for token in recommender.tokens[1:4]]]
+    history = [[str(token) for token in recommender.catalogue.tokens[1:4]]]
     assert len(recommender.recommend(history, k=3)[0]) == 3
     with pytest.raises(NestRecError, match="need a checkpoint of this package"):
         recommender.recommend(history, novelty=0.5)

@@ -230,7 +230,7 @@ def test_vectors_are_what_scores_are_made_of(checkpoint: str) -> None:
     recommender = Recommender.load(checkpoint)
     tokens, vectors = recommender.item_vectors()
     scores = dict(recommender.recommend([["i3", "i4"]], k=50)[0])
-    items = torch.tensor([[recommender.id_of["i3"], recommender.id_of["i4"]]])
+    items = torch.tensor([[recommender.catalogue.id_of["i3"], recommender.catalogue.id_of["i4"]]])
     with torch.no_grad():
         state = recommender.model.encode({recommender.model.ITEM_SEQ: items})[0, -1].numpy()
     assert scores == pytest.approx({t: float(state @ v) for t, v in zip(tokens, vectors, strict=True) if t in scores})

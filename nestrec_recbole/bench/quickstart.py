@@ -89,7 +89,7 @@ def examples(recommender: Recommender, test: Any, n_users: int = 3, k: int = 5) 
     lines = []
     for row, history, items in zip(rows, histories, recommender.recommend(histories, k=k), strict=True):
         user = test.field2id_token[test.uid_field][test.users[row]]
-        target = str(recommender.tokens[test.items[test.ends[row]]])
+        target = str(recommender.catalogue.tokens[test.items[test.ends[row]]])
         lines.append(f"User {user} last saw: " + "; ".join(titles.get(t, t) for t in history[-5:]))
         for place, (token, score) in enumerate(items, start=1):
             mark = "  <- taken next" if token == target else ""

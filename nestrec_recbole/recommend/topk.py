@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, GPU_SCORES
+from nestrec_recbole.recommend.catalogue import Catalogue, refuse_text
 from nestrec_recbole.recommend.history import HistoryItem, item_of
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
 from nestrec_recbole.recommend.scoring import history_columns, leave_out, score_histories
@@ -36,6 +36,8 @@ class Recommender:
 
     Attributes
     ----------
+    catalogue : nestrec_recbole.recommend.catalogue.Catalogue
+        The items, by token and by id.
     histories : nestrec_recbole.data.dataset.SequenceDataset
         Where users have taken what: ``dataset``, or what :meth:`load_histories` has read.
 
@@ -51,11 +53,8 @@ class Recommender:
             raise NestRecError(f"{type(model).__name__} reads no history of items: it cannot recommend for one")
         self.model, self.dataset = model.eval(), dataset
         self.histories = dataset
-        self.tokens: np.ndarray = dataset.field2id_token[dataset.iid_field]
-        self.id_of: dict[str, int] = dict(dataset.field2token_id[dataset.iid_field])
-        rankable = getattr(dataset, "rankable", None)  # RecBole's own datasets have no domains
+        self.catalogue = Catalogue(dataset)
         self._added: list[list[UnseenField]] = []
-        self.not_ranked = torch.from_numpy(np.arange(dataset.item_num) == 0 if rankable is None else ~rankable)
 
     @classmethod
     def load(cls, path: str | Path, data_path: str | None = None, feature_path: str | None = None) -> Recommender:
@@ -120,30 +119,25 @@ class Recommender:
         ]
         new: dict[str, HistoryItem] = {}
         for item in given:
-            if not self.knows(item.token):
+            if item.token not in self.catalogue:
                 new[item.token] = new[item.token].with_more(item) if item.token in new else item
         unseen = Unseen([], [], {}, [])
         if new:
             unseen = encode_items(self.model, self.dataset, list(new.values()))
             self._append(unseen)
         if recommendable:
-            ids = [number for number in (self.id_of[item.token] for item in given) if number >= self.dataset.item_num]
-            n_more = max(ids, default=-1) + 1 - len(self.not_ranked)
-            self.not_ranked = F.pad(self.not_ranked, (0, max(0, n_more)), value=True)
-            self.not_ranked[ids] = False
+            self.catalogue.list_too(item.token for item in given if self._is_added(item.token))
         return unseen
+
+    def _is_added(self, token: str) -> bool:
+        return self.catalogue.id_of[token] >= self.dataset.item_num
 
     def _append(self, unseen: Unseen) -> None:
         self.model.add_items([one.values for one in unseen.fields], [one.mask for one in unseen.fields])
-        self.id_of |= {token: len(self.tokens) + place for place, token in enumerate(unseen.tokens)}
-        self.tokens = np.r_[self.tokens, np.array(unseen.tokens, dtype=object)]
+        self.catalogue.append(unseen.tokens)
         self._added.append(unseen.fields)
         for derived in ("_features", "_information"):
             vars(self).pop(derived, None)
-
-    def knows(self, token: str) -> bool:
-        """Whether an item may stand in a history."""
-        return token in self.id_of and token != "[PAD]"
 
     @torch.no_grad()
     def recommend(
@@ -191,26 +185,26 @@ class Recommender:
             histories, or a model that was trained with ``coordinates``.
         """
         _positive(k)
-        hidden = self._hidden(only, exclude).to(self.model.device)
+        unlisted = self.catalogue.unlisted(only, exclude).to(self.model.device)
         choose = chooser(diversity, novelty, lambda: self._features, lambda: self._information)
         if users is not None and len(users) != len(histories):
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
-        rows = [self._ids(number, history) for number, history in enumerate(histories)]
+        rows = [self._read(number, history) for number, history in enumerate(histories)]
         columns = history_columns(self.model, self.dataset, rows, times)
         known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
-        most = CPU_SCORES if hidden.device.type == "cpu" else GPU_SCORES
-        at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, most // len(self.tokens)))
+        most = CPU_SCORES if unlisted.device.type == "cpu" else GPU_SCORES
+        at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, most // len(self.catalogue)))
         lists: list[list[tuple[str, float]]] = []
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             own = None if known_users is None else known_users[part]
             of_part = {name: column[part] for name, column in columns.items()}
-            scores = score_histories(self.model, self.dataset, of_part, own)[:, : len(hidden)]
-            scores[:, hidden] = -torch.inf
+            scores = score_histories(self.model, self.dataset, of_part, own)[:, : len(unlisted)]
+            scores[:, unlisted] = -torch.inf
             if exclude_seen:
                 leave_out(scores, rows[part])
             scores = scores.cpu() if diversity or novelty else scores  # as what lists are re-ranked by
-            lists += self._named(*choose(scores, min(k, scores.shape[1] - 1)))
+            lists += self.catalogue.named(*choose(scores, min(k, scores.shape[1] - 1)))
         return lists
 
     def recommend_users(self, users: Sequence[str], k: int = 10, **how: Any) -> dict[str, list[tuple[str, float]]]:
@@ -233,8 +227,8 @@ class Recommender:
         NestRecError
             When a user is not in the dataset, or has no interaction there; else as :meth:`recommend`.
         """
-        _refuse_text("users", users)
-        histories, times = self._known_parts(*histories_of(self.histories, users))
+        refuse_text("users", users)
+        histories, times = self.catalogue.known_parts(*histories_of(self.histories, users))
         lists: dict[str, list[tuple[str, float]]] = {user: [] for user in users}
         known = self.dataset.field2token_id[self.dataset.uid_field]
         for are_known in (True, False):
@@ -260,7 +254,7 @@ class Recommender:
         if not hasattr(self.model, "item_table"):
             raise NestRecError(f"{type(self.model).__name__} has no vectors of items; a model of this package does")
         table = self.model.remember("item_table", self.model.item_table).detach().float().cpu()
-        return [str(token) for token in self.tokens[1:]], table[1 : len(self.tokens)].numpy()
+        return [str(token) for token in self.catalogue.tokens[1:]], table[1 : len(self.catalogue)].numpy()
 
     def similar_items(
         self, items: Sequence[str], k: int = 10, only: Iterable[str] | None = None, exclude: Iterable[str] = ()
@@ -285,40 +279,11 @@ class Recommender:
         NestRecError
             When an item is unknown, or the model has no vectors of items.
         """
-        _refuse_text("items", items)
-        hidden, ids = self._hidden(only, exclude), torch.tensor(self._known_ids("items", items), dtype=torch.long)
+        unlisted = self.catalogue.unlisted(only, exclude)
+        ids = torch.tensor(self.catalogue.ids("items", items), dtype=torch.long)
         table = F.pad(torch.from_numpy(self.item_vectors()[1]), (0, 0, 1, 0))
-        hidden = F.pad(hidden, (0, len(table) - len(hidden)), value=True)
-        return self._named(*nearest(table, ids, _positive(k), hidden))
-
-    def _known_parts(
-        self, histories: list[list[str]], times: list[list[int]] | None
-    ) -> tuple[list[list[str]], list[list[int]] | None]:
-        """Histories, and their times, without the items that the model does not know."""
-        kept = [[place for place, item in enumerate(history) if self.knows(item)] for history in histories]
-        n_unknown = sum(map(len, histories)) - sum(map(len, kept))
-        if n_unknown:
-            getLogger().warning(
-                "%d of %d interactions are with items that the model does not know, and are passed over; add_items "
-                "lets it read them by their content",
-                n_unknown,
-                sum(map(len, histories)),
-            )
-        parts = [[history[place] for place in places] for history, places in zip(histories, kept, strict=True)]
-        if times is None:
-            return parts, None
-        return parts, [[of[place] for place in places] for of, places in zip(times, kept, strict=True)]
-
-    def _hidden(self, only: Iterable[str] | None, exclude: Iterable[str]) -> torch.Tensor:
-        """Which of the ranked items may not be listed: (n_ranked,) bool."""
-        _refuse_text("only", only)
-        _refuse_text("exclude", exclude)
-        named = {"only": [] if only is None else list(only), "exclude": list(exclude)}
-        forbidden = torch.full((len(self.not_ranked),), only is not None)
-        for name, tokens in named.items():
-            ids = self._known_ids(name, tokens)
-            forbidden[[number for number in ids if number < len(forbidden)]] = name == "exclude"
-        return self.not_ranked | forbidden
+        unlisted = F.pad(unlisted, (0, len(table) - len(unlisted)), value=True)
+        return self.catalogue.named(*nearest(table, ids, _positive(k), unlisted))
 
     @cached_property
     def _features(self) -> torch.Tensor:
@@ -328,38 +293,17 @@ class Recommender:
     @cached_property
     def _information(self) -> torch.Tensor:
         known = item_information(self.dataset)  # a new item is as little known as one that was taken once
-        return F.pad(known, (0, len(self.tokens) - len(known)), value=float(known.max()))
+        return F.pad(known, (0, len(self.catalogue) - len(known)), value=float(known.max()))
 
-    def _named(self, values: torch.Tensor, items: torch.Tensor) -> list[list[tuple[str, float]]]:
-        """Lists (B, k) of scores and item ids as pairs of token and score; what was left out stays out."""
-        return [
-            [(str(self.tokens[i]), v) for i, v in zip(ids, vs, strict=True) if v > -np.inf]
-            for ids, vs in zip(items.tolist(), values.tolist(), strict=True)
-        ]
-
-    def _ids(self, number: int, history: Sequence[str]) -> list[int]:
-        _refuse_text(f"history {number}", history)
-        if not len(history):
+    def _read(self, number: int, history: Sequence[str]) -> list[int]:
+        ids = self.catalogue.ids(f"history {number}", history)
+        if not ids:
             raise NestRecError(f"history {number} is empty: expected at least one item")
-        return self._known_ids(f"history {number}", history)
-
-    def _known_ids(self, where: str, tokens: Iterable[str]) -> list[int]:
-        tokens = [str(token) for token in tokens]
-        unknown = [token for token in tokens if not self.knows(token)]
-        if unknown:
-            raise NestRecError(f"{where}: item {unknown[0]!r} is not in dataset {self.dataset.dataset_name!r}")
-        return [self.id_of[token] for token in tokens]
+        return ids
 
     def titles(self, field: str | None = None) -> dict[str, str]:
         """Item token to title: column ``field`` of the ``.item`` file, or its first column named like a title."""
         return item_titles(self.dataset.config, field)
-
-
-def _refuse_text(name: str, given: Any) -> None:
-    """A text is a sequence of texts, too."""
-    if isinstance(given, str):
-        what = "users" if name == "users" else "items"
-        raise NestRecError(f"{name} is {given!r}: expected a list of {what}, not one")
 
 
 def _positive(k: int) -> int:
