@@ -469,6 +469,30 @@ def test_rounded_times_are_told(tmp_path: Path) -> None:
     assert report["notes"][ROUNDED] == 2 and "2 times rounded to whole ones" in short_table(report, tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_items_of_tables_and_of_histories_are_of_any_kind(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("user,sku,timestamp\nu,a,1\nu,b,2\n")
+    (tmp_path / "s.txt").write_text("u a b\n")
+    items, file = [{"sku": "a", "title": "x y"}, {"sku": "b", "title": "z"}], tmp_path / f"i{suffix}"
+    if suffix == ".jsonl":
+        write_lines(file, items)
+    else:
+        frame = pd.DataFrame(items)
+        frame.to_csv(file, index=False) if suffix == ".csv" else frame.to_parquet(file)
+    convert(table([tmp_path / "r.csv"], user="user", item="sku", items=file), "t", data_path=tmp_path)
+    convert(sequences(tmp_path / "s.txt", items=file, item_key="sku"), "s", data_path=tmp_path)
+    for name in "ts":
+        assert rows_of(tmp_path / name / f"{name}.item") == [("a", "x y"), ("b", "z")]
+
+
+def test_lists_of_lists_become_one(tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_text("u a b c d\n")
+    lists = {"a": [["Home", "Kitchen"], ["Sale"]], "b": ["Home", "Sale"], "c": [], "d": None}
+    write_lines(tmp_path / "i.jsonl", [{"item_id": item, "cats": cats} for item, cats in lists.items()])
+    convert(sequences(tmp_path / "s.txt", items=tmp_path / "i.jsonl"), "d", data_path=tmp_path)
+    assert [cats for _, cats in rows_of(tmp_path / "d" / "d.item")] == ["Home, Kitchen, Sale", "Home, Sale", "", ""]
+
+
 def test_the_summary_tells_types_and_what_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\n")
     (tmp_path / "i.csv").write_text("item_id,code,name\na,007,one day\nb,08,two\nb,09,three\n")

@@ -28,7 +28,7 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "lines of `user item item ...` or `user item|time ...`",
         {
             "path": _FILE,
-            "--items": {**_FILE, "help": ".jsonl, or .tsv, .csv, .dat"},
+            "--items": {**_FILE, "help": ".jsonl, or a table: .csv, .tsv, .dat, .parquet"},
             "--item-columns": {**_NAMES, "help": "of a table without header"},
             "--item-key": {"default": "item_id", "metavar": "COLUMN"},
             "--users": {**_FILE, "help": "as --items"},
@@ -61,7 +61,7 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             "--time": {"default": "timestamp", "metavar": "COLUMN"},
             "--time-unit": {"default": "s", "choices": ("s", "ms")},
             "--rating": {"metavar": "COLUMN"},
-            "--items": {**_FILE, "help": "a table; its columns become item fields"},
+            "--items": {**_FILE, "help": "a table or .jsonl; its columns become item fields"},
             "--items-key": {"metavar": "COLUMN", "help": "default: as --item"},
             "--users": _FILE,
             "--users-key": {"metavar": "COLUMN"},

@@ -50,7 +50,7 @@ def read_fields(staging: Staging, source: Source, table: str, key: str, new_key:
     """Create ``table`` of all columns of a source, for the keys in ``among``, and find out what they hold.
 
     A column of numbers becomes ``float``, one of single words ``token``, any other ``token_seq``; lists are joined by
-    a comma. Where a file says what is text and what a number, it is believed.
+    a comma, and lists of lists too. Where a file says what is text and what a number, it is believed.
 
     Raises
     ------
@@ -135,7 +135,9 @@ def _json_value(staging: Staging, key: str) -> str:
     kinds = {kind for (kind,) in staging.run(f"SELECT DISTINCT json_type({at}) FROM untyped")} - {None, "NULL"}
     if kinds and kinds <= {"DOUBLE", "BIGINT", "UBIGINT", "HUGEINT"}:
         return f"(json ->> {_pointer(key)})::DOUBLE"
-    items = f"array_to_string(({at}) ->> '$[*]', ', ')"
+    # Lists of lists, such as paths of categories, are made one.
+    parts = f"CASE json_type({at}, '$[0]') WHEN 'ARRAY' THEN ({at}) ->> '$[*][*]' ELSE ({at}) ->> '$[*]' END"
+    items = f"array_to_string({parts}, ', ')"
     return f"CASE json_type({at}) WHEN 'ARRAY' THEN {items} ELSE json ->> {_pointer(key)} END"
 
 

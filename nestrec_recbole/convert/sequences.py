@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nestrec_recbole.convert.attributes import attribute_source
 from nestrec_recbole.convert.corpus import PLACE, Corpus, Locate, record_of
-from nestrec_recbole.convert.delimited import DELIMITERS, Delimited
 from nestrec_recbole.convert.fields import fields_reader
-from nestrec_recbole.convert.jsonlines import JsonObjects
-from nestrec_recbole.convert.lines import check_files, extension
-from nestrec_recbole.convert.sources import Lines, Source
+from nestrec_recbole.convert.lines import check_files
+from nestrec_recbole.convert.sources import Lines
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.errors import NestRecError
 
@@ -35,7 +34,7 @@ def sequences(
     path : str or Path
         Words parted by white space: the user, then its items, oldest first, each perhaps with ``|`` and a whole number.
     items, users : str or Path, optional
-        ``.jsonl``, or a table: ``.tsv``, ``.csv``, ``.dat`` (parted by ``::``), perhaps with ``.gz`` behind it.
+        What :func:`~nestrec_recbole.convert.attributes.attribute_source` reads, such as ``.jsonl`` or ``.csv``.
     item_columns, user_columns : tuple of str, optional
         Names of a table's columns where it has no header.
     item_key, user_key : str
@@ -68,17 +67,6 @@ def sequences(
             "quoted": quoted,
         },
     )
-
-
-def attribute_source(path: str | Path, columns: tuple[str, ...] | None, quoted: bool = False) -> Source:
-    """Choose how to read a file of items or users by its extension; ``quoted`` as in :func:`sequences`."""
-    files = check_files([path])
-    kind = extension(files[0])
-    if kind in (".jsonl", ".json"):
-        return JsonObjects(files)
-    if kind not in DELIMITERS:
-        raise NestRecError(f"{path}: expected a name that ends in .jsonl, {', '.join(DELIMITERS)}, and perhaps .gz")
-    return Delimited.of(files, columns, quoted)
 
 
 def _has_times(source: Lines) -> bool:

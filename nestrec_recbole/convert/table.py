@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nestrec_recbole.convert.attributes import attribute_source
 from nestrec_recbole.convert.corpus import ROUNDED, Corpus, Locate, record_of
 from nestrec_recbole.convert.delimited import Delimited
 from nestrec_recbole.convert.fields import fields_reader
@@ -41,7 +42,7 @@ def table(
         Columns of the interactions. A time is a number, rounded to a whole one, or a date with or without a time of
         day (UTC, unless it says its offset), which becomes whole seconds since 1970, or milliseconds.
     items, users : str or Path, optional
-        All their columns become fields.
+        All their columns become fields. As tables of interactions are, or ``.jsonl``.
     items_key, users_key : str, optional
         Their id columns; called as in the interactions by default.
     time_unit : str
@@ -57,7 +58,9 @@ def table(
         A missing file, or a column that is not there.
     """
     source = table_source(paths, quoted, delimiter)
-    item_source, user_source = (table_source([path], quoted, delimiter) if path else None for path in (items, users))
+    item_source, user_source = (
+        attribute_source(path, None, quoted, delimiter) if path else None for path in (items, users)
+    )
     item_key, user_key = items_key or item, users_key or user
     sources = [found for found in (source, item_source, user_source) if found]
     columns = {"user_id": user, "item_id": item, "timestamp": time} | ({"rating": rating} if rating else {})
