@@ -44,7 +44,7 @@ def test_quickstart_writes_table_examples_results_and_curves(
     assert said.count("last saw: ") == 3 and said.count("  5. ") == 3
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"results.json", "curves.png", "NestRec.safetensors", "FastSASRec.safetensors"} <= names
-    ranks = pd.read_parquet(tmp_path / "out/NestRec.parquet")
+    ranks = pd.read_parquet(tmp_path / "out/NestRec-ranks.parquet")
     assert len(ranks) == 943 and ranks.user.is_unique
     hits = ranks["rank"] <= 10
     assert (hits / np.log2(1 + ranks["rank"])).mean() == pytest.approx(runs[2].metrics["ndcg@10"])

@@ -392,6 +392,7 @@ def test_compare_files_of_ranks(
     assert [line for line in plain.split("\n") if line[:3] not in ("A  ", "B  ")] == [
         line for line in expected.split("\n") if line[:3] not in ("A  ", "B  ")
     ]
+    assert main(["compare", "NestRec-now.safetensors", files[1]]) == 0 and capsys.readouterr().out == plain
     assert main(["compare", files[0], folders[1]]) == 0 and dataset in capsys.readouterr().out
     assert main(["compare", files[0], "none.parquet"]) == 2
     assert "none.parquet: missing" in capsys.readouterr().err

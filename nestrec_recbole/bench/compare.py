@@ -12,6 +12,7 @@ from nestrec_recbole.bench.report.rows import RowResult, compare_rows, spoken
 from nestrec_recbole.bench.report.summary import p_value
 from nestrec_recbole.bench.report.tables import OF_USERS
 from nestrec_recbole.errors import NestRecError, unknown
+from nestrec_recbole.evaluate.saved import ranks_beside
 from nestrec_recbole.evaluate.significance import LEVEL, Comparison, verdict
 
 
@@ -21,8 +22,8 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
     Parameters
     ----------
     a, b : str
-        Folders of runs (``<results>/<suite>/runs/<key>``), Parquet files of ranks, as ``nestrec run`` leaves them, or
-        names of rows in ``folder``, over all their seeds.
+        Folders of runs (``<results>/<suite>/runs/<key>``), checkpoints with their ranks beside them, files of ranks
+        (``.parquet``), or names of rows in ``folder``, over all their seeds.
     metric : str
         Such as ``ndcg@10_f``.
     folder : str, optional
@@ -37,7 +38,7 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
 
     Examples
     --------
-    >>> a, b = "runs/quickstart/NestRec.parquet", "runs/quickstart/FastSASRec.parquet"
+    >>> a, b = "runs/quickstart/NestRec.safetensors", "runs/quickstart/FastSASRec.safetensors"
     >>> print(compare_runs(a, b, "ndcg@10_f"))  # doctest: +SKIP
     """
     sides = [_row(name, folder, dataset) for name in (a, b)]
@@ -48,8 +49,9 @@ def compare_runs(a: str, b: str, metric: str, folder: str | None = None, dataset
 def _row(name: str, folder: str | None, dataset: str | None) -> RowResult:
     if (Path(name) / "run.json").is_file():
         return _checked(RowResult(name, [read_run(name)]))
-    if Path(name).suffix == ".parquet":
-        return RowResult(name, [read_ranks_file(name)])
+    if Path(name).suffix in (".parquet", ".safetensors"):
+        path = Path(name) if Path(name).suffix == ".parquet" else ranks_beside(name)
+        return RowResult(name, [read_ranks_file(path)])
     if folder is None:
         raise NestRecError(
             f"{name}: no folder of a run (no run.json in it); rows of a suite need --in FOLDER, ranks end in .parquet"

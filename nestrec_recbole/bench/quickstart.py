@@ -30,7 +30,7 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     """Train two models on the ml-100k that ships inside RecBole and compare them with popularity.
 
     Prints a table and, for three users, their last items and five recommendations. Writes ``results.json``,
-    ``curves.png``, the checkpoints and every user's ranks (``.parquet``) to ``folder``.
+    ``curves.png``, the checkpoints and every user's ranks (``<model>-ranks.parquet``) to ``folder``.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.evaluate.beyond import diversity
 from nestrec_recbole.evaluate.metrics import coverage, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
+from nestrec_recbole.evaluate.saved import ranks_beside
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
 from nestrec_recbole.train.prepare import configure, prepare
@@ -79,7 +80,7 @@ def train_and_rank(model: str, dataset: str, settings: dict[str, Any]) -> Traine
 def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path | None = None) -> tuple[Run, Any, Any]:
     """Train any model, choose the epoch on validation data, and evaluate the test data once.
 
-    With a ``checkpoint`` path, the weights are moved there and every user's ranks are written beside, as ``.parquet``.
+    With a ``checkpoint`` path, the weights are moved there and every user's ranks are written beside.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def train(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path |
     done = train_and_rank(model, dataset, settings)
     trainer, seed = done.trainer, done.trainer.config["seed"]
     if checkpoint is not None:
-        write_ranks(done.ranks, done.test, checkpoint.with_suffix(".parquet"))
+        write_ranks(done.ranks, done.test, ranks_beside(checkpoint))
         with written_whole(checkpoint) as draft:
             shutil.move(trainer.saved_model_file, draft)
     metrics, seconds = metrics_of_ranks(done.ranks, trainer.config["topk"]), done.seconds["train"]

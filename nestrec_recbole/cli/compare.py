@@ -1,4 +1,4 @@
-"""Test whether one run is better than another: nestrec compare A B, folders, files of ranks or rows of a suite."""
+"""Test whether one run is better than another: nestrec compare A B, checkpoints, folders or rows of a suite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("a", metavar="RUN_A", help="folder of a run, ranks (.parquet), or with --in a row of the suite")
+    parser.add_argument(
+        "a", metavar="RUN_A", help="checkpoint, ranks (.parquet), folder of a run, or with --in a row of the suite"
+    )
     parser.add_argument("b", metavar="RUN_B")
     parser.add_argument("--in", dest="folder", metavar="FOLDER", help="results folder of a suite")
     parser.add_argument("--dataset", help="where the rows were run on several")

@@ -16,6 +16,12 @@ _RANK_OF = {"": "rank", "_f": "rank_unseen", "_c": "rank_candidates"}
 _NEEDS = {"cold": "hidden_items", "warm": "hidden_items", "new": "hidden_users", "known": "hidden_users"}
 
 
+def ranks_beside(checkpoint: str | Path) -> Path:
+    """Where the ranks of a run lie: ``<checkpoint without its suffix>-ranks.parquet``."""
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}-ranks.parquet")
+
+
 def read_ranks(path: str | Path) -> pd.DataFrame:
     """Read what ``write_ranks`` wrote, one row per held-out target.
 

@@ -16,6 +16,7 @@ from nestrec_recbole.data.loader import WholeSplit
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.evaluate.metrics import RANK_METRICS, evaluate_ranks, recbole_metrics
 from nestrec_recbole.evaluate.ranking import Ranks, rank_targets, write_ranks
+from nestrec_recbole.evaluate.saved import ranks_beside
 from nestrec_recbole.processes import Processes
 from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import load_weights, read_checkpoint
@@ -69,8 +70,7 @@ class ExactEvaluation:
         """Write the ranks of a split, where ``save_ranks`` says so."""
         if not self.config["save_ranks"] or self.ranks is None or not Processes.current().is_first:
             return
-        checkpoint = Path(self.saved_model_file)
-        file = self.ranks_file or checkpoint.with_name(f"{checkpoint.stem}-ranks.parquet")
+        file = self.ranks_file or ranks_beside(self.saved_model_file)
         try:
             write_ranks(self.ranks, dataset, file)
         except OSError as error:
