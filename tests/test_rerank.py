@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,32 @@ def test_the_command_lists_users(checkpoint: str, tmp_path: Path, capsys: pytest
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("of", [["i3", "i4"], ["--users", "u5"], ["--similar", "i3"]])
+def test_the_command_lists_what_may_be_listed(
+    of: list[str], checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stock, sold_out = tmp_path / "stock.txt", tmp_path / "sold out.txt"
+    stock.write_text("i1\ni2\ni7\nnever sold\n")
+    sold_out.write_text("i2\n")
+    ask = ["recommend", checkpoint, *of, "-k", "50", "--json"]
+
+    def listed(*options: str) -> set[str]:
+        assert main([*ask, *options]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        answer = answer if isinstance(answer, dict) else answer[0]
+        return {one["item"] for one in answer["recommendations"]}
+
+    everything = listed()
+    assert listed("--only", str(stock)) == everything & {"i1", "i2", "i7"}
+    assert listed("--exclude", str(sold_out)) == everything - {"i2"}
+    assert listed("--only", str(stock), "--exclude", str(sold_out)) == everything & {"i1", "i7"}
+    assert main([*ask, "--only", str(stock)]) == 0
+    assert "stock.txt: 1 of 4 items are unknown to the model" in capsys.readouterr().err
+    stock.write_text("never sold\n")
+    assert main([*ask, "--only", str(stock)]) == 2
+    assert "stock.txt: the model knows none of its items, 'never sold' the first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -161,7 +188,7 @@ def test_bad_requests(options: list[str], words: str, checkpoint: str, capsys: p
 def test_an_empty_file_of_users(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "none.txt").write_text("\n")
     assert main(["recommend", checkpoint, "--users-file", str(tmp_path / "none.txt")]) == 2
-    assert "names no user; expected a user id a line" in capsys.readouterr().err
+    assert "names no user; expected an id a line" in capsys.readouterr().err
 
 
 def test_a_single_interaction_is_a_history(tmp_path: Path, make_config: Any) -> None:

@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--diversity", type=float, default=0.0, help="0 to 1: how much unlike each other items should be"
     )
     parser.add_argument("--novelty", type=float, default=0.0, help="0 to 1: how little known items should be")
+    parser.add_argument(
+        "--only", metavar="FILE", help="item ids, one a line, that alone are listed, as what is in stock"
+    )
+    parser.add_argument("--exclude", metavar="FILE", help="item ids, one a line, that are not listed")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_places(parser)
 
@@ -88,6 +92,24 @@ def _load(options: Any) -> tuple[Any, dict[str, str]]:
     return recommender, {item.token: item.text for item in reversed(new) if item.text} | recommender.titles()
 
 
+def _listed(options: Any, recommender: Any) -> dict[str, list[str]]:
+    """What the files of ``--only`` and ``--exclude`` say may be listed, of what the model knows."""
+    from nestrec_recbole.errors import NestRecError
+    from nestrec_recbole.recommend.users import read_ids
+
+    found = {}
+    for name, file in (("only", options.only), ("exclude", options.exclude)):
+        if file:
+            ids = read_ids(file, "item")
+            found[name] = [one for one in ids if one in recommender.catalogue]
+            if not found[name]:
+                raise NestRecError(f"{file}: the model knows none of its items, {ids[0]!r} the first; one id a line")
+            if len(found[name]) < len(ids):
+                n_unknown = len(ids) - len(found[name])
+                print(f"nestrec: {file}: {n_unknown:,} of {len(ids):,} items are unknown to the model", file=sys.stderr)
+    return found
+
+
 def _say(unseen: Any, n_items: int) -> None:
     """Say on stderr what the catalogue does not know."""
     for line in (*unseen.problems, unseen.summary(n_items)):
@@ -102,7 +124,7 @@ def _for_history(options: Any, how: dict[str, Any]) -> int:
     recommender, titles = _load(options)
     unseen = recommender.add_items(history) if history else None
     tokens = [item.token for item in history] or options.items
-    found = recommender.recommend([tokens], **how)[0]
+    found = recommender.recommend([tokens], **how, **_listed(options, recommender))[0]
     if unseen is not None:
         _say(unseen, len(tokens))
     if not options.json:
@@ -123,20 +145,21 @@ def _for_history(options: Any, how: dict[str, Any]) -> int:
 def _similar(options: Any) -> int:
     """Print a list for each item, each line beginning with it."""
     recommender, titles = _load(options)
-    lists = dict(zip(options.items, recommender.similar_items(options.items, options.k), strict=True))
+    found = recommender.similar_items(options.items, options.k, **_listed(options, recommender))
+    lists = dict(zip(options.items, found, strict=True))
     return _print_lists("item", lists, titles, options.json)
 
 
 def _for_users(options: Any, how: dict[str, Any]) -> int:
     """Print the lists of users, each line beginning with the user."""
-    from nestrec_recbole.recommend.users import read_users, sample_users
+    from nestrec_recbole.recommend.users import read_ids, sample_users
 
     recommender, titles = _load(options)
-    users = options.users or (read_users(options.users_file) if options.users_file else [])
+    users = options.users or (read_ids(options.users_file, "user") if options.users_file else [])
     if options.histories_in:
         recommender.load_histories(options.histories_in)
     users = users or sample_users(recommender.histories, options.sample)
-    lists = recommender.recommend_users(users, **how)
+    lists = recommender.recommend_users(users, **how, **_listed(options, recommender))
     return _print_lists("user", lists, titles, options.json)
 
 

@@ -88,19 +88,19 @@ def sample_users(dataset: SequenceDataset, n: int, seed: int = 0) -> list[str]:
     return dataset.field2id_token[dataset.uid_field][drawn].astype(str).tolist()
 
 
-def read_users(path: str | Path) -> list[str]:
-    """User tokens of a text file, one a line; empty lines are passed over.
+def read_ids(path: str | Path, of: str) -> list[str]:
+    """Tokens of a text file, one a line, ``of`` users or items; empty lines are passed over.
 
     Raises
     ------
     NestRecError
-        When the file is not there, is no UTF-8 text, or names nobody.
+        When the file is not there, is no UTF-8 text, or names none.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise NestRecError(f"{path}: cannot be read as text ({error}); expected a user id a line") from None
-    users = [line.strip() for line in lines if line.strip()]
-    if not users:
-        raise NestRecError(f"{path}: names no user; expected a user id a line")
-    return users
+        raise NestRecError(f"{path}: cannot be read as text ({error}); expected an id of {of}s a line") from None
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise NestRecError(f"{path}: names no {of}; expected an id a line")
+    return ids
