@@ -272,6 +272,18 @@ def test_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "nestrec: error" in capsys.readouterr().err
 
 
+def test_interrupted_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nestrec_recbole.run_recbole", interrupt)
+    assert main(["run", "--model", "FastSASRec", "--dataset", "ml-100k"]) == 130
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("nestrec: interrupted; with --checkpoint_last=True, `nestrec resume") and said.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax", "gbce", "info_nce"])
 @pytest.mark.parametrize(
     "sequences",

@@ -485,6 +485,33 @@ def test_items_of_tables_and_of_histories_are_of_any_kind(suffix: str, tmp_path:
         assert rows_of(tmp_path / name / f"{name}.item") == [("a", "x y"), ("b", "z")]
 
 
+def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,c,3\nu,d,4\n")
+    (tmp_path / "i.csv").write_text('item_id,price,year\na,9.5,1\nb,"1,214.99",2\nc,inf,3\nd,,4\n')
+    corpus = table([tmp_path / "r.csv"], items=tmp_path / "i.csv")
+    report = convert(corpus, "d", Options(fields=("price:float", "year")), data_path=tmp_path)
+    said = "2 values are no numbers and count as missing, of field price, such as '1,214.99'"
+    assert said in short_table(report, tmp_path) and report["fields"] == {"price": 0.25, "year": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ((86_400, 1_711_852_200), "86400 to 1711852200 (s), 1970-01-02 to 2024-03-31"),
+        ((1_711_852_200_000, 1_711_852_200_001), "after the year 2200: are they in milliseconds? See --time-unit"),
+    ],
+)
+def test_times_are_told_as_dates(times: tuple[int, int], said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(f"user_id,item_id,timestamp\nu,a,{times[0]}\nu,b,{times[1]}\n")
+    assert said in short_table(convert(table([tmp_path / "r.csv"]), "d", data_path=tmp_path), tmp_path)
+
+
+def test_nothing_is_left_of_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("user_id,item_id,timestamp,stars\nu,a,1,***\nu,b,2,**\n")
+    with pytest.raises(NestRecError, match=r"r.csv: line 2: stars is '\*\*\*', expected a number"):
+        convert(table([tmp_path / "r.csv"], rating="stars"), "d", Options(drop_bad_rows=True), data_path=tmp_path)
+
+
 def test_lists_of_lists_become_one(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("u a b c d\n")
     lists = {"a": [["Home", "Kitchen"], ["Sale"]], "b": ["Home", "Sale"], "c": [], "d": None}

@@ -63,6 +63,18 @@ def test_every_run_leaves_its_curves(tmp_path: Path, drawn: list[Figure]) -> Non
     assert picture.is_file() and drawn[1].axes[0].lines[0].get_xdata().tolist() == [1, 2, 3]
 
 
+def test_resuming_from_elsewhere_leaves_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "data", "small", SEQUENCES)
+    monkeypatch.chdir(tmp_path)
+    run_recbole("FastSASRec", "small", config_dict={**SMALL, "checkpoint_last": True, "checkpoint_dir": "weights"})
+    (last,) = tmp_path.glob("weights/*-last.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = sorted(tmp_path.glob("weights/*"))
+    assert resume(last, data_path=str(tmp_path / "data"))["test_result"]
+    assert not list(Path().glob("weights*")) and sorted(tmp_path.glob("weights/*")) == before
+
+
 @pytest.mark.parametrize("model", ["FastSASRec", "Pop"])
 def test_a_run_leaves_the_ranks_of_its_targets(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data", "small", SEQUENCES)

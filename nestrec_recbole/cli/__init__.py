@@ -27,7 +27,7 @@ from nestrec_recbole.cli import (
 from nestrec_recbole.errors import where_raised
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help. It may
-# say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models) and WORDS.
+# say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models), WORDS, and GOES_ON, what to do after Ctrl-C.
 VERBS = {
     "quickstart": quickstart,
     "convert": convert,
@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # what reads the output has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 0
+    except KeyboardInterrupt:
+        print(f"nestrec: interrupted{getattr(verb, 'GOES_ON', '')}", file=sys.stderr)
+        return 130  # as shells have it
     except (ValueError, NotImplementedError, OSError, ImportError) as error:  # NestRecError, and RecBole's own
         said = " ".join(str(error).split())
         print(f"nestrec: {said or f'{type(error).__name__} ({where_raised(error)})'}", file=sys.stderr)

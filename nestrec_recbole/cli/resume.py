@@ -9,6 +9,7 @@ from nestrec_recbole.cli.places import add_places
 from nestrec_recbole.cli.run import print_metrics
 
 TAKES_MODELS = True
+GOES_ON = "; the same command goes on after the last epoch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

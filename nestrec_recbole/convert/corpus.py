@@ -14,6 +14,7 @@ from nestrec_recbole.convert.staging import Staging
 PLACE = "place in the history"  # the time unit of corpora that have no times
 ROUNDED = "times rounded to whole ones, which may have lost their order"  # a note
 REPEATED = "repeated records left out, of"  # a note, of items and of users
+NO_NUMBERS = "values are no numbers and count as missing, of field"  # a note
 DROPPED = "rows left out, without a time, an id or a rating"
 UNITS = ("s", "ms", PLACE)
 RESERVED = ("user_id", "item_id", "rating", "timestamp")  # columns of .inter: no other field may have their names

@@ -174,6 +174,18 @@ def _kind(staging: Staging, table: str, field: str, untyped: bool) -> str:
     return "token_seq" if phrases else "token"
 
 
+def values_that_are_no_numbers(staging: Staging, kind: str, fields: Fields) -> dict[str, tuple[int, str]]:
+    """Of the ``float`` among the fields of ``item`` or ``user``: how many values are lost, where some are, and one."""
+    found = {}
+    for field in (field for field, type_ in fields.items() if type_ == "float"):
+        value = f"{name(field)}::VARCHAR"
+        lost = f"trim({value}) <> '' AND NOT coalesce(isfinite(TRY_CAST({value} AS DOUBLE)), false)"
+        n, example = staging.run(f"SELECT count(*), min({value}) FROM raw_{kind}s WHERE {lost}")[0]
+        if n:
+            found[field] = (n, example)
+    return found
+
+
 def write_fields(
     staging: Staging,
     kind: str,

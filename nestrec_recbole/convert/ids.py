@@ -26,6 +26,9 @@ def number_ids(staging: Staging, corpus: Corpus, locate: Locate, drop_bad_rows: 
         bad_ids = [f"{key} IS NULL OR regexp_matches({key}, '{_NO_ID}')" for key in ("user_id", "item_id")]
         unusable = " OR ".join([_BAD_TIME, *bad_ids, *([bad_rating] if has_rating else [])])
         corpus.notes[DROPPED] = staging.value(f"SELECT count(*) FROM raw WHERE {unusable}")
+        if corpus.notes[DROPPED] == staging.value("SELECT count(*) FROM raw"):
+            drop_bad_rows = False  # nothing would be left: say what is wrong with the first
+    if drop_bad_rows:
         # A table anew: DuckDB may number rows otherwise after a DELETE, and reviews are found by these numbers.
         staging.run(f"CREATE TABLE usable AS SELECT * FROM raw WHERE NOT ({unusable})")
         staging.run("DROP TABLE raw")

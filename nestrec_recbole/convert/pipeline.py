@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import REPEATED, Corpus, Fields, keep_first
-from nestrec_recbole.convert.fields import choose, write_fields
+from nestrec_recbole.convert.corpus import NO_NUMBERS, REPEATED, Corpus, Fields, keep_first
+from nestrec_recbole.convert.fields import choose, values_that_are_no_numbers, write_fields
 from nestrec_recbole.convert.filters import Filters, apply_filters
 from nestrec_recbole.convert.folder import check_target, draft_of, replace, work_folder
 from nestrec_recbole.convert.ids import number_ids
@@ -134,6 +134,8 @@ def _convert(
     coverage: dict[str, float] = {}
     for kind, fields, verbatim in (("item", chosen_items, corpus.verbatim), ("user", chosen_users, ())):
         clean = partial(clean_text, lower=options.lower_case, max_length=options.max_text_length)
+        for name_of, (n, example) in values_that_are_no_numbers(staging, kind, fields).items():
+            corpus.notes[f"{NO_NUMBERS} {name_of}, such as {example!r}"] = n
         coverage |= write_fields(staging, kind, fields, draft / f"{name}.{kind}", clean, verbatim)
     split = write_split(staging, options.split, draft, name) if options.split else None
     types = chosen_items | chosen_users

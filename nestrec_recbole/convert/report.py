@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nestrec_recbole.convert.corpus import DROPPED, REPEATED, ROUNDED, Corpus
+from nestrec_recbole.convert.corpus import DROPPED, NO_NUMBERS, REPEATED, ROUNDED, Corpus
 from nestrec_recbole.convert.lines import check_sum
 from nestrec_recbole.convert.staging import Staging
 from nestrec_recbole.convert.windows import share_of_shared_endings
@@ -14,6 +15,7 @@ from nestrec_recbole.files import sha256_of
 
 _COUNTS = """SELECT count(*), (SELECT count(*) FROM audience), (SELECT count(*) FROM catalogue),
     min(timestamp), max(timestamp) FROM interactions"""
+_LATEST = 7_258_118_400  # the year 2200, in seconds
 _SUSPICIOUS = 0.2  # of endings that are shared: users are windows of one history
 _TIES = "SELECT count(*) FROM (SELECT DISTINCT u, timestamp FROM interactions)"
 _DISTINCT = "SELECT count(*) FROM (SELECT DISTINCT u, i, timestamp FROM interactions)"
@@ -62,6 +64,20 @@ def write_report(report: dict[str, Any], folder: Path) -> dict[str, Any]:
     return report
 
 
+def _time_range(first: int, last: int, unit: str) -> str:
+    """First and last time, as dates where they are some."""
+    said = f"{first} to {last} ({unit})"
+    scale = {"s": 1, "ms": 1000}.get(unit)
+    if scale is None:
+        return said
+    if last > _LATEST * scale:
+        return f"{said}; after the year 2200: are they in milliseconds? See --time-unit"
+    if first < 0:
+        return said
+    days = [datetime.fromtimestamp(moment / scale, timezone.utc).date() for moment in (first, last)]
+    return f"{said}, {days[0]} to {days[1]}"
+
+
 def short_table(report: dict[str, Any], folder: Path) -> str:
     """The report in a few lines, for a terminal."""
     first, last = report["time_range"]
@@ -71,7 +87,7 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
         "items": f"{report['items']:,}",
         "interactions": f"{report['interactions']:,}",
         "density": f"{report['density']:.3%}",
-        "time": f"{first} to {last} ({report['time_unit']})",
+        "time": _time_range(first, last, report["time_unit"]),
         "ties": f"{report['share_of_ties']:.1%} of neighbours in a history share their time",
     }
     if report["exact_duplicates"]:
@@ -90,7 +106,7 @@ def short_table(report: dict[str, Any], folder: Path) -> str:
     if report["split"]:
         counts = report["split"]["rows"].items()
         lines[report["split"]["kind"]] = ", ".join(f"{part} {rows:,}" for part, rows in counts)
-    told = (ROUNDED, DROPPED, REPEATED)
+    told = (ROUNDED, DROPPED, REPEATED, NO_NUMBERS)
     noted = [f"{n:,} {what}" for what, n in report["notes"].items() if what.startswith(told) and n]
     lines |= {"note" if number == 1 else f"note {number}": text for number, text in enumerate(noted, start=1)}
     width = max(map(len, lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 from recbole.utils import init_logger
@@ -46,6 +47,7 @@ def resume(
     config = load_checkpoint(path)["config"]
     look_in(config, data_path, feature_path)
     init_logger(config)
+    config["checkpoint_dir"] = str(Path(path).parent)  # a relative one was seen from where the training began
     for name, value in (("epochs", epochs), ("stopping_step", stopping_step)):
         if value is not None and not RULES[name].allows(value):
             raise NestRecError(f"{name} is {value!r}; expected {RULES[name].expected}")
