@@ -199,12 +199,12 @@ def _hook_config() -> None:
         checks.fill_load_col(self.external_config_dict, self.shared_settings)
         # A list: RecBole pickles its config, and what we read of pickles holds no sets.
         self.known_settings = sorted(shipped.keys_of_any_model() | self.internal_config_dict.keys())
-        whole = {} if is_ours(model) else _around_dotted(self.external_config_dict, self.internal_config_dict)
+        whole = _around_dotted(self.external_config_dict, self.internal_config_dict)
         self.external_config_dict = merged(whole, self.external_config_dict)
         if is_ours(model):
             checks.fill_load_col(self.external_config_dict, self.internal_config_dict)
             checks.fill_eval_args(self.external_config_dict, self.shared_settings)
-            checks.check_words(merged(self.cmd_config_dict), self.internal_config_dict)
+            checks.check_words(merged(whole, self.cmd_config_dict), self.internal_config_dict)
             checks.check(self.external_config_dict, self.internal_config_dict)
 
     @functools.wraps(build)
@@ -231,7 +231,7 @@ def _hook_config() -> None:
 
 
 def _around_dotted(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The defaults of what ``train_neg_sample_args.alpha`` is a key of; ``eval_args`` has its defaults elsewhere."""
+    """The defaults of what ``item_fields.title.width`` is a key of; ``eval_args`` has its defaults elsewhere."""
     outer = {name.partition(".")[0] for name in given if "." in name} - {"eval_args"}
     return {name: defaults[name] for name in sorted(outer) if isinstance(defaults.get(name), dict)}
 

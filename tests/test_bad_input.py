@@ -284,6 +284,16 @@ def test_interrupted_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     )
 
 
+def test_a_folder_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied", "saved")
+
+    monkeypatch.setattr("nestrec_recbole.run_recbole", refuse)
+    assert main(["run", "--model", "FastSASRec", "--dataset", "ml-100k"]) == 2
+    said = "'saved'; --checkpoint_dir=FOLDER and --feature_path=FOLDER say where it writes"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax", "gbce", "info_nce"])
 @pytest.mark.parametrize(
     "sequences",

@@ -107,6 +107,20 @@ def test_a_dotted_name_changes_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
             Config(model="NestRec", dataset="circle", config_dict={key: 1})
 
 
+def test_a_dotted_name_reaches_every_level() -> None:
+    fields = {"title": {"modality": "text", "width": 32}, "year": {"modality": "number"}}
+    given = {"item_fields": fields, "item_fields.title.width": 64, "eval_args.mode.test": "uni100"}
+    config = Config(model="NestRec", dataset="circle", config_dict=given)
+    assert config["item_fields"] == {**fields, "title": {"modality": "text", "width": 64}}
+    assert config["eval_args"]["mode"]["test"] == "uni100" and config["eval_args"]["order"] == "TO"
+    assert fields["title"]["width"] == 32
+    of_dataset = Config(model="NestRec", dataset="ml-100k", config_dict={"item_fields.release_year.encoder": "none"})
+    plain = Config(model="NestRec", dataset="ml-100k")["item_fields"]
+    assert of_dataset["item_fields"] == {**plain, "release_year": {"modality": "number", "encoder": "none"}}
+    with pytest.raises(NestRecError, match=r"'item_fields.title.widht'; did you mean 'item_fields.title.width'"):
+        Config(model="NestRec", dataset="circle", config_dict={**given, "item_fields.title.widht": 64})
+
+
 @pytest.mark.parametrize("model", ["FastSASRec", "SASRec"])
 def test_columns_that_settings_name_are_loaded(model: str) -> None:
     given = {"USER_ID_FIELD": "uid", "TIME_FIELD": "ts", "val_interval": {"rating": "[3,inf)"}}

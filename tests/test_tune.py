@@ -113,6 +113,18 @@ def test_a_dotted_name_is_no_other_setting_than_a_trials_own(circle: dict[str, A
     ]
 
 
+def test_what_is_inside_a_field_can_be_searched(circle: dict[str, Any], tmp_path: Path) -> None:
+    fields = {"year": {"modality": "number", "encoder": "fourier"}, "title": {"modality": "text"}}
+    space = parse_space({"item_fields.year.encoder": {"choice": ["fourier", "standardise"]}})
+    given = {"data_path": circle["data_path"], "item_fields": fields}
+    _, task = search_module._task("NestRec", "circle", given, space, Plan(1), tmp_path)
+    found = [task.merged({"item_fields.year.encoder": point})["item_fields"] for point in (0, 1)]
+    assert found == [fields, {**fields, "year": {"modality": "number", "encoder": "standardise"}}]
+    wrong = parse_space({"item_fields.yaer.encoder": {"choice": ["fourier"]}})
+    with pytest.raises(NestRecError, match=r"item_fields.yaer is None, which has no settings inside"):
+        search_module._task("NestRec", "circle", given, wrong, Plan(1), tmp_path)
+
+
 def test_no_space_is_known(circle: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NestRecError, match=r"no space is known for 'NARM'; give one .*SASRec"):
         search("NARM", "circle", {**circle, "train_neg_sample_args": None}, None, Plan(1), folder=tmp_path / "s")

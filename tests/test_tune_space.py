@@ -102,7 +102,7 @@ def test_numbers_know_whether_they_are_whole() -> None:
         ({"epochs": {"choice": [5, 10]}}, "epochs is the budget of every trial"),
         ({"eval_args": {"choice": [{}]}}, "eval_args changes what is measured"),
         ({"eval_args.split": {"choice": [{}]}}, "eval_args.split changes what is measured"),
-        ({"loss.x": {"choice": [1]}}, "loss.x: loss is one value and has no settings inside"),
+        ({"loss.x": {"choice": [1]}}, "loss.x: loss is 'full_softmax', which has no settings inside"),
         ({"seed": {"choice": [1, 2]}}, "seed changes what is measured"),
         ({"candidate_seed": {"choice": [1, 2]}}, "candidate_seed changes what is measured"),
         ({"n_negatives": {"choice": [1], "when": {"loss": ["gbce"]}}}, "does not search before it"),

@@ -14,6 +14,7 @@ from nestrec_recbole.files import sha256_of, written_whole
 from nestrec_recbole.fingerprints import base_files
 from nestrec_recbole.plugin import tuning_space
 from nestrec_recbole.settings.roles import ELSEWHERE
+from nestrec_recbole.settings.values import at
 from nestrec_recbole.tune.budget import Plan
 from nestrec_recbole.tune.space import Dimension, Space, read_space
 
@@ -56,12 +57,9 @@ def space_of(model: str, named: str | None, own: Mapping[str, Any]) -> Space | s
 
 def _fixed(one: Dimension, own: Mapping[str, Any]) -> Dimension:
     """The one value that a row states, where it states one."""
-    outer, _, inner = one.name.partition(".")
-    stated = own.get(outer) if inner else own
-    name = inner or outer
-    if not isinstance(stated, Mapping) or name not in stated:
-        return one
-    return replace(one, kind="choice", values=(stated[name],))
+    nothing = object()
+    stated = at(own, one.name, nothing)
+    return one if stated is nothing else replace(one, kind="choice", values=(stated,))
 
 
 def plan_of(tune: Mapping[str, Any], cpus: float = 1.0, gpus: float = 0.0) -> Plan:

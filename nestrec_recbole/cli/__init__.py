@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from nestrec_recbole.cli import (
 from nestrec_recbole.errors import where_raised
 
 # Each has `add_arguments(parser)` and `call(options) -> exit code`; its docstring's first line is the help. It may
-# say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models), WORDS, and GOES_ON, what to do after Ctrl-C.
+# say TAKES_SETTINGS (--key=value), TAKES_MODELS (--models), WORDS, GOES_ON, what to do after Ctrl-C, and WRITES, what
+# says where it writes.
 VERBS = {
     "quickstart": quickstart,
     "convert": convert,
@@ -45,6 +47,7 @@ VERBS = {
     "tune": tune,
     "recommend": recommend,
 }
+NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,9 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nestrec: interrupted{getattr(verb, 'GOES_ON', '')}", file=sys.stderr)
         return 130  # as shells have it
     except (ValueError, NotImplementedError, OSError, ImportError) as error:  # NestRecError, and RecBole's own
-        said = " ".join(str(error).split())
-        print(f"nestrec: {said or f'{type(error).__name__} ({where_raised(error)})'}", file=sys.stderr)
+        print(f"nestrec: {_complaint(error, getattr(verb, 'WRITES', None))}", file=sys.stderr)
         return 2
+
+
+def _complaint(error: Exception, writes: str | None) -> str:
+    """An error in one line; where nothing could be written, with what says where to."""
+    said = " ".join(str(error).split()) or f"{type(error).__name__} ({where_raised(error)})"
+    is_place = isinstance(error, OSError) and error.errno in NOT_WRITTEN and writes
+    return f"{said}; {writes} where it writes" if is_place else said
 
 
 def _split(words: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value, over all others
+WRITES = "--results and --feature_path=FOLDER say"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

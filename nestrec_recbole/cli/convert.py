@@ -71,6 +71,8 @@ _CORPORA: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
 }
 
+WRITES = "--data-path says"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 TAKES_SETTINGS = True  # as --key=value: how files are read, such as --ITEM_ID_FIELD=asin
+WRITES = "--feature-path says"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value for the stages whose model has it, --stage.key=value for one
+WRITES = "--folder and --feature_path=FOLDER say"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

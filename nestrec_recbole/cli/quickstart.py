@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+WRITES = "--folder says"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""

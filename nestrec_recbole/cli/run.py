@@ -12,6 +12,7 @@ from nestrec_recbole.settings.shipped import is_ours, read_settings
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value
 GOES_ON = "; with --checkpoint_last=True, `nestrec resume <checkpoint>-last.safetensors` goes on after the last epoch"
+WRITES = "--checkpoint_dir=FOLDER and --feature_path=FOLDER say"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

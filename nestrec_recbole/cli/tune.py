@@ -10,6 +10,7 @@ from typing import Any
 
 TAKES_MODELS = True
 TAKES_SETTINGS = True  # as --key=value, of every trial
+WRITES = "--folder and --feature_path=FOLDER say"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,13 +13,29 @@ def merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of several levels, later ones over earlier ones; ``llm.layers`` goes into what ``llm`` is so far."""
     together: dict[str, Any] = {}
     for level in levels:
-        together |= {name: value for name, value in level.items() if "." not in name}
-        for name, value in level.items():
-            outer, dot, inner = name.partition(".")
-            if dot:
-                so_far = together.get(outer)
-                together[outer] = {**(so_far if isinstance(so_far, Mapping) else {}), inner: value}
+        for name in sorted(level, key=lambda name: "." in name):  # what is whole first
+            put(together, name, level[name])
     return together
+
+
+def put(settings: dict[str, Any], name: str, value: Any) -> None:
+    """Set a setting by its dotted name; what it lies inside is copied, and made where it is not there."""
+    outer, dot, inner = name.partition(".")
+    if dot:
+        so_far = settings.get(outer)
+        within = dict(so_far) if isinstance(so_far, Mapping) else {}
+        put(within, inner, value)
+        value = within
+    settings[outer] = value
+
+
+def at(settings: Any, name: str, otherwise: Any = None) -> Any:
+    """A setting by its dotted name."""
+    for part in name.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return otherwise
+        settings = settings[part]
+    return settings
 
 
 def decisive(config: Any) -> dict[str, Any]:

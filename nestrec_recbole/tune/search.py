@@ -126,11 +126,15 @@ def _task(
     if plan.population and not is_ours(model):
         raise NestRecError(f"--scheduler pbt copies checkpoints; of {model}, a model of RecBole's, none can go on")
     space = space if isinstance(space, Space) else read_space(space if space is not None else tuning_space(model))
+    names = [one.name for one in space.dimensions]
+    defaults = {**config.internal_config_dict, "item_fields": config["item_fields"]}  # which is none by default
+    outer = sorted({name.partition(".")[0] for name in names if "." in name} - given.keys())
+    around = {name: defaults[name] for name in outer if isinstance(defaults.get(name), dict)}
     return config, Task(
         model,
         dataset,
-        {**given, "epochs": config["epochs"]},
-        space.checked(config.internal_config_dict),
+        {**around, **given, "epochs": config["epochs"]},
+        space.checked(defaults),
         str(folder / "trials"),
         bool(config["valid_metric_bigger"]),
         population=plan.population,

@@ -21,6 +21,7 @@ from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.settings import roles
 from nestrec_recbole.settings.checks import check
 from nestrec_recbole.settings.shipped import read_settings
+from nestrec_recbole.settings.values import at, merged
 
 Point = dict[str, Any]
 KINDS = {"choice": None, "uniform": 2, "loguniform": 2, "quniform": 3}  # how many numbers each takes
@@ -89,15 +90,7 @@ class Space:
 
     def settings(self, point: Point) -> dict[str, Any]:
         """The settings at a point, nested as a config has them, without those that have no meaning there."""
-        flat = self.flat(point)
-        nested: dict[str, Any] = {}
-        for name, value in flat.items():
-            outer, _, inner = name.partition(".")
-            if inner:
-                nested.setdefault(outer, {})[inner] = value
-            else:
-                nested[outer] = value
-        return nested
+        return merged(self.flat(point))
 
     def flat(self, point: Point) -> dict[str, Any]:
         """The same with ``llm.layers`` for what is inside ``llm``."""
@@ -137,8 +130,7 @@ class Space:
         found: list[Dimension] = []
         for one in self.dimensions:
             self._check_name(one, [before.name for before in found], defaults)
-            outer, _, inner = one.name.partition(".")
-            default = (defaults.get(outer) or {}).get(inner) if inner else defaults.get(outer)
+            default = at(defaults, one.name)
             whole = isinstance(default, int) and not isinstance(default, bool) and one.kind != "choice"
             if whole and (one.kind != "quniform" or any(value != int(value) for value in one.values)):
                 raise NestRecError(
@@ -146,21 +138,22 @@ class Space:
                 )
             found.append(replace(one, whole=whole))
             for value in found[-1].samples():
-                self._check_value({outer: {inner: value}} if inner else {outer: value}, dict(defaults))
+                self._check_value(merged({one.name: value}), dict(defaults))
         return replace(self, dimensions=tuple(found))
 
     def _check_name(self, one: Dimension, before: list[str], defaults: Mapping[str, Any]) -> None:
         if one.name == "epochs":
             raise NestRecError(f"{self.source}: epochs is the budget of every trial (--epochs), and cannot be searched")
-        outer, dot, _ = one.name.partition(".")
+        outer, within = one.name.partition(".")[0], one.name.rpartition(".")[0]
         if outer in _FIXED:
             raise NestRecError(
                 f"{self.source}: {one.name} changes what is measured or where a run goes, and cannot be searched"
             )
         if outer not in defaults:
             raise NestRecError(f"{self.source}: {unknown('config key', one.name, defaults)}")
-        if dot and not isinstance(defaults[outer], Mapping):
-            raise NestRecError(f"{self.source}: {one.name}: {outer} is one value and has no settings inside")
+        if within and not isinstance(at(defaults, within), Mapping):
+            why = f"{within} is {at(defaults, within)!r}, which has no settings inside"
+            raise NestRecError(f"{self.source}: {one.name}: {why}")
         for name in one.when:
             if name not in before:
                 raise NestRecError(

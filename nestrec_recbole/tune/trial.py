@@ -23,6 +23,7 @@ from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.memory import give_back, keep_little
 from nestrec_recbole.process_state import events_in, without_arguments
+from nestrec_recbole.settings.values import merged
 from nestrec_recbole.train.checkpoint import read_checkpoint
 from nestrec_recbole.train.optimisation import take_rates
 from nestrec_recbole.train.prepare import configure, is_ours, prepare, read_data
@@ -79,11 +80,7 @@ class Task:
 
     def merged(self, point: Point) -> dict[str, Any]:
         """Every setting that is not a default, at a point."""
-        merged = dict(self.settings)
-        for name, value in self.space.settings(point).items():
-            inside = isinstance(value, dict) and isinstance(merged.get(name), dict)
-            merged[name] = {**merged[name], **value} if inside else value
-        return merged
+        return merged(self.settings, self.space.flat(point))
 
 
 @dataclass
