@@ -33,9 +33,12 @@ from nestrec_recbole.train.prepare import configure
 
 STACK = {"model": "NestRec", "whitened_scale": load_preset("NestRec", "sparse")["whitened_scale"]}
 WHOLE, COLD = "NestRec", {"hidden_items": 0.1}
+WIDE = {"hidden_size": 128, "inner_size": 512}
 RUNS: dict[str, dict[str, Any]] = {
     "FastSASRec": {"model": "FastSASRec"},
     WHOLE: STACK,
+    "FastSASRec, width 128": {"model": "FastSASRec", **WIDE},
+    "NestRec, width 128": {**STACK, **WIDE},
     "pre-trained by the pipeline": {**STACK, "model": "pipeline"},
     "without whitened fields": {"model": "NestRec"},
     "without user tokens": {**STACK, "user_queries": 0},

@@ -89,9 +89,9 @@ def test_lists_hold_only_what_they_may(checkpoint: str) -> None:
     assert {item for item, _ in recommender.recommend([["i1", "i2"]], k=50, **given)[0]} == {"i3", "i4"}
     assert recommender.recommend([["i1", "i2"]], only=[]) == [[]]
     assert recommender.recommend([["i1", "i2"]], only=np.array(["i3"]), exclude=np.array(["i4"]))[0][0][0] == "i3"
-    for name in ("only", "exclude"):
-        with pytest.raises(NestRecError, match=f"{name}: item 'i99' is not in dataset"):
-            recommender.recommend([["i1"]], **{name: ["i1", "i99"]})
+    assert [item for item, _ in recommender.recommend([["i1"]], only=["i3", "i99"], exclude=["i98"])[0]] == ["i3"]
+    with pytest.raises(NestRecError, match="only: none of 1 items is in dataset 'circle', 'i99' the first"):
+        recommender.recommend([["i1"]], only=["i99"])
 
 
 def test_users_by_all_they_have_taken(checkpoint: str) -> None:
@@ -196,6 +196,11 @@ def test_histories_as_they_are_now(
     recommender.load_histories(later)
     lists = recommender.recommend_users(["u36", "u0", "u37"], k=1)
     assert before == "i4" and [found[0][0] for found in lists.values() if found] == ["i7", "i5"] and not lists["u37"]
+    once = (item for item in ["i7", "i5"])  # users that are known, and those that are not, are asked apart
+    assert [found[0][0] for found in recommender.recommend_users(["u36", "u0"], k=1, only=once).values()] == [
+        "i7",
+        "i5",
+    ]
     assert main(["recommend", checkpoint, "--users", "u36", "u37", "-k", "1", "--histories-in", later]) == 0
     assert [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()] == [["u36", "i7"]]
     assert "2 of 4 interactions are with items that the model does not know" in caplog.text

@@ -17,6 +17,7 @@ from nestrec_recbole.encode.weights import (
     loading,
     refuse_missing_path,
     refuse_random,
+    without_bars,
 )
 from nestrec_recbole.errors import NestRecError
 
@@ -69,7 +70,8 @@ def _open_sentence_transformer(recipe: Recipe) -> Any:
     if transformer is not None:  # once more without memory, for the report that sentence-transformers keeps to itself
         name = transformer.config.name_or_path
         options = {"revision": recipe.revision, "device_map": "meta", "output_loading_info": True}
-        _, report = type(transformer).from_pretrained(name, **options)
+        with without_bars():
+            _, report = type(transformer).from_pretrained(name, **options)
         refuse_random(recipe.encoder, report, unused=("pooler.",))
     return model if recipe.pooling is None else _pooled(model, recipe.pooling)
 

@@ -43,6 +43,20 @@ def loading(encoder: str, instead: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers', for what is loaded a second time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def refuse_random(encoder: str, report: dict[str, Any], unused: tuple[str, ...] = ()) -> None:
     """Refuse a model of which transformers has made up a part, because the checkpoint lacks it or it does not fit.
 

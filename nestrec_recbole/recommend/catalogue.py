@@ -59,14 +59,22 @@ class Catalogue:
     def unlisted(self, only: Iterable[str] | None, exclude: Iterable[str]) -> Tensor:
         """Which items may not be listed, all but ``only`` and those in ``exclude`` among them: (n_scored,) bool.
 
-        Items after the last of them are not listed either.
+        Items after the last of them are not listed either. Unknown items are passed over: what is in stock, or is not,
+        may be more than the model knows.
+
+        Raises
+        ------
+        NestRecError
+            When no item of ``only`` is known.
         """
-        refuse_text("only", only)
-        refuse_text("exclude", exclude)
-        named = {"only": [] if only is None else list(only), "exclude": list(exclude)}
         forbidden = torch.full((len(self._unlisted),), only is not None)
-        for name, tokens in named.items():
-            ids = self.ids(name, tokens)
+        for name, given in (("only", () if only is None else only), ("exclude", exclude)):
+            refuse_text(name, given)
+            tokens = [str(token) for token in given]
+            known = [token for token in tokens if token in self]
+            if name == "only" and tokens and not known:
+                raise NestRecError(f"only: none of {len(tokens)} items is in {self._of}, {tokens[0]!r} the first")
+            ids = self.ids(name, known)
             forbidden[[number for number in ids if number < len(forbidden)]] = name == "exclude"
         return self._unlisted | forbidden
 

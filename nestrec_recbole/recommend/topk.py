@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,8 @@ class Recommender:
             Above 0: choose among the first hundred items one by one, so that they are unlike each other, or little
             known, see :func:`nestrec_recbole.recommend.rerank.rerank`.
         only, exclude : iterable of str, optional
-            Items that alone may be listed, such as those in stock; and items that may not.
+            Items that alone may be listed, such as those in stock; and items that may not. Those that the model does
+            not know are passed over; that it knows none of ``only`` is an error.
 
         Returns
         -------
@@ -228,6 +229,9 @@ class Recommender:
             When a user is not in the dataset, or has no interaction there; else as :meth:`recommend`.
         """
         refuse_text("users", users)
+        how |= {
+            name: list(how[name]) for name in ("only", "exclude") if isinstance(how.get(name), Iterator)
+        }  # used twice
         histories, times = self.catalogue.known_parts(*histories_of(self.histories, users))
         lists: dict[str, list[tuple[str, float]]] = {user: [] for user in users}
         known = self.dataset.field2token_id[self.dataset.uid_field]

@@ -119,6 +119,9 @@ class ExactEvaluation:
             if load_best_model and model_file is None:
                 self._write_ranks(eval_data.dataset)
             self.wandblogger.log_eval_metrics(rounded, head="eval")
+        elif self.config["save_ranks"] and load_best_model:
+            why = "eval_args.mode draws candidates as RecBole does, whose ranks are not kept: runs cannot be compared"
+            getLogger().warning("%s user by user; with mode: full and `candidates: 100` they can", why)
         return rounded
 
     def _rounded(self, result: dict[str, float]) -> OrderedDict[str, float]:
