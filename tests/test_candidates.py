@@ -17,7 +17,8 @@ from recbole.data import create_dataset
 
 from nestrec_recbole import NestRecError, run_recbole
 from nestrec_recbole.data.dataset import SequenceDataset
-from nestrec_recbole.evaluate.candidates import distinct, draw_candidates
+from nestrec_recbole.evaluate import candidates
+from nestrec_recbole.evaluate.candidates import candidates_of, distinct, draw_candidates
 from nestrec_recbole.evaluate.metrics import evaluate_ranks
 from nestrec_recbole.evaluate.ranking import rank_targets, write_ranks
 
@@ -97,6 +98,19 @@ def test_every_set_is_as_likely_as_the_others(size: int, n: int) -> None:
     chi_squared = sum((count - expected) ** 2 / expected for count in counts.values())
     assert len(counts) == n_sets
     assert abs(chi_squared - (n_sets - 1)) < 4 * np.sqrt(2 * (n_sets - 1))
+
+
+def test_candidates_are_drawn_once_for_a_split(splits: list[SequenceDataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = splits[1].select(np.arange(5))
+    first = candidates_of(rows)
+    assert first is not None and np.array_equal(first, draw_candidates(rows, 7, 2020))
+    assert candidates_of(rows) is first and not first.flags.writeable
+    monkeypatch.setattr(candidates, "KEPT", 0)
+    monkeypatch.setitem(rows.config.final_config_dict, "candidate_seed", 5)
+    another = candidates_of(rows)
+    assert np.array_equal(another, draw_candidates(rows, 7, 5)) and candidates_of(rows) is not another
+    monkeypatch.setitem(rows.config.final_config_dict, "candidates", 0)
+    assert candidates_of(rows) is None
 
 
 @pytest.mark.parametrize("levels", [3, 10**6])

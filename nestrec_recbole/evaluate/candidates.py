@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from nestrec_recbole.data.dataset import SequenceDataset
@@ -9,6 +11,26 @@ from nestrec_recbole.data.draws import mix, token_keys, uniform
 from nestrec_recbole.errors import NestRecError
 
 BLOCK = 1 << 22  # numbers drawn at once
+KEPT = 1 << 28  # bytes of a split's candidates that stay for its next evaluation, as after every epoch
+_kept: WeakKeyDictionary[SequenceDataset, tuple[tuple[int, int], np.ndarray]] = WeakKeyDictionary()
+
+
+def candidates_of(dataset: SequenceDataset) -> np.ndarray | None:
+    """What ``candidates`` and ``candidate_seed`` draw for the rows of a split; None where they ask for none.
+
+    Drawn once, unless they take more than ``KEPT`` bytes.
+    """
+    asked = dataset.config["candidates"], dataset.config["candidate_seed"]
+    if not asked[0]:
+        return None
+    known = _kept.get(dataset)
+    if known is not None and known[0] == asked:
+        return known[1]
+    drawn = draw_candidates(dataset, *asked)
+    drawn.setflags(write=False)
+    if drawn.nbytes <= KEPT:
+        _kept[dataset] = asked, drawn
+    return drawn
 
 
 def draw_candidates(dataset: SequenceDataset, n: int, seed: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.rows import ragged_positions
 from nestrec_recbole.errors import NestRecError
-from nestrec_recbole.evaluate.candidates import draw_candidates
+from nestrec_recbole.evaluate.candidates import candidates_of
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.processes import Processes
 
@@ -102,7 +102,7 @@ def rank_targets(
     """
     n_items, processes = dataset.item_num, Processes.current()
     users, targets = dataset.users.astype(np.int64), dataset.items[dataset.ends].astype(np.int64)
-    excluded, pools = torch.from_numpy(~dataset.ranked), _candidates(dataset)
+    excluded, pools = torch.from_numpy(~dataset.ranked), candidates_of(dataset)
     _check_targets(dataset, targets, excluded.numpy())
     highest = None if not excluded[1:].any() else torch.where(excluded, -torch.inf, torch.inf).to(device)
     n_ranked = int((~excluded).sum())
@@ -202,11 +202,6 @@ def _check_targets(dataset: SequenceDataset, targets: np.ndarray, excluded: np.n
             f"{int(excluded[targets].sum())} targets, {item!r} among them, are items that may not be recommended; "
             "leave their rows out of the evaluation"
         )
-
-
-def _candidates(dataset: SequenceDataset) -> np.ndarray | None:
-    n = dataset.config["candidates"]
-    return draw_candidates(dataset, n, dataset.config["candidate_seed"]) if n else None
 
 
 def _count_pairs(scores: Tensor, target: Tensor, pool: Tensor) -> Tensor:
