@@ -289,6 +289,24 @@ def test_cells_may_be_apart_by_another_character(tmp_path: Path) -> None:
         table([tmp_path / "t.csv"], delimiter=";;")
 
 
+def test_tables_may_have_their_columns_in_any_order(tmp_path: Path) -> None:
+    files = [tmp_path / f"{month}.csv" for month in ("may", "june", "july")]
+    files[0].write_text("user_id,item_id,timestamp\nu,a,3\nu,b,4\n")
+    files[1].write_text("timestamp,user_id,store,item_id\n5,u,x,a\n1,u,x,c\n")
+    files[2].write_text("timestamp,user_id,store,item_id\n4,u,x,d\n")
+    convert(table(files), "d", data_path=tmp_path)
+    expected = [("u", "c", "1"), ("u", "a", "3"), ("u", "b", "4"), ("u", "d", "4"), ("u", "a", "5")]
+    assert rows_of(tmp_path / "d" / "d.inter") == expected  # of equal times in the order of the files
+    files[1].write_text("timestamp,user_id,store,item_id\n5,u,x,a\nsoon,u,x,c\n")
+    with pytest.raises(NestRecError, match=r"june.csv: line 3: timestamp is 'soon'"):
+        convert(table(files), "e", data_path=tmp_path)
+    with pytest.raises(NestRecError, match=r"may.csv: unknown column 'store'"):
+        convert(table(files, rating="store"), "e", data_path=tmp_path)
+    files[0].write_text("a,b,c\nu,a,3\n")
+    with pytest.raises(NestRecError, match=r"june.csv: has no column in common with .*may.csv"):
+        table(files)
+
+
 def test_bad_rows_are_refused_or_left_out_and_duplicates_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

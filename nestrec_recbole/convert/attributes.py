@@ -38,4 +38,4 @@ def attribute_source(
     if kind not in DELIMITERS:
         known = f".jsonl, .parquet, {', '.join(DELIMITERS)}"
         raise NestRecError(f"{path}: expected a name that ends in {known}, and perhaps .gz")
-    return Delimited.of(files, columns, quoted, delimiter)
+    return Delimited.of(files[0], columns, quoted, delimiter)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from nestrec_recbole.convert.lines import LONGEST_LINE, byte_lines, check_line_ends, decode, extension
@@ -30,20 +31,16 @@ class Delimited(Source):
 
     @classmethod
     def of(
-        cls,
-        files: tuple[Path, ...],
-        columns: tuple[str, ...] | None = None,
-        quoted: bool = False,
-        delimiter: str | None = None,
+        cls, path: Path, columns: tuple[str, ...] | None = None, quoted: bool = False, delimiter: str | None = None
     ) -> Delimited:
-        """Read tables as their extension says.
+        """Read a table as its extension says.
 
         Parameters
         ----------
-        files : tuple of Path
-            All of one extension, a key of ``DELIMITERS``.
+        path : Path
+            Its extension is a key of ``DELIMITERS``.
         columns : tuple of str, optional
-            Where there is no header; by default the first line says them, the same in every file.
+            Where there is no header; by default the first line says them.
         quoted : bool
             Cells may stand in quotes. In a ``.csv`` they always may; RecBole's files, and those that are made for it
             or written line by line, hold titles that begin with a quotation mark, and no quoted cells.
@@ -53,19 +50,15 @@ class Delimited(Source):
         Raises
         ------
         NestRecError
-            An empty file, a column that is there twice, or files of different columns.
+            An empty file, or a column that is there twice.
         """
-        kind = extension(files[0])
+        kind = extension(path)
         if delimiter is not None and (len(delimiter) != 1 or not delimiter.isprintable() or delimiter in "'\""):
             raise NestRecError(f"delimiter {delimiter!r}: expected one character, such as ;")
         delimiter, quote = delimiter or DELIMITERS[kind], '"' if quoted or kind == ".csv" else ""
         if columns is not None:
-            return cls(files, columns, delimiter, header=False, quote=quote)
-        headers = [_read_header(path, delimiter, quote) for path in files]
-        for path, header in zip(files, headers, strict=True):
-            if header != headers[0]:
-                raise NestRecError(f"{path}: line 1: the columns are not those of {files[0]}; convert them apart")
-        return cls(files, headers[0], delimiter, quote=quote)
+            return cls((path,), columns, delimiter, header=False, quote=quote)
+        return cls((path,), _read_header(path, delimiter, quote), delimiter, quote=quote)
 
     def sql(self) -> str:
         """See :class:`Source`."""
@@ -101,6 +94,48 @@ class Delimited(Source):
         except csv.Error as error:
             why = f"line {reader.line_num}: not a valid row ({error}); fix or remove the line"
             raise NestRecError(f"{path}: {why}") from None
+
+
+@dataclass(frozen=True)
+class SeveralDelimited(Source):
+    """Text tables one after the other, of the columns that all of them have, wherever they stand."""
+
+    parts: tuple[Delimited, ...]
+
+    @classmethod
+    def of(cls, tables: Sequence[Delimited]) -> Source:
+        """Tables that follow each other and have the same columns are read as one.
+
+        Raises
+        ------
+        NestRecError
+            When they have no column in common.
+        """
+        alike = [list(group) for _, group in groupby(tables, key=lambda one: one.columns)]
+        parts = tuple(replace(group[0], files=tuple(file for one in group for file in one.files)) for group in alike)
+        found = parts[0] if len(parts) == 1 else cls(tuple(file for one in parts for file in one.files), parts)
+        if isinstance(found, cls) and not found.columns:
+            raise NestRecError(f"{parts[1].files[0]}: has no column in common with {parts[0].files[0]}")
+        return found
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that all have, as the first has them."""
+        return tuple(name for name in self.parts[0].columns if all(name in part.columns for part in self.parts))
+
+    def without(self, column: str) -> Path:
+        """See :class:`Source`."""
+        return next(part.files[0] for part in self.parts if column not in part.columns)
+
+    def sql(self) -> str:
+        """See :class:`Source`."""
+        select = ", ".join('"' + column.replace('"', '""') + '"' for column in self.columns)
+        return f"({' UNION ALL '.join(f'SELECT {select} FROM {part.sql()}' for part in self.parts)})"
+
+    def walk(self) -> Iterator[Record]:
+        """See :class:`Source`."""
+        for part in self.parts:
+            yield from part.walk()
 
 
 def _read_header(path: Path, delimiter: str, quote: str) -> tuple[str, ...]:

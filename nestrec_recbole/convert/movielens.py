@@ -79,7 +79,7 @@ def _layout_dat(folder: Path) -> tuple[Delimited, ...]:
 
 def _layout_csv(folder: Path) -> tuple[Delimited, ...]:
     files = check_files([folder / "ratings.csv"]), check_files([folder / "movies.csv"])
-    return tuple(Delimited.of(found) for found in files)
+    return tuple(Delimited.of(path) for (path,) in files)
 
 
 def _read_movies(staging: Staging, movies: Delimited) -> Fields:

@@ -31,6 +31,10 @@ class Source:
         """A source of the same records that DuckDB can read: copies in ``folder`` where it cannot read the files."""
         return self
 
+    def without(self, column: str) -> Path:
+        """The file that an error names which misses a column."""
+        return self.files[0]
+
 
 def file_list(files: Sequence[Path]) -> str:
     """Files as a list in SQL, in which ``*``, ``?`` and ``[`` mean themselves."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nestrec_recbole.convert.attributes import attribute_source
 from nestrec_recbole.convert.corpus import ROUNDED, Corpus, Locate, record_of
-from nestrec_recbole.convert.delimited import Delimited
+from nestrec_recbole.convert.delimited import Delimited, SeveralDelimited
 from nestrec_recbole.convert.fields import fields_reader
 from nestrec_recbole.convert.lines import check_files, extension
 from nestrec_recbole.convert.sources import Parquet, Source
@@ -37,7 +37,8 @@ def table(
     Parameters
     ----------
     paths : sequence of str or Path
-        ``.csv``, ``.tsv`` (perhaps ``.gz``) or ``.parquet``, all of the same columns. Text is UTF-8.
+        ``.csv``, ``.tsv`` (perhaps ``.gz``) or ``.parquet``, all of one kind; columns that are not named here are not
+        read, and may differ. Text is UTF-8.
     user, item, time, rating : str
         Columns of the interactions. A time is a number, rounded to a whole one, or a date with or without a time of
         day (UTC, unless it says its offset), which becomes whole seconds since 1970, or milliseconds.
@@ -92,7 +93,9 @@ def table_source(paths: Sequence[str | Path], quoted: bool = False, delimiter: s
     kinds = set(map(extension, files))
     if len(kinds) > 1 or not kinds <= {*EXTENSIONS}:
         raise NestRecError(f"{files[0]}: expected .csv, .tsv (perhaps .gz) or .parquet, and all files of the same kind")
-    return Parquet(files) if kinds == {".parquet"} else Delimited.of(files, None, quoted, delimiter)
+    if kinds == {".parquet"}:
+        return Parquet(files)
+    return SeveralDelimited.of([Delimited.of(file, None, quoted, delimiter) for file in files])
 
 
 def read_interactions(
@@ -110,7 +113,7 @@ def read_interactions(
         if column not in known:
             apart = any(mark in "".join(known) for mark in ";|\t,") and len(known) == 1
             how = "choose what its cells are apart by, --delimiter" if apart else "map it to the right one"
-            raise NestRecError(f"{source.files[0]}: {unknown('column', column, known)}; {how}")
+            raise NestRecError(f"{source.without(column)}: {unknown('column', column, known)}; {how}")
     texts = {field: f"{name(column)}::VARCHAR" for field, column in columns.items()}
     texts |= {field: token(name(columns[field]), known[columns[field]]) for field in ("user_id", "item_id")}
     moment = f"TRY_CAST({texts['timestamp']} AS TIMESTAMPTZ)"
