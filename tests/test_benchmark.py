@@ -405,6 +405,19 @@ def test_what_is_given_concerns_the_rows_that_run(place: Path, counted: list[str
     assert counted == ["plain 1"]
 
 
+@pytest.mark.parametrize(
+    ("said", "jobs", "threads"), [(None, 1, 8), (None, 3, 2), (None, 9, 1), ("1", 1, 1), ("4", 4, 2), ("4,2", 1, 8)]
+)
+def test_threads_are_shared_by_the_jobs(
+    said: str | None, jobs: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert plan.default_threads(jobs) == threads
+
+
 def test_a_command_says_the_threads_that_the_run_had(place: Path, counted: list[str]) -> None:
     for threads in ("1", "2"):
         assert main(["benchmark", "suite.yaml", "--only", "plain", "--threads", threads]) == 0

@@ -254,9 +254,11 @@ def from_word(word: str) -> Any:
 
 
 def default_threads(jobs: int) -> int:
-    """Threads of each of so many runs at a time on this machine."""
+    """Threads of each of so many runs at a time on this machine; ``OMP_NUM_THREADS`` in the environment at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(said) if said.isdecimal() and int(said) else cores
+    return max(1, min(most, cores // jobs))
 
 
 def all_runs(suite: Suite) -> Sequence[tuple[str, str, int]]:

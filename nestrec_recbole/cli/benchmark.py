@@ -17,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", help="YAML file, or the name of a suite that ships")
     parser.add_argument("--results", default="results", metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one, or one for each GPU)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of each run (default: all cores, shared by the jobs)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of each run (default: all cores, shared by the jobs; OMP_NUM_THREADS at most)",
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run (default: all)")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="datasets to run on (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="seeds to run (default: all)")
