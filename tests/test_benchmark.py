@@ -110,7 +110,7 @@ def outcomes(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
 def test_runs_in_processes_of_their_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that trains, one whose loss is soon no number; and the first again, by the command that it names."""
     (place / "suite.yaml").write_text(SUITE.replace("{residual: gated}", "{learning_rate: 1.0e+30}"))
-    assert main(["benchmark", "suite.yaml", "--seeds", "1", "--jobs", "2", "--threads", "1"]) == 1
+    assert main(["benchmark", "suite.yaml", "--seeds", "1", "--jobs", "2", "--threads", "1", "--keep-weights"]) == 1
     said = capsys.readouterr().out
     runs = outcomes(place / "results/small")
     good, bad = runs["plain", 1], runs["gated", 1]
@@ -137,6 +137,8 @@ def test_runs_in_processes_of_their_own(place: Path, capsys: pytest.CaptureFixtu
     assert good["parameters"] > 0 and 100 < good["peak_memory_mib"] < 10_000
     assert set(good["seconds"]) == {"prepare", "train", "per_epoch", "evaluate"}
     assert good["environment"]["threads"] == 1
+    assert main(["recommend", str(folder / "weights.safetensors"), "i3", "-k", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
     assert main(shlex.split(good["command"])[1:]) == 0
     (again,) = read_runs(place / "reproduced/small")

@@ -15,6 +15,7 @@ from typing import Any
 
 FORMAT = 1
 _TABLES = ("ranks.parquet", "lists.parquet")
+WEIGHTS = "weights.safetensors"
 _NO_ROOM = 1 << 20  # bytes; with less, not even the reason can be written
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _COMMAND = (sys.executable, "-m", "nestrec_recbole.bench.worker")
@@ -47,8 +48,8 @@ def attempt(spec: dict[str, Any], place: str | None = None, running: Running | N
     ----------
     spec : dict
         ``model``, ``dataset``, ``settings``, ``content`` (feature stores that diversity is measured by), ``threads``,
-        ``time_limit`` (seconds or None), ``gpu`` (or None), ``broken`` (why it cannot be run, or None) and ``run``, the
-        part of ``run.json`` that is known before.
+        ``time_limit`` (seconds or None), ``gpu`` (or None), ``keep_weights``, ``broken`` (why it cannot be run, or
+        None) and ``run``, the part of ``run.json`` that is known before.
     place : str, optional
         Folder for what is written on the way; the system's for temporary files by default.
     running : Running, optional
@@ -69,7 +70,8 @@ def attempt(spec: dict[str, Any], place: str | None = None, running: Running | N
                 told = Path(folder) / "traceback.txt"
                 return failure(spec, error, started) | ({told.name: told.read_bytes()} if told.is_file() else {})
             outcome = json.loads((Path(folder) / "outcome.json").read_text(encoding="utf-8"))
-            files = {name: (Path(folder) / name).read_bytes() for name in _TABLES}
+            names = [*_TABLES, WEIGHTS] if (Path(folder) / WEIGHTS).is_file() else _TABLES
+            files = {name: (Path(folder) / name).read_bytes() for name in names}
     except OSError as problem:  # on this side of the run: no room, most likely
         return failure(spec, f"{type(problem).__name__}: {problem}", started)
     return {**files, "run.json": _about(spec, started, status="finished", error=None, **outcome)}

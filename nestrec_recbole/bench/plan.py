@@ -49,6 +49,8 @@ class RunOptions:
         Leave failed runs as they are.
     tune : bool
         Whether to tune where the suite says so.
+    keep_weights : bool
+        Whether runs leave their weights beside their ranks.
     """
 
     named: str
@@ -58,6 +60,7 @@ class RunOptions:
     address: str | None = None
     keep_failed: bool = False
     tune: bool = True
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def plan(
                         "run": about,
                         "threads": options.threads,
                         "gpu": None,
+                        "keep_weights": options.keep_weights,
                     },
                     "settings": {
                         **under_protocol(row.model, data.dataset, settings),

@@ -40,6 +40,7 @@ def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from nestrec_recbole.bench.attempt import WEIGHTS
     from nestrec_recbole.bench.run import Trained, all_metrics, train_and_rank
     from nestrec_recbole.bench.tables import write_tables
     from nestrec_recbole.data.content import item_content
@@ -60,6 +61,8 @@ def run(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not np.isfinite(list(metrics.values())).all():
         raise ValueError(f"metrics that are not finite: {[name for name in metrics if not np.isfinite(metrics[name])]}")
     write_tables(done.ranks, done.test, folder)
+    if spec.get("keep_weights"):
+        os.replace(trainer.saved_model_file, folder / WEIGHTS)
     return {
         "config": {key: value for key, value in decisive(config).items() if is_plain(value)},
         "metrics": metrics,

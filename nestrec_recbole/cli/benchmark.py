@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="seeds to run (default: all)")
     parser.add_argument("--address", help="of a Ray cluster whose machines do the runs; `local` starts one here")
     parser.add_argument("--keep-failed", action="store_true", help="leave failed runs as they are (default: try again)")
+    parser.add_argument("--keep-weights", action="store_true", help="runs leave runs/<key>/weights.safetensors")
     parser.add_argument("--no-tune", action="store_true", help="run with the settings as they stand")
 
 
@@ -57,6 +58,7 @@ def call(options: Any) -> int:
         address=options.address,
         keep_failed=options.keep_failed,
         tune=not options.no_tune,
+        keep_weights=options.keep_weights,
     )
     try:
         suite = read_suite(options.suite, given, options.only or (), options.dataset or ())
