@@ -25,6 +25,7 @@ from readme import HERE, difference, put_table, read_results, write_results
 from nestrec_recbole.bench.run import train
 from nestrec_recbole.encode.items import read_recipes
 from nestrec_recbole.evaluate.metrics import row_values
+from nestrec_recbole.evaluate.saved import ranks_beside
 from nestrec_recbole.evaluate.significance import compare, holm
 from nestrec_recbole.plugin import pipeline_stages
 from nestrec_recbole.settings.shipped import load_preset
@@ -82,7 +83,7 @@ def run(name: str, seed: int, dataset: str, given: dict[str, Any], folder: Path)
         with tempfile.TemporaryDirectory() as place:
             kept = Path(place) / "kept.safetensors"
             found, _, _ = train(model, dataset, {**settings, "checkpoint_dir": place}, kept)
-            ranks.write_bytes(kept.with_suffix(".parquet").read_bytes())
+            ranks.write_bytes(ranks_beside(kept).read_bytes())
         metrics, history = found.metrics, found.history
     valid = [record["valid_score"] for record in history if "valid_score" in record]
     return {"run": name, "seed": seed, "metrics": metrics, "valid": valid}
