@@ -11,11 +11,13 @@ from typing import Any
 
 from nestrec_recbole.errors import NestRecError, first_line
 
-# No usage statistics, no tables of its own, no log files of every trial, and paths mean what they mean to the user.
+# No usage statistics, no tables of its own, no log files of every trial, paths mean what they mean to the user, and
+# trials have the priority of what starts them: at Ray's own niceness, 15, they stand still beside anything else.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails at once has no score, and ends no search
