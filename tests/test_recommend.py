@@ -177,6 +177,16 @@ def test_ids_that_begin_with_a_dash_go_behind_two(checkpoint: str, capsys: pytes
     assert capsys.readouterr().out.startswith("i5\t")
 
 
+def test_seen_items_are_listed_where_asked(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = []
+    for more in ([], ["--with-seen"]):
+        assert main(["recommend", checkpoint, "i3", "i4", "-k", "50", *more]) == 0
+        listed.append({line.split("\t")[0] for line in capsys.readouterr().out.splitlines()})
+    assert listed[1] - listed[0] == {"i3", "i4"} and listed[0] < listed[1]
+    assert main(["recommend", checkpoint, "i3", "--similar", "--with-seen"]) == 2
+    assert "--similar is of no history" in capsys.readouterr().err
+
+
 def write_later(folder: Path) -> Path:
     """The circle's data some days on: users in another order, a new user, a new item, and one step more for each."""
     later = [[(start + step) % 12 for step in range(5 + start % 5)] for start in range(36)]

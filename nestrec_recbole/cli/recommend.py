@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", metavar="FILE", help="item ids, one a line, that alone are listed, as what is in stock"
     )
     parser.add_argument("--exclude", metavar="FILE", help="item ids, one a line, that are not listed")
+    parser.add_argument("--with-seen", action="store_true", help="list items of the history too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_places(parser)
 
@@ -66,9 +67,10 @@ def call(options: Any) -> int:
         raise NestRecError("--histories-in is of users; name them by --users, --users-file or --sample")
     if options.similar and not options.items:
         raise NestRecError("--similar is of item ids; name some")
-    if options.similar and (options.diversity or options.novelty):
-        raise NestRecError("--similar lists items as similar as they are; leave --diversity and --novelty out")
+    if options.similar and (options.diversity or options.novelty or options.with_seen):
+        raise NestRecError("--similar is of no history; leave --diversity, --novelty and --with-seen out")
     how = {"k": options.k, "diversity": options.diversity, "novelty": options.novelty}
+    how["exclude_seen"] = not options.with_seen
     logging.disable(logging.INFO)  # what RecBole says of the checkpoint's training
     try:
         if options.similar:
