@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 @pytest.fixture(autouse=True)
 def clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole writes log/ and saved/ where it stands, and reads settings from sys.argv."""
+    """RecBole writes log/ and saved/ where it stands, reads sys.argv, and sets the level of the root logger."""
+    logging.getLogger().setLevel(logging.WARNING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])
 
