@@ -123,6 +123,9 @@ BAD_ROWS = {
     "n: {model: NestRec, settings: {llm.layers: 1}}": (
         "models.n: config key 'llm.layers': write `llm: {layers: ...}` here"
     ),
+    "p: {model: NestRec, settings: {item_fields.title.width: 8}}": (
+        "models.p: config key 'item_fields.title.width': write `item_fields: {title: {width: ...}}` here"
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from logging import getLogger
+from types import NoneType
 from typing import Any
 
 from recbole.evaluator import metric_types
@@ -87,9 +88,10 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
     for key, value in given.items():
         name = f"{inside}{key}"
         if key not in defaults:
-            outer, dot, last = key.partition(".")
-            if dot and isinstance(defaults.get(outer), dict):  # merged() was not asked
-                raise NestRecError(f"config key {key!r}: write `{outer}: {{{last}: ...}}` here")
+            outer, *parts = key.split(".")
+            if parts and outer in defaults and isinstance(defaults[outer], (dict, NoneType)):  # merged() was not asked
+                within = functools.reduce(lambda what, part: f"{{{part}: {what}}}", reversed(parts), "...")
+                raise NestRecError(f"config key {key!r}: write `{outer}: {within}` here")
             if inside or key not in _OF_RECBOLE:
                 known = [f"{inside}{k}" for k in defaults]
                 if _OTHER_NAMES.get(key) in known:
