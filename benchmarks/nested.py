@@ -35,6 +35,7 @@ from nestrec_recbole.train.prepare import configure
 STACK = {"model": "NestRec", "whitened_scale": load_preset("NestRec", "sparse")["whitened_scale"]}
 WHOLE, COLD = "NestRec", {"hidden_items": 0.1}
 WIDE = {"hidden_size": 128, "inner_size": 512}
+WHOLE_OF = {"FastSASRec, width 128": "NestRec, width 128"}  # what a run is compared with, where that is not WHOLE
 RUNS: dict[str, dict[str, Any]] = {
     "FastSASRec": {"model": "FastSASRec"},
     WHOLE: STACK,
@@ -109,17 +110,21 @@ def values_by_user(folder: Path, name: str, seeds: list[int], ranks: str) -> np.
 
 
 def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """How NDCG@10 of each run differs from that of the whole stack, under both protocols; p is not yet corrected."""
+    """How NDCG@10 of each run differs from that of the whole stack of its width, under both protocols.
+
+    p is not yet corrected.
+    """
     seeds = {name: {one["seed"] for one in runs if one["run"] == name} for name in RUNS}
     found = {name: known[name] for name in RUNS if seeds[name] and name in known}
     for name in seeds:
-        common = sorted(seeds[name] & seeds[WHOLE])
-        places = [ranks_path(folder, one, seed) for one in (name, WHOLE) for seed in common]
+        whole = WHOLE_OF.get(name, WHOLE)
+        common = sorted(seeds[name] & seeds[whole])
+        places = [ranks_path(folder, one, seed) for one in (name, whole) for seed in common]
         if name == WHOLE or name.startswith("cold") or not common or not all(place.is_file() for place in places):
             continue
         found[name] = {"seeds": common}
         for column, ranks in zip(COLUMNS[:2], ("rank", "rank_unseen"), strict=True):
-            made = compare(*(values_by_user(folder, one, common, ranks) for one in (name, WHOLE)))
+            made = compare(*(values_by_user(folder, one, common, ranks) for one in (name, whole)))
             found[name][column] = {"difference": made.difference, "low": made.low, "high": made.high, "p": made.p}
     return found
 
@@ -135,7 +140,7 @@ def table(results: dict[str, Any]) -> str:
         for name in whole:
             one = found[name][column] if name in found else None
             less[name] += f" {difference(one, p[name])} |" if one else "  |"
-    names = " | ".join(f"{column} less that of NestRec" for column in COLUMNS[:2])
+    names = " | ".join(f"{column} less that of NestRec of its width" for column in COLUMNS[:2])
     lines = [f"| run | seeds | valid | {' | '.join(COLUMNS)} | {names} |", "|---" * (len(COLUMNS) + 5) + "|"]
     lines += [f"| {row(name, runs, COLUMNS)} |{less[name]}" for name in whole]
     if cold:
@@ -147,8 +152,10 @@ def table(results: dict[str, Any]) -> str:
 def summary(runs: list[dict[str, Any]], dataset: str) -> str:
     """Markdown for the first page: the whole stack, ids only, and what papers report."""
     lines = ["| model | | NDCG@10 U | F | Recall@10 U | F |", "|---|---|---|---|---|---|"]
-    for name in (WHOLE, "FastSASRec"):
+    for name in ("NestRec, width 128", "FastSASRec, width 128", WHOLE, "FastSASRec"):
         own = [one["metrics"] for one in runs if one["run"] == name]
+        if not own:
+            continue
         means = [np.mean([metrics[column] for metrics in own]) for column in COLUMNS[:4]]
         seeds = f"mean of {len(own)} seeds" if len(own) > 1 else "one seed"
         lines.append(f"| {name} | {seeds} | {' | '.join(f'{mean:.4f}' for mean in means)} |")
