@@ -275,9 +275,28 @@ def test_a_checkpoint_loads_with_recboles_function(model: str, make: Any) -> Non
         history = [str(token) for token in recommender.catalogue.tokens[[1, 2, 3]]]
         ((first, score), *_) = recommender.recommend([history], k=3)[0]
         assert first not in history and first != "[PAD]" and np.isfinite(score)
-    if model == "ItemKNN":
-        with pytest.raises(NestRecError, match="ItemKNN reads no history of items"):
-            Recommender.load(trainer.saved_model_file)
+
+
+@pytest.mark.parametrize("model", ["ItemKNN", "BPR", "MultiVAE", "FM"])
+def test_models_of_users_recommend_for_users(model: str, make: Any) -> None:
+    """Lists are those of the evaluation, but for the targets, which are seen by now."""
+    trainer, (train, valid, test) = prepare(make(model, epochs=1))
+    trainer.fit(train, valid, verbose=False)
+    trainer.evaluate(test)
+    ranks = rank_targets(trainer.model.full_sort_predict, test.dataset, k=10)
+    recommender = Recommender.load(trainer.saved_model_file)
+    tokens, users = recommender.catalogue.tokens, recommender.dataset.field2id_token[recommender.dataset.uid_field]
+    rows = list(np.argsort(ranks.users)[:3])
+    asked = [str(users[ranks.users[row]]) for row in rows]
+    lists = recommender.recommend_users(asked, k=10, exclude_seen=False)
+    for row, user in zip(rows, asked, strict=True):
+        assert [item for item, _ in lists[user]] == tokens[ranks.top[row]].tolist()
+    unseen = recommender.recommend_users(asked, k=10)
+    for row, user in zip(rows, asked, strict=True):
+        expected = [item for item in ranks.top_unseen[row] if item != ranks.targets[row]]
+        assert [item for item, _ in unseen[user]][: len(expected)] == tokens[expected].tolist()
+    with pytest.raises(NestRecError, match=f"{model} knows users by their ids and reads no history: give users"):
+        recommender.recommend([[str(tokens[1])]])
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])

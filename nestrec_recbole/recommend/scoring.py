@@ -1,4 +1,4 @@
-"""Scores of the catalogue for histories of item ids, as any sequential model gives them."""
+"""Scores of the catalogue for histories of item ids, or for users, as any model gives them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ Columns = dict[str, list[list[int]]]
 def history_columns(model: Any, dataset: Any, rows: list[list[int]], times: Sequence[Sequence[int]] | None) -> Columns:
     """What a model reads of histories of item ids: these and, if it wants them, times, a list for each history.
 
+    A model of users and items reads nothing of them.
+
     Raises
     ------
     NestRecError
         When times are wanted and missing or do not fit, or the model reads places, of which a history says nothing.
     """
+    if not hasattr(model, "ITEM_SEQ"):
+        return {}
     if dataset.config["coordinates"]:
         raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
     timed = {"exact_time_list": _fitting(times, rows)} if dataset.config["use_times"] else {}
@@ -32,15 +36,15 @@ def history_columns(model: Any, dataset: Any, rows: list[list[int]], times: Sequ
 
 
 def score_histories(model: Any, dataset: Any, columns: Columns, users: Tensor | None = None) -> Tensor:
-    """Scores (B, n_items) of histories, float32, on the model's device.
+    """Scores (B, n_items) of histories, or of users, float32, on the model's device.
 
     Parameters
     ----------
-    model : recbole.model.abstract_recommender.SequentialRecommender
+    model : recbole.model.abstract_recommender.AbstractRecommender
     dataset : nestrec_recbole.data.dataset.SequenceDataset
         Of the model.
     columns : dict of str to list of lists
-        See :func:`history_columns`. The model reads the last ``MAX_ITEM_LIST_LENGTH`` of each.
+        See :func:`history_columns`. The model reads the last ``MAX_ITEM_LIST_LENGTH`` of each; of none, users alone.
     users : Tensor (B,), int64, optional
 
     Raises
@@ -48,6 +52,14 @@ def score_histories(model: Any, dataset: Any, columns: Columns, users: Tensor | 
     NestRecError
         When the model reads what a history does not say.
     """
+    if not columns:
+        if users is None:
+            raise NestRecError(
+                f"{type(model).__name__} knows users by their ids and reads no history: give users that were there in "
+                "training (--users)"
+            )
+        scores = model.full_sort_predict(Interaction({dataset.uid_field: users}).to(model.device))
+        return scores.float().view(len(users), -1)
     lengths = torch.tensor([min(len(row), model.max_seq_length) for row in columns[model.ITEM_SEQ]])
     fields = {model.ITEM_SEQ_LEN: lengths}
     if users is not None:

@@ -25,12 +25,13 @@ from nestrec_recbole.recommend.users import as_now, histories_of, user_ids
 
 
 class Recommender:
-    """A trained sequential model with its catalogue.
+    """A trained model with its catalogue.
 
     Parameters
     ----------
     model : nestrec_recbole.models.base.SequenceModel
-        Or one of RecBole's that reads a history and nothing else of the user.
+        Or one of RecBole's. One that reads no history, such as BPR, knows users by their ids: it recommends for those
+        that were there in training, and what they took since changes nothing but what is left out.
     dataset : nestrec_recbole.data.dataset.SequenceDataset
         Of the run that trained the model: it holds the item tokens.
 
@@ -49,8 +50,6 @@ class Recommender:
     """
 
     def __init__(self, model: Any, dataset: Any) -> None:
-        if not hasattr(model, "ITEM_SEQ"):
-            raise NestRecError(f"{type(model).__name__} reads no history of items: it cannot recommend for one")
         self.model, self.dataset = model.eval(), dataset
         self.histories = dataset
         self.catalogue = Catalogue(dataset)
