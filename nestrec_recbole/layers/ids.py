@@ -11,7 +11,7 @@ class ItemIds(nn.Module):
     """One vector for each item, which counts where training knows the item, and there is dropped at random.
 
     So a model learns to do without: items that came late rank by their content.
-    Weights are N(0, 1) until :meth:`reset`.
+    Weights are N(0, 1) until a model starts them.
 
     Parameters
     ----------
@@ -29,12 +29,6 @@ class ItemIds(nn.Module):
         self.weight = nn.Parameter(torch.randn(len(is_trained), width))
         self.dropout = dropout
         self.register_buffer("is_trained", is_trained, persistent=False)
-
-    @torch.no_grad()
-    def reset(self, std: float = 0.02) -> None:
-        """Draw the weights from N(0, std^2); those of the padding item are zero."""
-        self.weight.normal_(std=std)
-        self.weight[0] = 0
 
     def forward(self, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Vectors (m, width) of items (m,), by default of all, and whether each counts: (m,) bool."""

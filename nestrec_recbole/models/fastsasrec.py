@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
@@ -13,6 +12,7 @@ from nestrec_recbole.layers.recency import RecencyResidual
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel
+from nestrec_recbole.models.itemstart import start_items
 
 
 class FastSASRec(SequenceModel):
@@ -35,11 +35,9 @@ class FastSASRec(SequenceModel):
         self.transformer = build_transformer(config)
         self.cosine = self.computes_items = config["cosine"]  # else rows of the table are there already
         self.recency = build_recency(config)
-        for module in (self.item_embedding, self.position_embedding):
-            if module is not None:
-                nn.init.normal_(module.weight, std=0.02)
-        with torch.no_grad():
-            self.item_embedding.weight[0] = 0
+        start_items(self.item_embedding.weight, config, dataset)
+        if self.position_embedding is not None:
+            nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """As the base's: the input embeddings, of unit length with ``cosine``."""

@@ -17,6 +17,7 @@ from nestrec_recbole.layers.transformer import BidirectionalTransformer, CausalT
 from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
+from nestrec_recbole.models.itemstart import start_items
 
 
 class GatedFusionRec(SequenceModel):
@@ -57,7 +58,7 @@ class GatedFusionRec(SequenceModel):
         self.ranks_content, self.cosine = config["item_table"] == "content", config["cosine"]
         self.recency = build_recency(config)
         if self.id_embedding is not None:
-            self.id_embedding.reset()
+            start_items(self.id_embedding.weight, config, dataset)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def add_items(self, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:

@@ -22,6 +22,7 @@ from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.layers.whitened import WhitenedFields
 from nestrec_recbole.models.base import SequenceModel, item_counts
 from nestrec_recbole.models.fastsasrec import build_recency
+from nestrec_recbole.models.itemstart import start_items
 
 CHUNK = 32_768  # items whose activations are in memory together, where no gradient is wanted
 ON_DEVICE = 1 << 32  # bytes of kept tokens that a GPU holds, at most; more stay in the file
@@ -69,7 +70,7 @@ class ItemQFormer(SequenceModel):
         self.whitened = self._whiten(config["whitened_scale"], in_training) if config["whitened_scale"] else None
         self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         if self.id_embedding is not None:
-            self.id_embedding.reset()
+            start_items(self.id_embedding.weight, config, dataset)
         self.dropout, self.drops = Dropout(config["hidden_dropout_prob"]), config["qformer_dropout_prob"] > 0
         self.recent_mean = RecencyMean()
         self.cosine, self.recency = config["cosine"], build_recency(config)

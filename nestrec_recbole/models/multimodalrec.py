@@ -24,6 +24,7 @@ from nestrec_recbole.layers.recency import RecencyMean
 from nestrec_recbole.layers.transformer import CausalTransformer
 from nestrec_recbole.layers.unit import unit
 from nestrec_recbole.models.base import SequenceModel, item_counts
+from nestrec_recbole.models.itemstart import start_items
 from nestrec_recbole.models.objective import Drawn
 
 ALIGNED = 1024  # items at most whose text and image are told from each other's, in a step
@@ -59,7 +60,7 @@ class MultimodalRec(SequenceModel):
             self.fields = FieldTokens(*features, known=in_training.numpy())
         self.id_embedding = ItemIds(in_training, width, config["id_dropout_prob"]) if config["use_ids"] else None
         if self.id_embedding is not None:
-            self.id_embedding.reset()
+            start_items(self.id_embedding.weight, config, dataset)
         tokens = [*kinds, *(["id"] if config["use_ids"] else [])]
         self.fusion = _fusion(config, tokens)
         self.dropout = Dropout(config["hidden_dropout_prob"])

@@ -9,6 +9,7 @@ from typing import Any
 from nestrec_recbole.data.domains import PROTOCOLS
 from nestrec_recbole.layers.fusion import FUSIONS
 from nestrec_recbole.layers.pairs import ACTIVATIONS, INITIALISATIONS, NORMS
+from nestrec_recbole.models.itemstart import STARTS
 from nestrec_recbole.models.objective import DOMAIN_LOSSES, LOSSES, NEGATIVES
 
 LEARNERS = ("adam", "adamw", "sgd")
@@ -56,6 +57,7 @@ RULES: dict[str, Rule] = {
     "protocol": _one_of(PROTOCOLS),
     "times_per_second": ABOVE_0,
     # training
+    "item_start": _one_of(STARTS),
     "epochs": FROM_1,
     "stopping_step": FROM_0,
     "train_batch_size": FROM_1,
