@@ -38,7 +38,8 @@ def cooccurrence_vectors(dataset: Any, width: int, seed: int = 0) -> np.ndarray:
     distance, smoothed contexts and ``sqrt(S)`` as in Levy, Goldberg & Dagan, TACL 2015; the SVD of Halko, Martinsson &
     Tropp, SIAM Review 2011.
     """
-    information = positive_information(pair_counts(*dataset.interactions(), dataset.item_num))
+    users, items = dataset.interactions()
+    information = positive_information(pair_counts(users, items, dataset.item_num))
     vectors = np.zeros((dataset.item_num, width), np.float32)
     n_features = min(width, dataset.item_num - 1)
     if information.nnz:
