@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from nestrec_recbole.layers import qformer
+from nestrec_recbole.layers import attention
 from nestrec_recbole.layers.qformer import QFormer
 
 ENCODER_WIDTH = 10
@@ -199,5 +199,5 @@ def test_a_batch_larger_than_a_kernel_takes_is_split(causal, monkeypatch):
         return model.forward_causal(memory) if causal else model(memory, mask)
 
     whole = read()
-    monkeypatch.setattr(qformer, "MOST", 3)
+    monkeypatch.setattr(attention, "MOST", 3)
     torch.testing.assert_close(read(), whole)

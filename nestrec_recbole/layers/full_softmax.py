@@ -27,14 +27,17 @@ class _LogitBlocks:
         n_positions, n_items = len(states), len(table)
         n_rows = min(n_positions, max(elements // n_items, MIN_ROWS))
         n_columns = min(n_items, max(elements // n_rows, 1))
-        self.states, self.table, self.targets, self.pad_id = states, table, targets, pad_id
+        self.states, self.table, self.pad_id = states, table, pad_id
+        self.targets = targets if pad_id is None else targets.masked_fill(targets == pad_id, -1)
         self.rows = [slice(i, min(i + n_rows, n_positions)) for i in range(0, n_positions, n_rows)]
         self.columns = [slice(i, min(i + n_columns, n_items)) for i in range(0, n_items, n_columns)]
         self.dtype = at_least_float32(states)
+        # Probabilities of a large catalogue are below what float16 can tell from zero.
+        self.gradient_dtype = self.dtype if states.dtype is torch.float16 else states.dtype
         self.memory = torch.empty(n_rows * n_columns, dtype=self.dtype, device=states.device)
 
     def logits(self, rows: slice, columns: slice) -> Tensor:
-        """Compute a block of logits, at least in float32; those of the padding item are -inf."""
+        """Compute a block of logits, at least in float32; those of the padding item are the lowest number."""
         states, table = self.states[rows], self.table[columns]
         block = self.memory[: len(states) * len(table)].view(len(states), len(table))
         if states.dtype == block.dtype:
@@ -42,22 +45,21 @@ class _LogitBlocks:
         else:
             block.copy_(states @ table.T)
         if self.pad_id is not None and columns.start <= self.pad_id < columns.stop:
-            block[:, self.pad_id - columns.start] = -math.inf
+            block[:, self.pad_id - columns.start] = torch.finfo(self.dtype).min
         return block
 
     def normalise(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Stream over the catalogue; return target logits and log-sum-exps (rows, 1), and the last block's softmax."""
-        top = self.memory.new_full((rows.stop - rows.start, 1), torch.finfo(self.dtype).min)
-        total, target_logits = torch.zeros_like(top), torch.full_like(top, -math.inf)
+        lse = target_logits = self.memory.new_full((rows.stop - rows.start, 1), -math.inf)
         for columns in self.columns:
             block = self.logits(rows, columns)
             local, inside = _locate(self.targets[rows, None], columns)
             target_logits = torch.where(inside, block.gather(1, local), target_logits)
-            new_top = torch.maximum(top, block.amax(1, keepdim=True))
-            block.sub_(new_top).exp_()
-            total.mul_((top - new_top).exp_()).add_(block.sum(1, keepdim=True))
-            top = new_top
-        return target_logits, top + total.log(), block.div_(total)
+            top = block.amax(1, keepdim=True)
+            torch.softmax(block, 1, out=block)  # one pass; its largest value is 1 / the sum of exp(logit - top)
+            block_lse = top - block.amax(1, keepdim=True).log()
+            lse = torch.logaddexp(lse, block_lse)
+        return target_logits, lse, block if len(self.columns) == 1 else block.mul_((block_lse - lse).exp())
 
     def add_gradients(
         self,
@@ -80,6 +82,7 @@ class _LogitBlocks:
                 mass[rows] += (block.gather(1, local) * inside).sum(1)
             local, inside = _locate(self.targets[rows, None], columns)
             block.scatter_add_(1, local, -inside.to(block.dtype))  # softmax - onehot: the gradient of the logits
+            block = block.to(self.gradient_dtype)
             if grad_states is not None:
                 _add_product(grad_states[rows], block, self.table[columns])
             if grad_table is not None:
@@ -94,14 +97,12 @@ def _locate(items: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to `total`, the product in the dtype of `right` and the sum in that of `total`.
-
-    Probabilities of a large catalogue are below what float16 can tell from zero: there the product is in float32.
-    """
-    if right.dtype in (total.dtype, torch.float16):
-        total.addmm_(left, right.to(total.dtype))
+    """Add `left @ right` to `total`, the product in the dtype of `left` and the sum in that of `total`."""
+    right = right.to(left.dtype)
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
     else:
-        total.add_(left.to(right.dtype) @ right)
+        total.add_(left @ right)
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nestrec_recbole.layers.attention import attend
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -48,7 +50,7 @@ class Packed:
             grid = grid.index_copy(0, place, x[0].transpose(0, 1))
             return grid.unflatten(0, (-1, self.longest)).transpose(1, 2)
 
-        out = F.scaled_dot_product_attention(pad(query), pad(key), pad(value), is_causal=True, **options)
+        out = attend(pad(query), pad(key), pad(value), is_causal=True, **options)
         return out.transpose(1, 2).flatten(0, 1)[place].transpose(0, 1)[None]
 
     def boundaries(self) -> Tensor:

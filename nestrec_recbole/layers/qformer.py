@@ -1,15 +1,12 @@
 """The Q-Former: a few learned queries that read a memory of any length, once or at every step of a history."""
 
-from itertools import repeat
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nestrec_recbole.layers.attention import attend
 from nestrec_recbole.layers.dropout import Dropout
-
-MOST = 65_535  # rows of a batch that an attention kernel takes: the size of CUDA's grid
 
 
 class AddNorm(nn.Module):
@@ -46,18 +43,8 @@ class Attention(nn.Module):
         # (B, n, width) -> (B, heads, n, width / heads)
         query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in projected)
         dropout = self.dropout if self.training else 0.0
-        attended = _attend(query, key, value, mask, dropout)
+        attended = attend(query, key, value, mask, dropout_p=dropout)
         return self.output(x, attended.transpose(1, 2).flatten(2), seeing)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention over a batch of any size (B, heads, n, d): CUDA's kernels take ``MOST`` rows."""
-    if len(query) <= MOST:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    masks = mask.split(MOST) if mask is not None and mask.ndim == 4 and len(mask) > 1 else repeat(mask)
-    parts = zip(query.split(MOST), key.split(MOST), value.split(MOST), masks, strict=False)
-    done = [F.scaled_dot_product_attention(*part[:3], attn_mask=part[3], dropout_p=dropout) for part in parts]
-    return torch.cat(done)
 
 
 class QFormerLayer(nn.Module):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.attention import attend
 from nestrec_recbole.layers.dropout import Dropout
 
 
@@ -24,7 +25,7 @@ class CausalSelfAttention(nn.Module):
         # (B, T, 3 * width) -> 3 x (B, heads, T, width / heads)
         query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, visible, dropout, visible is None)
+        attended = attend(query, key, value, visible, dropout_p=dropout, is_causal=visible is None)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 

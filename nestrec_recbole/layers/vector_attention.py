@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nestrec_recbole.layers.attention import attend
+
 
 class VectorAttention(nn.Module):
     """A vector for each step attends to the states that are visible to it, and is added to what it finds.
@@ -33,7 +35,7 @@ class VectorAttention(nn.Module):
         visible = F.pad(visible, (1, 0), value=True)
         query = self.to_query(vectors).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.to_key_value(states).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        found = attend(query, key, value, visible)
         return vectors + self.to_out(found.transpose(1, 2).flatten(2))
 
 

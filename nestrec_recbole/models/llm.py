@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.errors import NestRecError, first_line
+from nestrec_recbole.layers.attention import attend
 from nestrec_recbole.layers.packing import Layout, Packed
 from nestrec_recbole.models.adapters import with_lora
 
@@ -212,7 +212,7 @@ def _packed_attention(
     """Attention as transformers calls it, with arguments of which no other matters here; plainly causal if unpacked."""
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     if packed is None:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, **options)
+        out = attend(query, key, value, is_causal=True, **options)
     else:
         out = packed.attend(query, key, value, **options)
     return out.transpose(1, 2), None
