@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_dataset
+from recbole.quick_start import load_data_and_model
 
 from nestrec_recbole.data.cooccurrence import DECAY, SMOOTHING, WINDOW, cooccurrence_vectors, pair_counts
 from nestrec_recbole.data.cooccurrence import positive_information as information_of
+from nestrec_recbole.models import itemstart
 from nestrec_recbole.train.prepare import configure, prepare
 
 
@@ -82,3 +84,13 @@ def test_models_start_from_it(model: str, tmp_path: Path) -> None:
     alike, same = torch.corrcoef(ids[known]).numpy(), of[known][:, None] == of[known]
     assert alike[same].mean() > alike[~same].mean() + 0.1
     trainer.fit(train, valid, verbose=False)
+
+
+def test_a_model_that_is_loaded_does_not_compute_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, (train, valid, _) = prepared(tmp_path, item_start="cooccurrence", epochs=1)
+    trainer.fit(train, valid, verbose=False)
+    monkeypatch.setattr(itemstart, "cooccurrence_vectors", None)
+    config, model, *_ = load_data_and_model(trainer.saved_model_file)
+    assert config["item_start"] == "cooccurrence"
+    ids = next(iter(model.id_tables()))
+    torch.testing.assert_close(model.state_dict()[ids], trainer.model.state_dict()[ids])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,11 +108,21 @@ def load_data_and_model(
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    with _unstarted(config):
+        model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     check_numbering(model, checkpoint.get("numbering"), model_file)
     model.load_state_dict(checkpoint["state_dict"])
     model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, *loaders
+
+
+@contextmanager
+def _unstarted(config: Any) -> Iterator[None]:
+    """A model whose weights are loaded need not compute what its item ids start from."""
+    start = config["item_start"]
+    config["item_start"] = start and "random"
+    yield
+    config["item_start"] = start
 
 
 def look_in(config: Any, data_path: str | None, feature_path: str | None) -> None:
