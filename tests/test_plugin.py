@@ -105,6 +105,8 @@ def test_a_dotted_name_changes_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(NestRecError, match=words):
             Config(model="NestRec", dataset="circle", config_dict={key: 1})
+    with pytest.raises(NestRecError, match="'llm': this model does not read it; models that do: NestRec"):
+        Config(model="UserQFormer", dataset="circle", config_dict={"llm.layers": 1})
 
 
 def test_a_dotted_name_reaches_every_level() -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nestrec_recbole.bench.quickstart import quickstart
+from nestrec_recbole.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +38,7 @@ def test_quickstart_writes_table_examples_results_and_curves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"epochs": 1, "hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 10, "show_progress": False}
-    runs = quickstart(tmp_path / "out", **small)
+    runs = quickstart(tmp_path / "out", **small, **{"llm.layers": 1})
     assert [run.model for run in runs] == ["Pop", "FastSASRec", "NestRec"]
     said = capsys.readouterr().out
     for run in runs:
@@ -54,3 +56,31 @@ def test_quickstart_writes_table_examples_results_and_curves(
     saved = json.loads((tmp_path / "out/results.json").read_text())
     assert [record["metrics"] for record in saved] == [run.metrics for run in runs]
     assert all(0 <= value <= 1 for record in saved for value in record["metrics"].values())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--epoch=1", "unknown config key 'epoch'; did you mean 'epochs'?"),
+        ("--dataset=beauty", "dataset is 'beauty': the quickstart's are given; `nestrec run` trains others"),
+    ],
+)
+def test_settings_of_the_command_line(word: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", "--folder", str(tmp_path / "out"), word]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_reach_the_models_that_read_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def note(model: str, dataset: str, settings: dict[str, Any], checkpoint: Path) -> Any:
+        given[model] = settings
+        if model == "NestRec":
+            raise ValueError("enough")
+        return None, None, None
+
+    monkeypatch.setattr("nestrec_recbole.bench.quickstart.train", note)
+    assert main(["quickstart", "--folder", str(tmp_path), "--seed=7", "--llm.layers=1", "--epochs=3"]) == 2
+    assert "llm.layers" not in given["FastSASRec"] and given["NestRec"]["llm.layers"] == 1
+    assert all((settings["seed"], settings["epochs"]) == (7, 3) for settings in given.values())

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from nestrec_recbole.bench.run import Run, full_histories, train
+from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.files import written_whole
 from nestrec_recbole.recommend import Recommender
+from nestrec_recbole.settings.checks import check_known
+from nestrec_recbole.settings.shipped import is_ours, keys_of_any_model, models_with
 from nestrec_recbole.train.curves import plot_curves
 
 DATASET = "ml-100k"
@@ -42,13 +45,16 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     folder : str or Path
         Where results go.
     **settings
-        Any config keys, such as ``epochs=1`` or ``seed=7``, for both models.
+        Any config keys, such as ``epochs=1`` or ``seed=7``, for the models that read them.
 
     Returns
     -------
     list of Run
         Pop, FastSASRec, NestRec.
     """
+    for key in settings.keys() & {"model", "dataset"}:
+        raise NestRecError(f"{key} is {settings[key]!r}: the quickstart's are given; `nestrec run` trains others")
+    check_known({key.partition(".")[0] for key in settings}, keys_of_any_model())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
@@ -65,7 +71,8 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     runs = []
     print(f"Training on {DATASET}, leave-one-out; validation chooses the epoch, test is evaluated once.")
     for model, own in SETTINGS.items():
-        run, trained, test = train(model, DATASET, {**own, **settings}, folder / f"{model}.safetensors")
+        read = {key: value for key, value in settings.items() if _is_for(model, key)}
+        run, trained, test = train(model, DATASET, {**own, **read}, folder / f"{model}.safetensors")
         runs.append(run)
     print("\n" + table(runs) + "\n")
     print(examples(Recommender(trained, test), test))
@@ -74,6 +81,12 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     plot_curves({run.model: run.history for run in runs[1:]}, folder / "curves.png")
     print(f"{perf_counter() - began:.0f} s in all. Results, curves and checkpoints: {folder}/")
     return runs
+
+
+def _is_for(model: str, setting: str) -> bool:
+    """Whether a model reads a setting; one of RecBole's passes over what it does not know."""
+    readers = models_with(setting.partition(".")[0])
+    return model in readers or not readers or not is_ours(model)
 
 
 def table(runs: list[Run]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+TAKES_SETTINGS = True  # as --key=value, for all models
 WRITES = "--folder says"
 
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(options: Any) -> int:
     """Run the verb."""
     from nestrec_recbole.bench.quickstart import quickstart
+    from nestrec_recbole.cli.words import take_settings
 
-    quickstart(options.folder)
+    quickstart(options.folder, **take_settings())
     return 0

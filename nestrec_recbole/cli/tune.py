@@ -82,15 +82,13 @@ def _tune(options: Any) -> None:
 def _given(files: list[str]) -> dict[str, Any]:
     """The settings of every trial: those of files, and those of the command line over them."""
     from nestrec_recbole.cli.run import read_settings
-    from nestrec_recbole.compat import literal
+    from nestrec_recbole.cli.words import take_settings
     from nestrec_recbole.settings.values import merged
 
     settings: dict[str, Any] = {}
     for path in files:
         settings = merged(settings, read_settings(path))
-    words, sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config would take them for settings of the process
-    given = (word.removeprefix("--").split("=", 1) for word in words)
-    return merged(settings, {key: literal(value) for key, value in given})
+    return merged(settings, take_settings())
 
 
 def _final(found: Any, folder: Path, seeds: list[int]) -> list[dict[str, Any]]:

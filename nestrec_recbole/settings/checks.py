@@ -18,6 +18,7 @@ from nestrec_recbole.encode.recipe import KEYS as RECIPE_KEYS
 from nestrec_recbole.errors import NestRecError, unknown
 from nestrec_recbole.models.objective import DRAWING
 from nestrec_recbole.settings.rules import rule_of
+from nestrec_recbole.settings.shipped import models_with
 
 # Keys that RecBole reads, those that it lists and the others.
 _OF_RECBOLE = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments} | {
@@ -93,6 +94,11 @@ def check(given: dict[str, Any], defaults: dict[str, Any], inside: str = "") -> 
                 within = functools.reduce(lambda what, part: f"{{{part}: {what}}}", reversed(parts), "...")
                 raise NestRecError(f"config key {key!r}: write `{outer}: {within}` here")
             if inside or key not in _OF_RECBOLE:
+                owners = [] if inside else models_with(outer)
+                if owners:
+                    raise NestRecError(
+                        f"config key {key!r}: this model does not read it; models that do: {', '.join(owners)}"
+                    )
                 known = [f"{inside}{k}" for k in defaults]
                 if _OTHER_NAMES.get(key) in known:
                     raise NestRecError(f"unknown config key {key!r}; here it is {_OTHER_NAMES[key]!r}")

@@ -153,6 +153,11 @@ def keys_of_any_model() -> set[str]:
     return {key for path in files for key in _keys(path)}
 
 
+def models_with(key: str) -> list[str]:
+    """Those of our models that read a setting."""
+    return [model for model in _of_models if any(key in _keys(path) for path in files_of(model))]
+
+
 @functools.cache
 def keys_of_ours_alone() -> set[str]:
     """The settings of how our models are built and train, which RecBole's do not read."""

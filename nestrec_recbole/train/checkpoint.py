@@ -99,7 +99,8 @@ def load_weights(
     compare_splits(path, about["config"], config)
     compare_settings(path, about["config"], config, _UNSEEN_IN_SHAPES)
     if config["llm"]:
-        compare_settings(path, about["config"].get("llm") or {}, config["llm"], _OF_LLM, "llm.")
+        ours = {key: config["llm"].get(key) for key in _OF_LLM}  # one of RecBole's models has what it was given
+        compare_settings(path, about["config"].get("llm") or {}, ours, _OF_LLM, "llm.")
     weights = weights_of(tensors)
     own = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     for name in sorted(own.keys() ^ weights.keys()):
