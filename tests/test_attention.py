@@ -26,7 +26,8 @@ def test_under_autocast_a_cpu_attends_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_few_kernels_are_kept_for_half_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # so that it is as before when the test has ended
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     for precision, kept in (("fp32", None), ("bf16", "64")):
         with autocast(precision, torch.device("cpu")):
             assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
