@@ -113,6 +113,12 @@ class Processes:
         for parameter, part in zip(trained, parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
+    def share(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give all processes the first one's parameters: what was computed on another kind of machine may differ."""
+        for parameter in parameters if self.size > 1 else ():
+            if parameter.requires_grad:
+                dist.broadcast(parameter.data, 0)
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
         if self.size > 1:

@@ -295,8 +295,26 @@ def test_models_of_users_recommend_for_users(model: str, make: Any) -> None:
     for row, user in zip(rows, asked, strict=True):
         expected = [item for item in ranks.top_unseen[row] if item != ranks.targets[row]]
         assert [item for item, _ in unseen[user]][: len(expected)] == tokens[expected].tolist()
-    with pytest.raises(NestRecError, match=f"{model} knows users by their ids and reads no history: give users"):
+    with pytest.raises(NestRecError, match=f"{model} reads no history: give users that were there in training"):
         recommender.recommend([[str(tokens[1])]])
+
+
+def test_users_that_a_model_of_users_was_not_trained_on_get_no_list(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, (train, valid, _) = prepare(make("BPR", epochs=1, hidden_users=0.3))
+    trainer.fit(train, valid, verbose=False)
+    recommender = Recommender.load(trainer.saved_model_file)
+    users = recommender.dataset.field2id_token["user_id"][1:].astype(str).tolist()
+    there = {users[user - 1] for user in train.dataset.inter_feat["user_id"].tolist()}
+    hidden = [user for user in users if user not in there]
+    caplog.clear()
+    lists = recommender.recommend_users([hidden[0], *sorted(there)[:2], hidden[1]], k=3)
+    assert [len(one) for one in lists.values()] == [0, 3, 3, 0]
+    assert f"2 of 4 users were not there in training, such as '{hidden[0]}': their lists are empty" in caplog.text
+    item = str(recommender.catalogue.tokens[1])
+    with pytest.raises(NestRecError, match=f"user '{hidden[0]}' was not there in training, and BPR reads no history"):
+        recommender.recommend([[item]], users=[hidden[0]])
 
 
 @pytest.mark.parametrize("model", ["GRU4Rec", "BPR"])

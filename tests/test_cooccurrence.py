@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,23 @@ def test_models_start_from_it(model: str, tmp_path: Path) -> None:
     alike, same = torch.corrcoef(ids[known]).numpy(), of[known][:, None] == of[known]
     assert alike[same].mean() > alike[~same].mean() + 0.1
     trainer.fit(train, valid, verbose=False)
+
+
+def test_rounding_is_not_taken_for_a_vector() -> None:
+    """Of two kinds of groups the small ones lie beyond the components that are kept."""
+    rows = [[*range(first, first + 12)] for first in range(0, 96, 12)] * 3 + [[100, 101, 102], [103, 104, 105]]
+    users = np.concatenate([np.full(len(row), user) for user, row in enumerate(rows)])
+    items = np.concatenate(rows) + 1
+    given = SimpleNamespace(item_num=110, interactions=lambda in_order: (users, items))
+    lengths = np.linalg.norm(cooccurrence_vectors(given, 8), axis=1)
+    assert np.isin(lengths.round(5), (0, 1)).all()
+    assert lengths[1:97].all() and not lengths[97:].any()
+
+
+def test_no_ids_no_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"item_fields": {"year": {"modality": "number"}}}
+    prepared(tmp_path, "ItemQFormer", item_start="cooccurrence", use_ids=False, **fields)
+    assert "item_start: cooccurrence has no effect here: there are no item ids" in caplog.text
 
 
 def test_a_model_that_is_loaded_does_not_compute_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,20 @@ def test_nothing_is_filtered_out_of_benchmark_files(tmp_path: Path, make_config:
         assert [len(part) for part in kept] == [2, 1, 1]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 0, 2, 1)])
+def test_interactions_in_order_of_written_out_histories(
+    order: tuple[int, ...], tmp_path: Path, make_config: Any
+) -> None:
+    lines = ["u\ta\tb\n", "v\tb\ta\n", "u\ta b\tc\n", "u\ta b c\td\n"]
+    settings = written_out(tmp_path, **{**PARTS, "train": "".join(lines[number] for number in order)})
+    train, *_ = create_dataset(make_config("FastSASRec", "d", **settings)).build()
+    users, items = train.interactions(in_order=True)
+    of = {name: [] for name in ("u", "v")}
+    for user, item in zip(users, items, strict=True):
+        of[train.field2id_token["user_id"][user]].append(train.field2id_token["item_id"][item])
+    assert of == {"u": ["a", "b", "c", "d"], "v": ["b", "a"]} and (np.diff(users) != 0).sum() == 1
+
+
 @pytest.mark.parametrize("left_out", [[], ["alias_of_item_id"], ["load_col"], ["alias_of_item_id", "load_col"]])
 def test_benchmark_files_need_their_names_only(left_out: list[str], tmp_path: Path, make_config: Any) -> None:
     settings = {key: value for key, value in written_out(tmp_path, **PARTS).items() if key not in left_out}

@@ -16,6 +16,7 @@ from nestrec_recbole.compat.checkpoints import (
     look_in,
     read_checkpoints_safely,
     read_datasets_safely,
+    unstarted,
 )
 from nestrec_recbole.compat.literals import literal, read_literals_only
 from nestrec_recbole.compat.measures import count_flops_in_place, get_flops, let_metrics_count
@@ -37,6 +38,7 @@ __all__ = [
     "load_data_and_model",
     "look_in",
     "require_recbole",
+    "unstarted",
 ]
 
 RECBOLE = "1.2.1"

@@ -108,7 +108,7 @@ def load_data_and_model(
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    with _unstarted(config):
+    with unstarted(config):
         model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
     check_numbering(model, checkpoint.get("numbering"), model_file)
     model.load_state_dict(checkpoint["state_dict"])
@@ -117,12 +117,14 @@ def load_data_and_model(
 
 
 @contextmanager
-def _unstarted(config: Any) -> Iterator[None]:
-    """A model whose weights are loaded need not compute what its item ids start from."""
+def unstarted(config: Any) -> Iterator[None]:
+    """A model that is built here is loaded next, and need not compute what its item ids start from."""
     start = config["item_start"]
     config["item_start"] = start and "random"
-    yield
-    config["item_start"] = start
+    try:
+        yield
+    finally:
+        config["item_start"] = start
 
 
 def look_in(config: Any, data_path: str | None, feature_path: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from logging import getLogger
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,16 @@ from scipy.sparse import csr_matrix
 from sklearn.utils.extmath import randomized_svd
 
 WINDOW, DECAY = 5, 0.7  # steps that a pair may be apart at most, and what each step more takes of its weight
+NOISE = 1e-5  # of the longest vector: what is shorter is rounding
 SMOOTHING = 0.75  # exponent of the contexts' counts: else rare items are tied to those that they happened to be beside
 
 
 def cooccurrence_vectors(dataset: Any, width: int, seed: int = 0) -> np.ndarray:
-    """Vectors of items whose inner products say how much more often than by chance two are taken close together.
+    """Vectors of items, alike where these are taken close to the same others more often than by chance.
 
     They are the truncated SVD, ``U sqrt(S)``, of the positive pointwise mutual information of items that are at most
-    ``WINDOW`` steps apart in a training history, nearer pairs counting more. Each is brought to unit length.
+    ``WINDOW`` steps apart in a training history, nearer pairs counting more. Each is brought to unit length. Two items
+    that are taken with each other and with nothing else have no others in common: they are not alike.
 
     Parameters
     ----------
@@ -29,8 +33,8 @@ def cooccurrence_vectors(dataset: Any, width: int, seed: int = 0) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of shape (n_items, width), float32
-        Zeros for the padding item and those that are taken together with nothing; features past the matrix's rank are
-        zero too.
+        Zeros for the padding item, for those that are taken together with nothing and those of which the first
+        ``width`` components say nothing; features past the matrix's rank are zero too.
 
     Notes
     -----
@@ -38,15 +42,19 @@ def cooccurrence_vectors(dataset: Any, width: int, seed: int = 0) -> np.ndarray:
     distance, smoothed contexts and ``sqrt(S)`` as in Levy, Goldberg & Dagan, TACL 2015; the SVD of Halko, Martinsson &
     Tropp, SIAM Review 2011.
     """
-    users, items = dataset.interactions()
+    users, items = dataset.interactions(in_order=True)
     information = positive_information(pair_counts(users, items, dataset.item_num))
     vectors = np.zeros((dataset.item_num, width), np.float32)
     n_features = min(width, dataset.item_num - 1)
     if information.nnz:
+        began = perf_counter()
         left, strengths, _ = randomized_svd(information, n_features, random_state=seed)
         vectors[:, :n_features] = left * np.sqrt(strengths)
-    vectors[np.diff(information.indptr) == 0] = 0  # rounding leaves them a little
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        seconds, n_pairs = perf_counter() - began, information.nnz
+        getLogger().info("item_start: an SVD of %d pairs of items took %.1f s", n_pairs, seconds)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    known = lengths > NOISE * lengths.max()
+    return np.where(known, vectors / np.where(known, lengths, 1), 0).astype(np.float32)
 
 
 def pair_counts(users: np.ndarray, items: np.ndarray, n_items: int) -> csr_matrix:

@@ -128,14 +128,19 @@ class SequenceDataset(IndexedDataset):
 
     # -- what models and evaluation need besides ----------------------------------------------------------------
 
-    def interactions(self) -> tuple[np.ndarray, np.ndarray]:
+    def interactions(self, in_order: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of every interaction this split may be trained on: its targets and what came before them.
+
+        Parameters
+        ----------
+        in_order : bool
+            Those of a user together and in order of time.
 
         Returns
         -------
         users, items : numpy.ndarray of shape (n,), int64
         """
-        return self.rows.interactions()
+        return self.rows.interactions(in_order)
 
     def item_counts(self) -> np.ndarray:
         """Interactions of each item in this split: (n_items,) int64; the padding item has none."""

@@ -107,25 +107,31 @@ class RowIndex:
         starts = self.starts[is_last].astype(np.int64)
         return ragged_positions(starts, self.ends[is_last] + 1 - starts)
 
-    def interactions(self) -> tuple[np.ndarray, np.ndarray]:
+    def interactions(self, in_order: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of every interaction that these rows may be trained on, both (n,) int64.
 
         Where histories are written out, one that another of its user continues is counted as a part of that one.
+        ``in_order``, those of a user stand together and in order of time, whatever order the rows are in.
         """
         positions = self.known_positions()
+        if in_order and self.times is not None:
+            positions = np.sort(positions)
         return self.owners[positions].astype(np.int64), self.items[positions].astype(np.int64)
 
     def known_positions(self) -> np.ndarray:
-        """Where the :meth:`interactions` lie: (n,) int64, in the order of :meth:`training_positions`."""
+        """Where the :meth:`interactions` lie: (n,) int64.
+
+        They are in the order of :meth:`training_positions`, or where histories are written out by user and time.
+        """
         return self.training_positions() if self.times is not None else self._positions_once()
 
     def _positions_once(self) -> np.ndarray:
-        """As :meth:`training_positions`, of each user's shortest written-out history and of all targets."""
-        lengths = self.ends - self.starts
-        order = np.lexsort((lengths, self.users))
-        shortest = order[np.r_[True, np.diff(self.users[order]) != 0]] if len(self) else order
-        starts, counts = self.starts[shortest].astype(np.int64), lengths[shortest].astype(np.int64)
-        return np.unique(np.concatenate([ragged_positions(starts, counts), self.ends.astype(np.int64)]))
+        """As :meth:`training_positions`, of each user's shortest written-out history and of all targets, in order."""
+        order = np.lexsort((self.ends - self.starts, self.users))
+        users, starts, ends = self.users[order], self.starts[order].astype(np.int64), self.ends[order].astype(np.int64)
+        is_shortest = np.r_[True, users[1:] != users[:-1]][: len(users)]
+        starts = np.where(is_shortest, starts, ends)  # of a longer history only its target is new
+        return ragged_positions(starts, ends + 1 - starts)
 
     def whole_histories(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Starts and stops, both (n,) int64, of all that users (n,) have taken, targets too; equal where there is none.

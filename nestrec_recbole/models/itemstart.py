@@ -17,7 +17,7 @@ def start_items(weight: Tensor, config: Any, dataset: Any, std: float = 0.02) ->
     """Draw vectors (n_items, d) from N(0, std^2); the padding item's is zero.
 
     With ``item_start: cooccurrence`` each has that of :func:`.cooccurrence_vectors` added, of a random vector's length:
-    what is taken together is alike from the first step.
+    what is taken with the same items is alike from the first step.
     """
     weight.normal_(std=std)
     if config["item_start"] == "cooccurrence":

@@ -17,6 +17,11 @@ from nestrec_recbole.models.base import SequenceModel
 Columns = dict[str, list[list[int]]]
 
 
+def reads_histories(model: Any) -> bool:
+    """Whether a model ranks for histories; others, such as BPR, rank for the users that they were trained on."""
+    return hasattr(model, "ITEM_SEQ")
+
+
 def history_columns(model: Any, dataset: Any, rows: list[list[int]], times: Sequence[Sequence[int]] | None) -> Columns:
     """What a model reads of histories of item ids: these and, if it wants them, times, a list for each history.
 
@@ -27,7 +32,7 @@ def history_columns(model: Any, dataset: Any, rows: list[list[int]], times: Sequ
     NestRecError
         When times are wanted and missing or do not fit, or the model reads places, of which a history says nothing.
     """
-    if not hasattr(model, "ITEM_SEQ"):
+    if not reads_histories(model):
         return {}
     if dataset.config["coordinates"]:
         raise NestRecError("the model was trained with coordinates, which recommend() does not take; train without")
@@ -55,8 +60,7 @@ def score_histories(model: Any, dataset: Any, columns: Columns, users: Tensor | 
     if not columns:
         if users is None:
             raise NestRecError(
-                f"{type(model).__name__} knows users by their ids and reads no history: give users that were there in "
-                "training (--users)"
+                f"{type(model).__name__} reads no history: give users that were there in training (--users)"
             )
         scores = model.full_sort_predict(Interaction({dataset.uid_field: users}).to(model.device))
         return scores.float().view(len(users), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.titles import item_titles
 from nestrec_recbole.encode.unseen import UnseenField
 from nestrec_recbole.errors import NestRecError
@@ -18,7 +20,7 @@ from nestrec_recbole.evaluate.ranking import CPU_SCORES, FEWEST, GPU_SCORES
 from nestrec_recbole.recommend.catalogue import Catalogue, refuse_text
 from nestrec_recbole.recommend.history import HistoryItem, item_of
 from nestrec_recbole.recommend.rerank import chooser, item_features, item_information
-from nestrec_recbole.recommend.scoring import history_columns, leave_out, score_histories
+from nestrec_recbole.recommend.scoring import history_columns, leave_out, reads_histories, score_histories
 from nestrec_recbole.recommend.similar import nearest
 from nestrec_recbole.recommend.unseen import Unseen, encode_items
 from nestrec_recbole.recommend.users import as_now, histories_of, user_ids
@@ -191,7 +193,7 @@ class Recommender:
             raise NestRecError(f"there are {len(users)} users for {len(histories)} histories; expected as many")
         rows = [self._read(number, history) for number, history in enumerate(histories)]
         columns = history_columns(self.model, self.dataset, rows, times)
-        known_users = None if users is None else torch.from_numpy(user_ids(self.dataset, users))
+        known_users = None if users is None else torch.from_numpy(self._user_ids(users))
         most = CPU_SCORES if unlisted.device.type == "cpu" else GPU_SCORES
         at_once = min(self.dataset.config["eval_batch_size"], max(FEWEST, most // len(self.catalogue)))
         lists: list[list[tuple[str, float]]] = []
@@ -220,7 +222,8 @@ class Recommender:
         Returns
         -------
         dict of str to list of (item token, score)
-            Each user's list, best first; empty where a user took nothing that the model knows.
+            Each user's list, best first; empty where a user took nothing that the model knows, or was not there in the
+            training of a model that reads no history.
 
         Raises
         ------
@@ -233,15 +236,41 @@ class Recommender:
         }  # used twice
         histories, times = self.catalogue.known_parts(*histories_of(self.histories, users))
         lists: dict[str, list[tuple[str, float]]] = {user: [] for user in users}
-        known = self.dataset.field2token_id[self.dataset.uid_field]
-        for are_known in (True, False):
+        reads = reads_histories(self.model)
+        known = self.dataset.field2token_id[self.dataset.uid_field].keys() if reads else self._trained_users
+        for are_known in (True, False) if reads else (True,):
             rows = [row for row, user in enumerate(users) if histories[row] and (str(user) in known) is are_known]
             part = [users[row] for row in rows]
             timed = None if times is None else [times[row] for row in rows]
             own = part if are_known else None
             found = self.recommend([histories[row] for row in rows], k, times=timed, users=own, **how)
             lists.update(zip(part, found, strict=True))
+        strange = [] if reads else [user for user in users if str(user) not in known]
+        if strange:
+            getLogger().warning(
+                "%s reads no history, and %d of %d users were not there in training, such as %r: their lists are empty",
+                *(type(self.model).__name__, len(strange), len(users), strange[0]),
+            )
         return lists
+
+    @cached_property
+    def _trained_users(self) -> set[str]:
+        """Tokens of the users whose interactions the model was trained on."""
+        tokens = self.dataset.field2id_token[self.dataset.uid_field]
+        if isinstance(self.dataset, SequenceDataset):  # RecBole's own leaves nobody out of training
+            tokens = tokens[np.unique(self.dataset.build()[0].interactions()[0])]
+        return set(tokens.astype(str))
+
+    def _user_ids(self, users: Sequence[str]) -> np.ndarray:
+        """Ids of users (n,), whom a model that reads no history was trained on."""
+        ids = user_ids(self.dataset, users)
+        strange = [] if reads_histories(self.model) else [one for one in users if str(one) not in self._trained_users]
+        if strange:
+            raise NestRecError(
+                f"user {strange[0]!r} was not there in training, and {type(self.model).__name__} reads no history; "
+                f"leave out such users ({len(strange)} of {len(users)})"
+            )
+        return ids
 
     @torch.no_grad()
     def item_vectors(self) -> tuple[list[str], np.ndarray]:

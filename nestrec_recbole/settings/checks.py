@@ -217,6 +217,7 @@ def check_values(config: Any, defaults: dict[str, Any]) -> None:
     _check_together(config, defaults)
     _check_columns(config)
     _check_without_effect(config, defaults)
+    _warn_of_start(config)
     _warn_of_other_losses(config, defaults)
     for phase, mode in config["eval_args"]["mode"].items():
         if mode == "labeled" or (mode != "full" and has_target(config)):
@@ -273,6 +274,11 @@ def _check_without_effect(config: Any, defaults: dict[str, Any]) -> None:
         isinstance(clip, dict) and {*clip} <= {"max_norm", "norm_type"} and "max_norm" in clip
     ):
         raise NestRecError(f"config key 'clip_grad_norm' is {clip!r}; expected {{'max_norm': 1.0}}")
+
+
+def _warn_of_start(config: Any) -> None:
+    if config["item_start"] == "cooccurrence" and config["use_ids"] is False:
+        _warn_once("item_start: cooccurrence has no effect here: there are no item ids (use_ids: False)")
 
 
 def _check_by_rules(config: Any, defaults: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole.utils import init_logger
 
-from nestrec_recbole.compat import load_checkpoint, look_in
+from nestrec_recbole.compat import load_checkpoint, look_in, unstarted
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.settings.rules import RULES
 from nestrec_recbole.train.prepare import prepare
@@ -53,7 +53,8 @@ def resume(
             raise NestRecError(f"{name} is {value!r}; expected {RULES[name].expected}")
         config[name] = config[name] if value is None else value
     config["init_from"] = config["init_from"] and str(path)  # the weights have gone on from there
-    trainer, (train, valid, test) = prepare(config)
+    with unstarted(config):
+        trainer, (train, valid, test) = prepare(config)
     trainer.resume_checkpoint(path)
     if stopping_step is not None and trainer.cur_step <= stopping_step:
         trainer.finished = False

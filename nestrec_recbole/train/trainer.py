@@ -71,6 +71,7 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         if config["init_from"]:
             self.start = take_weights(model, config["init_from"], config)
             self.logger.info("%d tensors start from %s", len(self.start.names), self.start.path)
+        self.processes.share(model.parameters())
         self.average = WeightAverage(model, config["ema_decay"]) if config["ema_decay"] else None
         if config["compile"]:
             for name in model.compiled:
