@@ -249,3 +249,24 @@ def test_recboles_models_start_from_nothing(make: Make, tmp_path: Path, caplog: 
         prepare(configure("GRU4Rec", "shop", {**given, "init_from": config["checkpoint_dir"]}))
     prepare(configure("GRU4Rec", "shop", {**given, "cosine": True, "ema_decay": 0.9}))
     assert "no effect on GRU4Rec, a model of RecBole's: cosine, ema_decay" in caplog.text
+
+
+def test_new_items_start_beside_what_they_are_taken_with(make: Make, tmp_path: Path) -> None:
+    """Four groups; then the users of each take a new item of their own."""
+    groups = [[*range(first, first + 5)] for first in (100, 200, 300, 400)]
+    draws = np.random.default_rng(0)
+    before = [draws.permutation(groups[user % 4]).tolist() for user in range(60)]
+    later = [[*items, 500 + user % 4, *draws.permutation(groups[user % 4])[:3]] for user, items in enumerate(before)]
+    write(tmp_path, before)
+    settings = {"item_start": "cooccurrence", "hidden_size": 64, "epochs": 10, "learning_rate": 0.01}
+    old, _ = make("FastSASRec", **settings)
+    write(tmp_path, later)
+    for start, is_beside in (("random", False), ("cooccurrence", True)):
+        fresh, data = make("FastSASRec", **{**settings, "item_start": start}, init_from=old.saved_model_file)
+        rows = rows_by_token(fresh, data, "item_embedding.weight", "item_id")
+        vectors = {token: row / np.linalg.norm(row) for token, row in rows.items() if token != "[PAD]"}
+        nearest = []
+        for number in range(len(groups)):
+            likeness = [np.mean([vectors[f"i{500 + number}"] @ vectors[f"i{item}"] for item in own]) for own in groups]
+            nearest.append(int(np.argmax(likeness)) == number and likeness[number] > 0.15)
+        assert all(nearest) is is_beside

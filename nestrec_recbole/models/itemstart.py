@@ -25,3 +25,13 @@ def start_items(weight: Tensor, config: Any, dataset: Any, std: float = 0.02) ->
         vectors = torch.from_numpy(cooccurrence_vectors(dataset, width, config["seed"]))
         weight += std * width**0.5 * vectors.to(weight)
     weight[0] = 0
+
+
+def in_basis_of(trained: Tensor, start: Tensor, rows: Tensor) -> Tensor:
+    """Rows (m, d) that lie in the space of ``start`` (n, d), in that of ``trained``, the same n items after training.
+
+    They are turned by the rotation that brings the one nearest to the other (orthogonal Procrustes, Schonemann 1966),
+    and lengthened as those were.
+    """
+    left, _, right = torch.linalg.svd(start.T @ trained)
+    return rows @ (left @ right) * (trained.norm() / start.norm())

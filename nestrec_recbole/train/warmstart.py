@@ -16,6 +16,7 @@ from nestrec_recbole.data.identity import keys_of
 from nestrec_recbole.data.numbering import as_tokens, check_numbering, other_numbers
 from nestrec_recbole.encode.recipe import Recipe
 from nestrec_recbole.errors import NestRecError
+from nestrec_recbole.models.itemstart import in_basis_of
 from nestrec_recbole.settings.shipped import files_of, read_settings
 from nestrec_recbole.settings.values import plain
 from nestrec_recbole.train.checkpoint import (
@@ -79,7 +80,8 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> Start
 
     Items, and users where the model knows them by id, may be others than when the checkpoint was trained, or be
     numbered otherwise, as in files that were converted anew with what has come in since. Then rows of id tables are
-    found by token; rows of those that are new stay as they are.
+    found by token; rows of those that are new stay as they are, or with ``item_start: cooccurrence`` come to lie beside
+    the trained ones of what is taken with the same items.
 
     Returns
     -------
@@ -103,7 +105,8 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> Start
     changed = other_numbers(model, saved) & {name.removeprefix("tokens.") for name in tensors}
     check_numbering(model, saved, where, but=changed)
     for name in changed:
-        _move_rows(model, weights, name, as_tokens(tensors[f"tokens.{name}"]))
+        is_alike = name == model.ITEM_ID and config["item_start"] == "cooccurrence"
+        _move_rows(model, weights, name, as_tokens(tensors[f"tokens.{name}"]), is_alike)
     own, taken = model.state_dict(), model.starting_from(weights)
     if not taken:
         raise NestRecError(f"{where}: of {about['model']} this model has no part")
@@ -129,8 +132,11 @@ def take_weights(model: Any, path: str | os.PathLike[str], config: Any) -> Start
     return Start(str(path), tuple(sorted(taken)), trained_on.numpy().view(np.uint64))
 
 
-def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.Index) -> None:
-    """Put the rows of a field's tables where the model has them; ``tokens`` says whose they were."""
+def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.Index, is_alike: bool) -> None:
+    """Put the rows of a field's tables where the model has them; ``tokens`` says whose they were.
+
+    Where the model's rows are alike for what is taken alike, ``is_alike``, those of new ones stay so.
+    """
     places = torch.from_numpy(tokens.get_indexer(pd.Index(model.id_tokens[field], dtype=object)))
     known = places >= 0
     for name in (name for name, of in model.id_tables().items() if of == field and name in weights):
@@ -138,6 +144,8 @@ def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.In
         if weights[name].shape[1:] == own.shape[1:] and len(weights[name]) == len(tokens):  # else its shape is refused
             moved = own.detach().cpu().clone()
             moved[known] = weights[name][places[known]].to(moved)
+            if is_alike and moved.ndim == 2 and not known.all():
+                moved[~known] = in_basis_of(moved[known], own.detach().cpu()[known], moved[~known])
             weights[name] = moved
     n_known, n_own, n_theirs = int(known.sum()) - 1, len(known) - 1, len(tokens) - 1  # but the padding
     getLogger().info("%s: %d of %d were there in training (which had %d)", field, n_known, n_own, n_theirs)
