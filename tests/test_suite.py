@@ -103,7 +103,7 @@ BAD_ROWS = {
     "e: {model: FastSASRec, settings: {topk: [5]}}": "models.e: 'topk' must be the same for every row of a dataset",
     "f: {model: FastSASRec, settings: {seed: 3}}": "models.f: 'seed' is no setting of a suite; it has `seeds`",
     "g: {model: SASRec, settings: {n_layer: 1}}": "models.g: unknown config key 'n_layer'; did you mean 'n_layers'?",
-    "h: {model: BPR}": "settings: unknown config key 'n_heads'",  # FastSASRec knows it
+    "h: {model: BPR}": "settings: config key 'n_heads': this model does not read it; models that do: FastSASRec",
     "i: {model: FastSASRec, settings: {eval_args: {split: {TS: [0.8, 0, 0.2]}}}}": (
         "models.i: eval_args.split is {'TS': [0.8, 0, 0.2]}; expected three shares above 0"
     ),

@@ -120,7 +120,10 @@ def load_data_and_model(
 def unstarted(config: Any) -> Iterator[None]:
     """A model that is built here is loaded next, and need not compute what its item ids start from."""
     start = config["item_start"]
-    config["item_start"] = start and "random"
+    if start is None:  # not one of ours
+        yield
+        return
+    config["item_start"] = "random"
     try:
         yield
     finally:
