@@ -81,6 +81,7 @@ def test_settings_reach_the_models_that_read_them(tmp_path: Path, monkeypatch: p
         return None, None, None
 
     monkeypatch.setattr("nestrec_recbole.bench.quickstart.train", note)
-    assert main(["quickstart", "--folder", str(tmp_path), "--seed=7", "--llm.layers=1", "--epochs=3"]) == 2
+    assert main(["quickstart", "--folder", str(tmp_path), "--seed=7", "--llm.layers=1", "--epochs=3", "--topk=5"]) == 2
     assert "llm.layers" not in given["FastSASRec"] and given["NestRec"]["llm.layers"] == 1
     assert all((settings["seed"], settings["epochs"]) == (7, 3) for settings in given.values())
+    assert all(settings["topk"] == [5, 10] for settings in given.values())

@@ -137,6 +137,7 @@ def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.In
 
     Where the model's rows are alike for what is taken alike, ``is_alike``, those of new ones stay so.
     """
+    trained = {name for name, _ in model.named_parameters()}  # not what is known of items by other means
     places = torch.from_numpy(tokens.get_indexer(pd.Index(model.id_tokens[field], dtype=object)))
     known = places >= 0
     for name in (name for name, of in model.id_tables().items() if of == field and name in weights):
@@ -144,7 +145,7 @@ def _move_rows(model: Any, weights: dict[str, Tensor], field: str, tokens: pd.In
         if weights[name].shape[1:] == own.shape[1:] and len(weights[name]) == len(tokens):  # else its shape is refused
             moved = own.detach().cpu().clone()
             moved[known] = weights[name][places[known]].to(moved)
-            if is_alike and moved.ndim == 2 and not known.all():
+            if is_alike and name in trained and moved.ndim == 2 and not known.all():
                 moved[~known] = in_basis_of(moved[known], own.detach().cpu()[known], moved[~known])
             weights[name] = moved
     n_known, n_own, n_theirs = int(known.sum()) - 1, len(known) - 1, len(tokens) - 1  # but the padding
