@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from nestrec_recbole.bars import progress_bar
 from nestrec_recbole.encode.cluster import encode_on_ray
 from nestrec_recbole.encode.earlier import Earlier
 from nestrec_recbole.encode.engine import Engine, Shard, encode_shard, input_key, open_encoder
@@ -69,7 +69,9 @@ def encode_inputs(
     if earlier is not None and rows is not None:
         rows[known >= 0] = earlier.rows[known[known >= 0]]
     done = len(distinct) - sum(map(len, missing.values()))
-    with tqdm(total=len(distinct), initial=done, disable=not engine.progress, desc=recipe.encoder, unit="item") as bar:
+    with progress_bar(
+        total=len(distinct), initial=done, shown=engine.progress, desc=recipe.encoder, unit="item"
+    ) as bar:
         for number, values in _both(finished, missing, recipe, engine):
             rows = _on_disk(parts, len(distinct), values.shape[1]) if rows is None else rows
             rows[places[number]] = values

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from nestrec_recbole.bars import progress_bar
 from nestrec_recbole.data.dataset import SequenceDataset
 from nestrec_recbole.data.rows import ragged_positions
 from nestrec_recbole.errors import NestRecError
@@ -110,8 +110,8 @@ def rank_targets(
     n_scores = CPU_SCORES if torch.device(device).type == "cpu" else GPU_SCORES
     blocks = processes.part_of(list(_by_length(dataset, min(batch_size, max(FEWEST, n_scores // n_items)))))
     found = _nothing_yet(len(dataset), k, pools is not None)
-    hide = not (show_progress and processes.is_first)
-    with tqdm(total=sum(map(len, blocks)), desc="Evaluate", unit="row", disable=hide) as bar:
+    shown = show_progress and processes.is_first
+    with progress_bar(total=sum(map(len, blocks)), desc="Evaluate", unit="row", shown=shown) as bar:
         for rows in blocks:
             scores = _checked(score(dataset.histories(rows).to(device)), len(rows), n_items)
             _leave_out(scores, highest)

@@ -15,8 +15,8 @@ from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import dict2str, early_stopping
 from torch import Tensor
-from tqdm import tqdm
 
+from nestrec_recbole.bars import progress_bar
 from nestrec_recbole.data.features import feature_folder
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.fingerprints import data_files
@@ -95,8 +95,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
         total, n_targets = torch.tensor(self.loss_so_far[0], device=self.device), self.loss_so_far[1]
         n_batches = len(train_data)  # not the same in every epoch: the cuts are drawn anew
         show_progress = show_progress and self.processes.is_first
-        bar = tqdm(train_data, total=n_batches, initial=self.first_batch, disable=not show_progress)
-        bar.set_description(f"Train {epoch_idx:>4}")
+        name = f"Train {epoch_idx:>4}"
+        bar = progress_bar(train_data, total=n_batches, initial=self.first_batch, desc=name, shown=show_progress)
         accumulate = int(self.config["accumulation_steps"])
         save_every, due = int(self.config["checkpoint_steps"] or 0), False
         for place, batch in enumerate(bar, start=self.first_batch):
@@ -117,8 +117,8 @@ class SequenceTrainer(ExactEvaluation, Trainer):
                     self._save_last(Position(epoch_idx, place + 1, (float(total), n_targets)))
                     due = False
             if place % 20 == 0 and show_progress:
-                rate = n_targets / bar_seconds(bar)
-                bar.set_postfix_str(f"loss {float(total) / max(n_targets, 1):.3f}, {rate:,.0f} targets/s")
+                mean, rate = float(total) / max(n_targets, 1), n_targets / max(1e-9, bar.format_dict["elapsed"])
+                bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} targets/s", refresh=False)
         self.first_batch, self.loss_so_far = 0, (0.0, 0)
         both = self.processes.sum(torch.stack([total.double(), torch.tensor(n_targets, device=self.device)]))
         self._check_finite(both[0], epoch_idx, n_batches - 1, at_once=True)  # before anything is saved of this epoch
@@ -299,8 +299,3 @@ def last_checkpoint(best: str | os.PathLike[str]) -> str:
     """The resumable checkpoint that lies beside the best weights of a run."""
     path = Path(best)
     return str(path.with_name(path.stem + "-last" + path.suffix))
-
-
-def bar_seconds(bar: tqdm) -> float:
-    """Seconds since a progress bar began, never 0."""
-    return max(1e-9, bar.format_dict["elapsed"])
