@@ -5,7 +5,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-NAMED = 50  # names in a line, at most
+NAMED = 50  # names in a line, at most; of more, such as users, ...
+EXAMPLES = 5  # ... only so many
 COMPARED = 20_000  # names among which the nearest is looked for, at most: it takes half a second
 
 
@@ -38,6 +39,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     lower = {k.lower(): k for k in known}
     compared = lower if len(known) <= COMPARED else {name.lower()} & lower.keys()
     near = difflib.get_close_matches(name.lower(), compared, n=1)
-    names = ", ".join(known[:NAMED]) + (f" and {len(known) - NAMED} more" if len(known) > NAMED else "")
+    shown = known if len(known) <= NAMED else known[:EXAMPLES]
+    names = ", ".join(shown) + (f" and {len(known) - len(shown):,} more" if len(known) > len(shown) else "")
     hint = f"did you mean {lower[near[0]]!r}?" if near else f"known: {names}"
     return f"unknown {kind} {name!r}; {hint}"

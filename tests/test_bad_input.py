@@ -11,6 +11,7 @@ from conftest import write_dataset
 
 from nestrec_recbole import NestRecError, plugin
 from nestrec_recbole.cli import main
+from nestrec_recbole.errors import unknown
 from nestrec_recbole.settings import checks
 from nestrec_recbole.settings.rules import RULES
 
@@ -327,3 +328,9 @@ def test_nestrec_trains_on_short_histories(tmp_path: Path) -> None:
 def test_setting_files(text: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(text)
     assert words in complain(capsys, "run", "--model", "NestRec", "--dataset", "ml-100k", "--config", "mine.yaml")
+
+
+def test_of_many_names_a_line_holds_some() -> None:
+    assert unknown("key", "zzz", ["a", "b"]) == "unknown key 'zzz'; known: a, b"
+    users = [f"u{number}" for number in range(5000)]
+    assert unknown("user", "zzz", users) == "unknown user 'zzz'; known: u0, u1, u10, u100, u1000 and 4,995 more"
