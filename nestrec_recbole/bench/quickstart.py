@@ -20,11 +20,12 @@ from nestrec_recbole.train.curves import plot_curves
 
 DATASET = "ml-100k"
 # As many epochs as fit into three minutes on two quiet cores.
-START = {"item_start": "cooccurrence"}  # learns in fewer epochs
+# Of the rates 0.002 and 0.003, the better on validation data, of both models.
+ALIKE = {"item_start": "cooccurrence", "learning_rate": 0.003}
 SETTINGS: dict[str, dict[str, Any]] = {
     "Pop": {},
-    "FastSASRec": {"epochs": 20, **START},
-    "NestRec": {"epochs": 10, **START},
+    "FastSASRec": {"epochs": 12, **ALIKE},
+    "NestRec": {"epochs": 7, **ALIKE},
 }
 _COLUMNS = {
     "NDCG@10": "ndcg@10",
@@ -60,7 +61,6 @@ def quickstart(folder: str | Path = "runs/quickstart", **settings: Any) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     began = perf_counter()
     settings = {
-        "learning_rate": 0.002,
         "show_progress": True,
         "state": "WARNING",
         "checkpoint_dir": str(folder),
