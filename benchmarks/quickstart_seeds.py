@@ -18,9 +18,9 @@ from nestrec_recbole.bench.quickstart import quickstart
 COLUMNS = ("ndcg@10", "ndcg@10_f", "recall@10", "recall@10_f", "mrr@10", "mrr@10_f", "coverage@10")
 
 
-def run(seeds: list[int]) -> dict[str, Any]:
+def run(seeds: list[int], threads: int) -> dict[str, Any]:
     """Run the quickstart once per seed."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
@@ -49,10 +49,11 @@ def main() -> None:
     """Run the seeds, unless only README is asked for, and write the results and README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--readme", action="store_true", help="only write README's table anew, from the results")
     options = parser.parse_args()
     if not options.readme:
-        write_results("quickstart", run(options.seeds))
+        write_results("quickstart", run(options.seeds, options.threads))
     put_table("quickstart table", table(read_results("quickstart")))
     print(table(read_results("quickstart")))
 
