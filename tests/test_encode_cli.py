@@ -57,6 +57,21 @@ def test_encode_list_and_look(place: Path, capsys: pytest.CaptureFixture[str], m
     assert states == ["stale", "fresh"]
 
 
+def test_where_nothing_can_be_written_no_encoder_is_loaded(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "open_encoder", lambda recipe: pytest.fail("loaded"))
+    command = ["encode", "--dataset", "small", "--field", "title", "--with", "minilm", *WHERE]
+    assert main([*command, "--feature-path", "data/small/small.item"]) == 2
+    assert "Not a directory" in (said := capsys.readouterr().err) and "--feature-path says where it writes" in said
+
+
+def test_an_encoder_that_is_not_there_leaves_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encode", "--dataset", "small", "--field", "title", "--with", "no/such", *WHERE]) == 2
+    assert "no/such" in capsys.readouterr().err
+    assert not list(place.rglob(".parts*"))
+
+
 def test_components_by_command_are_those_by_model(
     place: Path, capsys: pytest.CaptureFixture[str], make_config: Any
 ) -> None:

@@ -47,7 +47,7 @@ VERBS = {
     "tune": tune,
     "recommend": recommend,
 }
-NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

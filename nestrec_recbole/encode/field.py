@@ -91,7 +91,13 @@ def _encode(field: _Field, training: np.ndarray | None, engine: Engine) -> None:
     getLogger().info("encoding %s of %d items with %s into %s", field.name, len(cells), recipe.encoder, field.store)
     if recipe.is_model:
         parts = field.store.parent / f".parts-{recipe_prefix(field.name, field.identity)[:-1]}"
-        views, reduction = _encode_by_model(field, training, parts, engine)
+        parts.mkdir(parents=True, exist_ok=True)  # where nothing can be written, no encoder need be loaded
+        try:
+            views, reduction = _encode_by_model(field, training, parts, engine)
+        except BaseException:
+            if not any(parts.iterdir()):
+                parts.rmdir()
+            raise
         _write(field, views, reduction)
         shutil.rmtree(parts, ignore_errors=True)
     else:
