@@ -156,6 +156,12 @@ def test_rows_that_differ_in_words_only_are_said_with_all_else(write: Any) -> No
         read_suite(write(GOOD.replace("20}}}", f"20}}}}, {same}}}")))
 
 
+def test_a_setting_that_some_rows_do_not_read(write: Any) -> None:
+    text = GOOD.replace("\nsettings: {", "\n  Pop: {}\nsettings: {item_start: cooccurrence, ")
+    with pytest.raises(SuiteError, match=r"'item_start'.* \(of Pop; rows may have `settings` of their own\)"):
+        read_suite(write(text))
+
+
 BEST = "# as nestrec tune writes it\ndata_path: data\nepochs: 9\nhidden_size: 32\ntopk: [10]\nseed: 4\n"
 
 

@@ -173,7 +173,8 @@ def _of_models(suite: Suite, data: DatasetSpec, configs: Configs) -> Iterator[st
             said.setdefault(line, []).append(row.model)
     models = {row.model for row in suite.rows}
     for line, of in said.items():
-        yield line if line.startswith("models") or models == set(of) else f"{line} (of {', '.join(dict.fromkeys(of))})"
+        some = f"{line} (of {', '.join(dict.fromkeys(of))}; rows may have `settings` of their own)"
+        yield line if line.startswith("models") or models == set(of) else some
 
 
 def _row_settings(suite: Suite, row: ModelSpec, data: DatasetSpec, configs: Configs) -> Iterator[str]:
