@@ -94,7 +94,8 @@ def comparisons(runs: list[dict[str, Any]], folder: Path, known: dict[str, Any])
             both, common = (row, REFERENCE), sorted(seeds[row] & seeds[REFERENCE])
             kept = [seed for seed in common if all(ranks_of(folder, place, one, seed) for one in both)]
             files = [[ranks_of(folder, place, one, seed) for seed in kept] for one in both]
-            if row != REFERENCE and kept and len(kept) >= len(known.get(place, {}).get(row, {}).get("seeds", [])):
+            of_before = known.get(place, {}).get(row, {}).get("seeds", [])
+            if row != REFERENCE and kept and (len(kept) > len(of_before) or kept == of_before):
                 values = [metric_of_users([read_ranks(file) for file in of_row], COLUMNS[0]) for of_row in files]
                 made = compare(*(by_seed.to_numpy() for by_seed in values))
                 about = {"difference": made.difference, "low": made.low, "high": made.high, "p": made.p}
@@ -151,9 +152,9 @@ def main() -> None:
                     continue
                 runs = [one for one in runs if one not in same]
                 runs.append(run(*named, options.data, options.folder))
-                made = comparisons(runs, options.folder, made)
                 write_results("trigrec", {"runs": runs, "comparisons": made})
                 print(*named, runs[-1]["test"], flush=True)
+    write_results("trigrec", {"runs": runs, "comparisons": comparisons(runs, options.folder, made)})
     put_table("trigrec table", table(read_results("trigrec")))
 
 
