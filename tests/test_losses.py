@@ -41,7 +41,7 @@ def value_and_gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
 @settings(max_examples=60, deadline=None)
 @given(
     n_positions=st.integers(1, 40),
-    n_items=st.integers(2, 50),
+    n_items=st.integers(2, 100),
     width=st.integers(1, 6),
     chunk_elements=st.integers(1, 2000),
     min_rows=st.integers(1, 16),

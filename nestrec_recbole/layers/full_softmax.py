@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nestrec_recbole.layers.products import ROW, aligned
 from nestrec_recbole.layers.seen import Seen
 
 # Elements of a block of logits: on a CPU it stays in the cache, on a GPU it is large enough to fill the device.
@@ -21,12 +22,16 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 
 class _LogitBlocks:
-    """The logits (P, N) of states and table, visited a block (rows, columns) at a time in one piece of memory."""
+    """The logits (P, N) of states and table, visited a block (rows, columns) at a time in one piece of memory.
+
+    A block has columns of the lowest number after its last item, up to a length at which matrix products are fast.
+    """
 
     def __init__(self, states: Tensor, table: Tensor, targets: Tensor, pad_id: int | None, elements: int):
         n_positions, n_items = len(states), len(table)
         n_rows = min(n_positions, max(elements // n_items, MIN_ROWS))
-        n_columns = min(n_items, max(elements // n_rows, 1))
+        most = max(elements // n_rows, 1)
+        n_columns = n_items if n_items <= most else most // ROW * ROW or most
         self.states, self.table, self.pad_id = states, table, pad_id
         self.targets = targets if pad_id is None else targets.masked_fill(targets == pad_id, -1)
         self.rows = [slice(i, min(i + n_rows, n_positions)) for i in range(0, n_positions, n_rows)]
@@ -34,18 +39,21 @@ class _LogitBlocks:
         self.dtype = at_least_float32(states)
         # Probabilities of a large catalogue are below what float16 can tell from zero.
         self.gradient_dtype = self.dtype if states.dtype is torch.float16 else states.dtype
-        self.memory = torch.empty(n_rows * n_columns, dtype=self.dtype, device=states.device)
+        self.memory = torch.empty(n_rows * aligned(n_columns), dtype=self.dtype, device=states.device)
 
     def logits(self, rows: slice, columns: slice) -> Tensor:
         """Compute a block of logits, at least in float32; those of the padding item are the lowest number."""
         states, table = self.states[rows], self.table[columns]
-        block = self.memory[: len(states) * len(table)].view(len(states), len(table))
+        width, lowest = aligned(len(table)), torch.finfo(self.dtype).min
+        block = self.memory[: len(states) * width].view(len(states), width)
+        own = block[:, : len(table)]
         if states.dtype == block.dtype:
-            torch.mm(states, table.T, out=block)
+            torch.mm(states, table.T, out=own)
         else:
-            block.copy_(states @ table.T)
+            own.copy_(states @ table.T)
+        block[:, len(table) :] = lowest
         if self.pad_id is not None and columns.start <= self.pad_id < columns.stop:
-            block[:, self.pad_id - columns.start] = torch.finfo(self.dtype).min
+            block[:, self.pad_id - columns.start] = lowest
         return block
 
     def normalise(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +90,7 @@ class _LogitBlocks:
                 mass[rows] += (block.gather(1, local) * inside).sum(1)
             local, inside = _locate(self.targets[rows, None], columns)
             block.scatter_add_(1, local, -inside.to(block.dtype))  # softmax - onehot: the gradient of the logits
-            block = block.to(self.gradient_dtype)
+            block = block.to(self.gradient_dtype)[:, : columns.stop - columns.start]
             if grad_states is not None:
                 _add_product(grad_states[rows], block, self.table[columns])
             if grad_table is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestrec_recbole.layers.dropout import Dropout
+from nestrec_recbole.layers.products import inner_products
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -91,7 +92,7 @@ class PairScorer(nn.Module):
         most = CPU_ELEMENTS if users.device.type == "cpu" else GPU_ELEMENTS
         n_users = max(1, min(len(users), most // (self.widest * min(len(table), 64))))
         n_items = max(1, most // (self.widest * n_users))
-        scores = users @ table.T if self.has_product else users.new_zeros(len(users), len(table))
+        scores = inner_products(users, table) if self.has_product else users.new_zeros(len(users), len(table))
         for row in range(0, len(users), n_users):
             for item in range(0, len(table), n_items):
                 hidden = of_user[row : row + n_users, None] + of_item[None, item : item + n_items]

@@ -18,6 +18,7 @@ from nestrec_recbole.data.numbering import domain_numbering, meanings, numbering
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.ids import ItemIds
 from nestrec_recbole.layers.precision import autocast
+from nestrec_recbole.layers.products import inner_products
 from nestrec_recbole.layers.seen import Seen, SeenBias, seen_so_far
 from nestrec_recbole.models.catalogue_cache import CatalogueCache
 from nestrec_recbole.models.objective import Drawn, build_objective
@@ -285,7 +286,7 @@ class SequenceModel(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for every history: (B, n_items); -inf for padding and what may not be recommended."""
-        scores = self.user_states(interaction) @ self.remember("item_table", self.item_table).T
+        scores = inner_products(self.user_states(interaction), self.remember("item_table", self.item_table))
         if self.seen_bias is not None:
             scores = self.seen_bias(scores, interaction[self.ITEM_SEQ], self.objective.current_temperature())
         return self.masked(scores)

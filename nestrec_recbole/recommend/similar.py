@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nestrec_recbole.layers.products import inner_products
+
 ELEMENTS = 1 << 24  # of similarities held at once
 
 
@@ -38,7 +40,7 @@ def nearest(vectors: Tensor, items: Tensor, k: int, forbidden: Tensor) -> tuple[
 
 
 def _nearest(unit: Tensor, items: Tensor, k: int, forbidden: Tensor) -> tuple[Tensor, Tensor]:
-    similarity = unit[items] @ unit.T
+    similarity = inner_products(unit[items], unit)
     similarity[:, forbidden] = -torch.inf
     similarity[torch.arange(len(items)), items] = -torch.inf
     best = similarity.topk(k)
