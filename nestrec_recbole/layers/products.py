@@ -16,7 +16,7 @@ def aligned(n_columns: int) -> int:
 
 def inner_products(left: Tensor, right: Tensor) -> Tensor:
     """`left @ right.T`, (m, d) and (n, d) -> (m, n); each row in a piece of memory of :func:`aligned` length."""
-    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
-        return left @ right.T  # what is differentiated cannot be written to given memory
+    if torch.is_grad_enabled():
+        return left @ right.T  # what is differentiated, here or later in place, cannot be written to given memory
     memory = left.new_empty(len(left), aligned(len(right)))
     return torch.mm(left, right.T, out=memory[:, : len(right)])
