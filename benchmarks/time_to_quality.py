@@ -4,8 +4,8 @@ Both sides train to their own early stop, once per seed: RecBole's SASRec with R
 cross-entropy, our FastSASRec with the same width, layers and history length, from random item vectors and from those of
 what is taken together (``item_start: cooccurrence``). What counts is the number of epochs until
 ours reaches RecBole's best; the seconds of an epoch, validation included, are timed apart, one side after the other
-with two threads, because RecBole's training takes hours. What is in ``results/time_to_quality.json`` already is not run
-again unless it is named with ``--again``.
+with two threads, because RecBole's training takes hours: with ``--folder`` it goes on where an earlier run was cut off.
+What is in ``results/time_to_quality.json`` already is not run again unless it is named with ``--again``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +24,7 @@ from readme import HERE, put_table, read_results, write_results
 from speed import LEAVE_ONE_OUT, SHAPE
 
 import nestrec_recbole  # noqa: F401  # the repairs come first
+from nestrec_recbole.files import written_whole
 
 THEIRS = {"train_neg_sample_args": None, "loss_type": "CE", "normalize_all": False}
 OURS = {"learning_rate": 0.002, "epochs": 60}  # of 0.002 and 0.004, the better on seed 1's validation data
@@ -42,25 +45,49 @@ COMMON = {
 }
 
 
-def train(side: str, seed: int, **settings: Any) -> dict[str, Any]:
-    """Train one of ``SIDES`` to its early stop; every epoch's validation score, and the test scores of the best one."""
+STOPPING = ("start_epoch", "cur_step", "best_valid_score", "saved_model_file")  # of RecBole's trainer
+
+
+def train(side: str, seed: int, folder: Path | None = None, **settings: Any) -> dict[str, Any]:
+    """Train one of ``SIDES`` to its early stop; every epoch's validation score, and the test scores of the best one.
+
+    RecBole's side leaves its state in ``folder`` after each epoch, and begins with the state that it finds there.
+    """
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
     model = side.partition(",")[0]
-    with tempfile.TemporaryDirectory() as folder:
-        given = {**COMMON, **SIDES[side], "seed": seed, "checkpoint_dir": folder, **settings}
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given = {**COMMON, **SIDES[side], "seed": seed, "checkpoint_dir": str(place), **settings}
         config = Config(model=model, dataset="ml-100k", config_dict=given)
         init_seed(seed, True)
         train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
         net = get_model(model)(config, train_data.dataset)
         trainer = get_trainer(config["MODEL_TYPE"], model)(config, net)
         curve: list[float] = []
+        state = place / f"{side}-{seed}.pth"
+        if side == "SASRec" and state.is_file():
+            known = torch.load(state, weights_only=True)
+            curve += known["curve"]
+            net.load_state_dict(known["net"])
+            trainer.optimizer.load_state_dict(known["optimizer"])
+            train_data.generator.set_state(known["order"])
+            torch.set_rng_state(known["dropout"])
+            for name in STOPPING:
+                setattr(trainer, name, known[name])
         ends: list[float] = [perf_counter()]
 
         def note(epoch: int, score: float) -> None:
             curve.append(round(float(score), 4))
+            if folder and side == "SASRec":
+                trainer.best_valid_score = float(trainer.best_valid_score)  # numpy's is not loaded as weights only
+                known = {name: getattr(trainer, name) for name in STOPPING} | {"start_epoch": epoch + 1, "curve": curve}
+                known |= {"net": net.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+                known |= {"order": train_data.generator.get_state(), "dropout": torch.get_rng_state()}
+                with written_whole(state) as draft:
+                    torch.save(known, draft)
             ends.append(perf_counter())
             print(side, seed, epoch, score, f"{ends[-1] - ends[-2]:.1f} s", flush=True)
 
@@ -115,6 +142,7 @@ def main() -> None:
     parser.add_argument("--again", nargs="+", choices=parts, default=[], help="run anew what is there already")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=2, help="of the training to the early stop")
+    parser.add_argument("--folder", type=Path, help="where RecBole's training leaves its state, to go on from there")
     options = parser.parse_args()
     sys.argv = sys.argv[:1]
     path = HERE / "results" / "time_to_quality.json"
@@ -124,7 +152,7 @@ def main() -> None:
         for seed in options.seeds if side in options.parts else ():
             if side in options.again or str(seed) not in runs:
                 torch.set_num_threads(options.threads)
-                run = train(side, seed)
+                run = train(side, seed, options.folder)
                 runs[str(seed)] = {"curve": run["curve"], "test": run["test"]}
                 write_results("time_to_quality", results)
     if "timing" in options.parts and ("timing" in options.again or "seconds per epoch" not in results):
