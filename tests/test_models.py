@@ -95,6 +95,56 @@ def test_no_token_of_the_future_is_visible(built: Any) -> None:
 
 
 @torch.no_grad()
+def test_the_last_states_are_those_of_the_last_steps(built: Any) -> None:
+    _, model, _ = built
+    model.eval()
+    batch = histories([[1, 2, 3], [4, 5, 6, 7, 8], [9], [2, 4]], width=7)
+    last = model.encode(batch)[range(4), batch["item_length"] - 1]
+    torch.testing.assert_close(model.last_states(batch), last, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(last[:2], last[2:])
+
+
+SHORTCUTS: list[tuple[str, dict[str, Any]]] = [
+    ("FastSASRec", {"recency_scale": 0.5}),
+    ("FastSASRec", {"cosine": True, "use_positions": False}),
+    ("GatedFusionRec", {"recency_scale": 0.5, "cosine": True}),
+    ("GatedFusionRec", {"preset": "original"}),
+    ("TriGRec", {"recency_scale": 0.5, "cosine": True}),
+    ("TriGRec", {"use_gate": False, "use_cross": False}),
+    ("TriGRecUser", {"recency_scale": 0.5}),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "settings"), SHORTCUTS)
+def test_the_last_states_with_other_settings(
+    name: str, settings: dict[str, Any], tmp_path: Path, make_config: Any
+) -> None:
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    add_domains(tmp_path / "data" / "circle" / "circle.item")
+    test_the_last_states_are_those_of_the_last_steps(build(make_config, name, **settings))
+
+
+def test_an_encode_of_ones_own_is_asked_for_the_last_states(tmp_path: Path, make_config: Any) -> None:
+    """FastSASRec's shortcut to them would pass by what a subclass does to its states."""
+    write_dataset(tmp_path / "data", "circle", CIRCLE)
+    config, model, (train, _, _) = build(make_config, "FastSASRec")
+
+    class Doubled(type(model)):  # type: ignore[misc]
+        def encode(self, batch: Any) -> Any:
+            return 2 * super().encode(batch)
+
+    class Renamed(type(model)):  # type: ignore[misc]
+        pass
+
+    batch = histories([[1, 2, 3], [4, 5]])
+    for kind, times in ((Doubled, 2), (Renamed, 1)):
+        other = kind(config, train.dataset).eval()
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(other.user_states(batch), times * model.eval().user_states(batch))
+
+
+@torch.no_grad()
 def test_padding_and_company_change_nothing(built: Any) -> None:
     _, model, _ = built
     model.eval()

@@ -33,6 +33,16 @@ def test_right_padding_is_invisible(activation, residual):
     torch.testing.assert_close(model(padded)[:, :9], model(x), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("activation", "residual"), VARIANTS)
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_one_step_of_each_row_alone(activation, residual, depth):
+    model, x, at = build(activation, residual, depth=depth), torch.randn(4, 9, 32), torch.tensor([8, 0, 4, 1])
+    torch.testing.assert_close(model(x, at=at)[:, 0], model(x)[range(4), at], atol=1e-6, rtol=1e-5)
+    visible = torch.rand(4, 1, 9, 9).lt(0.5).tril() | torch.eye(9, dtype=torch.bool)
+    assert not torch.allclose(model(x, visible), model(x)) or depth == 0
+    torch.testing.assert_close(model(x, visible, at)[:, 0], model(x, visible)[range(4), at], atol=1e-6, rtol=1e-5)
+
+
 def test_no_gradient_reaches_later_steps():
     model, x = build(), torch.randn(2, 6, 32, requires_grad=True)
     model(x)[:, 2, 0].sum().backward()

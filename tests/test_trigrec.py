@@ -258,6 +258,10 @@ def test_frozen_vectors_are_those_of_the_export(shop: Any) -> None:
     ids = [train.dataset.field2token_id["user_id"][user] for user in users]
     for number, kind in enumerate(("specific", "cross")):
         np.testing.assert_allclose(last.model.frozen_vectors[ids, number].numpy(), expected[kind], atol=1e-6)
+    batch = next(iter(train))
+    with torch.no_grad():
+        states = last.model.eval().encode(batch)[range(len(batch)), batch["item_length"] - 1]
+        torch.testing.assert_close(last.model.last_states(batch), states, atol=1e-6, rtol=1e-5)
     with pytest.raises(NestRecError, match="has vectors of known users only"):
         last.model.full_sort_predict(history(1, 2))
 

@@ -53,6 +53,10 @@ class MergedHistories:
         found = states.gather(1, place.clamp(min=0).expand(-1, -1, states.shape[-1]))
         return torch.where(place >= 0, found, nothing)
 
+    def last_step(self, domain: int, at: Tensor) -> Tensor:
+        """The last step of a domain no later than the steps ``at`` (B,), from 0: (B,); -1 where there is none."""
+        return self.latest[..., domain - 1].gather(1, at[:, None])[:, 0]
+
     def mean(self, states: Tensor, domain: int | None = None) -> Tensor:
         """Mean of the states (B, T, d) over a row's steps of one domain, or over all, 0 where it has none: (B, d)."""
         counted = (self.domain > 0 if domain is None else self.domain == domain).to(states.dtype)[..., None]

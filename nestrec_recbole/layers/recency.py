@@ -10,6 +10,8 @@ from nestrec_recbole.layers.unit import unit
 class RecencyMean(nn.Module):
     """At every step the mean of the vectors so far, weighted by a learned decay, (B, T, d) -> (B, T, d).
 
+    Given ``at`` (B,), at one step of each row alone: (B, 1, d).
+
     Of two vectors a step apart, the older one has `sigmoid(decay)` times the weight of the other; a half at first.
     """
 
@@ -17,12 +19,13 @@ class RecencyMean(nn.Module):
         super().__init__()
         self.decay = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, at: Tensor | None = None) -> Tensor:
         """Return means; that of step t depends on steps 1..t only."""
         step = torch.arange(vectors.shape[1], device=vectors.device)
         age = step[:, None] - step[None, :]  # (T, T): how many steps before t step s came
         weights = (torch.sigmoid(self.decay) ** age.clamp(min=0)) * (age >= 0)
-        return weights / weights.sum(dim=1, keepdim=True) @ vectors
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return (weights if at is None else weights[at][:, None]) @ vectors
 
 
 class RecencyResidual(nn.Module):
@@ -48,9 +51,12 @@ class RecencyResidual(nn.Module):
         self.mean, self.dropout, self.cosine = RecencyMean(), Dropout(dropout), cosine
         self.scale = nn.Parameter(torch.full((width,), scale))
 
-    def forward(self, states: Tensor, items: Tensor) -> Tensor:
-        """Map states and vectors of items, both (B, T, width), to states; that of step t depends on steps 1..t only."""
-        mean = self.mean(self.dropout(items))
+    def forward(self, states: Tensor, items: Tensor, at: Tensor | None = None) -> Tensor:
+        """Map states and vectors of items, both (B, T, width), to states; that of step t depends on steps 1..t only.
+
+        Given ``at`` (B,), the states are those of one step of each row, (B, 1, width).
+        """
+        mean = self.mean(self.dropout(items), at)
         if not self.cosine:
             return states + self.scale * mean
         return unit(states + self.scale * unit(mean))

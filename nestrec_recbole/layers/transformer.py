@@ -10,8 +10,23 @@ from nestrec_recbole.layers.attention import attend
 from nestrec_recbole.layers.dropout import Dropout
 
 
+def steps_at(x: Tensor, at: Tensor) -> Tensor:
+    """The vectors (B, 1, width) of one step of each row of (B, T, width); ``at`` (B,) are these steps, from 0."""
+    return x.gather(1, at[:, None, None].expand(-1, 1, x.shape[-1]))
+
+
+def visible_at(visible: Tensor | None, at: Tensor, n_steps: int) -> Tensor:
+    """The rows (B, 1, 1, T) of ``visible`` (B, 1, T, T) for the steps ``at`` (B,); None: itself and all before it."""
+    if visible is None:
+        return (torch.arange(n_steps, device=at.device) <= at[:, None])[:, None, None]
+    return steps_at(visible[:, 0], at)[:, None]
+
+
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which step t sees steps 1..t, or those it is given, (B, T, width) -> the same."""
+    """Multi-head self-attention in which step t sees steps 1..t, or those it is given, (B, T, width) -> the same.
+
+    Given ``at`` (B,), that of one step of each row: (B, 1, width).
+    """
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -21,12 +36,21 @@ class CausalSelfAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        # (B, T, 3 * width) -> 3 x (B, heads, T, width / heads)
-        query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, visible: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        if at is None:
+            query, key, value = self._by_head(self.to_qkv(x), 3)
+        else:
+            width, weight, bias = x.shape[-1], self.to_qkv.weight, self.to_qkv.bias
+            (query,) = self._by_head(F.linear(steps_at(x, at), weight[:width], bias[:width]), 1)
+            key, value = self._by_head(F.linear(x, weight[width:], bias[width:]), 2)
+            visible = visible_at(visible, at, x.shape[1])
         dropout = self.dropout if self.training else 0.0
         attended = attend(query, key, value, visible, dropout_p=dropout, is_causal=visible is None)
         return self.to_out(attended.transpose(1, 2).flatten(2))
+
+    def _by_head(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
+        """(B, T, n * width) -> n x (B, heads, T, width / heads)."""
+        return x.unflatten(-1, (n, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
 class FeedForward(nn.Module):
@@ -56,8 +80,12 @@ class Residual(nn.Module):
         self.dropout = Dropout(dropout)
         self.gate = nn.Linear(width, width) if residual == "gated" else None
 
-    def forward(self, x: Tensor, *visible: Tensor | None) -> Tensor:
-        update = self.dropout(self.sublayer(self.norm(x), *visible))
+    def forward(self, x: Tensor, *visible: Tensor | None, at: Tensor | None = None) -> Tensor:
+        if at is None:
+            update = self.sublayer(self.norm(x), *visible)
+        else:
+            x, update = steps_at(x, at), self.sublayer(self.norm(x), *visible, at)
+        update = self.dropout(update)
         return x + update if self.gate is None else x + torch.sigmoid(self.gate(x)) * update
 
 
@@ -112,14 +140,19 @@ class CausalTransformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Map step vectors (B, T, width) to states (B, T, width); the state of step t depends on steps 1..t only.
 
         Given ``visible`` (B, 1, T, T), bool, it depends on the steps (last axis) that are visible to it; at least one.
+        Given ``at`` (B,), int64, only the state of that step of each row is computed, (B, 1, width): the last block has
+        little more to do than its keys and values.
         """
-        for attention, feed_forward in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+        blocks = list(zip(self.blocks[::2], self.blocks[1::2], strict=True))
+        for attention, feed_forward in blocks[:-1]:
             x = feed_forward(attention(x, visible))
-        return self.norm(x)
+        for attention, feed_forward in blocks[-1:]:
+            x = feed_forward(attention(x, visible, at=at))
+        return self.norm(x if blocks or at is None else steps_at(x, at))
 
 
 class BidirectionalTransformer(nn.TransformerEncoder):

@@ -79,6 +79,11 @@ class SequenceModel(SequentialRecommender):
         self.id_tokens: dict[str, np.ndarray] = {}
         self.know_by_id(dataset, dataset.iid_field)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "encode" in vars(cls) and "last_states" not in vars(cls):
+            cls.last_states = SequenceModel.last_states  # type: ignore[method-assign]  # an inherited one reads another
+
     def _build_seen_bias(self, config: Any, dataset: Any) -> SeenBias | None:
         """What the scores of a history's items get more than those of others; None: nothing."""
         if not config["seen_bias"]:
@@ -235,9 +240,12 @@ class SequenceModel(SequentialRecommender):
         rows = at.div(following.shape[1], rounding_mode="floor")
         return states.flatten(0, 1).index_select(0, at), following.flatten()[at], rows
 
-    def last_state(self, states: Tensor, interaction: Any) -> Tensor:
-        """The state of the whole history: (B, T, d) -> (B, d)."""
-        return self.gather_indexes(states, interaction[self.ITEM_SEQ_LEN] - 1)
+    def last_states(self, batch: Any) -> Tensor:
+        """The state of each whole history, (B, d): what :meth:`encode` gives at its last step.
+
+        Override it where that takes less than all states. A subclass with an ``encode`` of its own has this one again.
+        """
+        return self.gather_indexes(self.encode(batch), batch[self.ITEM_SEQ_LEN] - 1)
 
     def user_states(self, interaction: Any) -> Tensor:
         """Encode histories down to one state each: (B, d). Columns that are padding in every row are not computed.
@@ -248,11 +256,10 @@ class SequenceModel(SequentialRecommender):
         fields = interaction.interaction
         cut = {k: v[:, :longest] if k.endswith("_list") and v.ndim > 1 else v for k, v in fields.items()}
         if self.precision == "fp32":
-            return self.last_state(self.encode(type(interaction)(cut)), interaction)
+            return self.last_states(type(interaction)(cut))
         self.remember("item_table", self.item_table)  # before `encode`, which reads what it is made of
         with autocast(self.precision, interaction[self.ITEM_SEQ].device):
-            states = self.encode(type(interaction)(cut))
-        return self.last_state(states.float(), interaction)
+            return self.last_states(type(interaction)(cut)).float()
 
     def starting_from(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What this model takes of the weights of another one, where ``init_from`` names it: those of the same name."""

@@ -45,11 +45,19 @@ class FastSASRec(SequenceModel):
 
     def encode(self, batch: Any) -> Tensor:
         """As the base's; of unit length with ``cosine``."""
+        return self._states(batch)
+
+    def last_states(self, batch: Any) -> Tensor:
+        """As the base's; other states are computed only where these depend on them."""
+        return self._states(batch, batch[self.ITEM_SEQ_LEN] - 1)[:, 0]
+
+    def _states(self, batch: Any, at: Tensor | None = None) -> Tensor:
+        """The states (B, T, d) of all steps, or those (B, 1, d) of the steps ``at`` (B,)."""
         items = vectors = self.item_embedding(batch[self.ITEM_SEQ])  # (B, T, d)
         if self.position_embedding is not None:
             vectors = vectors + self.position_embedding.weight[: vectors.shape[1]]
-        states = self._scaled(self.transformer(self.dropout(vectors)))
-        return states if self.recency is None else self.recency(states, items)
+        states = self._scaled(self.transformer(self.dropout(vectors), at=at))
+        return states if self.recency is None else self.recency(states, items, at)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return unit(vectors) if self.cosine else vectors

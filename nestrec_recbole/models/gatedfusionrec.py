@@ -88,13 +88,23 @@ class GatedFusionRec(SequenceModel):
 
     def encode(self, batch: Any) -> Tensor:
         """As the base's; but with ``bidirectional`` every state depends on the whole history."""
+        return self._states(batch)
+
+    def last_states(self, batch: Any) -> Tensor:
+        """As the base's; of a causal transformer no others are computed where these do not depend on them."""
+        if isinstance(self.transformer, BidirectionalTransformer):
+            return super().last_states(batch)
+        return self._states(batch, batch[self.ITEM_SEQ_LEN] - 1)[:, 0]
+
+    def _states(self, batch: Any, at: Tensor | None = None) -> Tensor:
+        """The states (B, T, d) of all steps, or those (B, 1, d) of the steps ``at`` (B,)."""
         history = batch[self.ITEM_SEQ]
         items = self.items(self.catalogue.items)[self.catalogue.row_of(history)]  # (B, T, d)
         vectors = self.dropout(items + self.position_embedding.weight[: history.shape[1]])
         if isinstance(self.transformer, BidirectionalTransformer):
             return self._scaled(self.transformer(vectors, history > 0))
-        states = self._scaled(self.transformer(vectors))
-        return states if self.recency is None else self.recency(states, items)
+        states = self._scaled(self.transformer(vectors, at=at))
+        return states if self.recency is None else self.recency(states, items, at)
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return unit(vectors) if self.cosine else vectors

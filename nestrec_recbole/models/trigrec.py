@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestrec_recbole.errors import NestRecError
 from nestrec_recbole.layers.merged import MergedHistories
+from nestrec_recbole.layers.transformer import steps_at, visible_at
 from nestrec_recbole.layers.vector_attention import Gate, VectorAttention
 from nestrec_recbole.models.fastsasrec import build_transformer
 from nestrec_recbole.models.objective import Drawn
@@ -90,24 +91,43 @@ class TriGRec(TriGRecUser):
         specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
         return self.read(histories, vectors, self.in_domain(histories, specific, self.target), cross)
 
-    def read(self, histories: MergedHistories, vectors: Tensor, specific: Tensor, cross: Tensor) -> Tensor:
-        """The states (B, T, d) of the target domain's history, read with user vectors (B, T, d)."""
+    def last_states(self, batch: Any) -> Tensor:
+        """As the base's; other states are computed only where these depend on them."""
+        items, at = batch[self.ITEM_SEQ], batch[self.ITEM_SEQ_LEN] - 1
+        histories, vectors = self.histories_of(items), self.item_embedding(items)
+        if self.is_frozen:
+            specific, cross = (vector[:, :1] for vector in self._frozen(batch))
+        else:
+            specific, cross = self.vectors_at(histories, vectors, self.target, at)
+        return self.read(histories, vectors, specific, cross, at)[:, 0]
+
+    def read(
+        self, histories: MergedHistories, vectors: Tensor, specific: Tensor, cross: Tensor, at: Tensor | None = None
+    ) -> Tensor:
+        """The states (B, T, d) of the target domain's history, read with user vectors (B, T, d).
+
+        Given ``at`` (B,), those of one step of each row, read with one vector each: (B, 1, d).
+        """
         visible = histories.visible(same_domain=True, causal=True)
         states = self.run(self.target_encoder, vectors, histories.place, visible)
         wanted = torch.full_like(histories.domain, self.target)
         current = histories.at_latest(states, wanted, self._scaled(self.no_history_embedding[1]))
-        return self._scaled(current + self._mixed(histories, states, specific, cross))
+        current = current if at is None else steps_at(current, at)
+        return self._scaled(current + self._mixed(histories, states, specific, cross, at))
 
-    def _mixed(self, histories: MergedHistories, states: Tensor, specific: Tensor, cross: Tensor) -> Tensor:
-        """What the user vectors (B, T, d) make of the target domain's states (B, T, d)."""
+    def _mixed(
+        self, histories: MergedHistories, states: Tensor, specific: Tensor, cross: Tensor, at: Tensor | None
+    ) -> Tensor:
+        """What the user vectors (B, T, d), or (B, 1, d), make of the target domain's states (B, T, d)."""
         seen = histories.visible(same_domain=False, causal=True) & (histories.domain == self.target)[:, None, None, :]
+        seen = seen if at is None else visible_at(seen, at, states.shape[1])
         found = []
         for attention, vectors in ((self.specific_attention, specific), (self.cross_attention, cross)):
             if attention is not None:
                 found.append(attention(vectors, states, seen))
         if self.gate is not None:
             return self.gate(*found)
-        return sum(found, torch.zeros_like(states)) / max(1, len(found))
+        return sum(found, torch.zeros_like(specific)) / max(1, len(found))
 
     def _frozen(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The user vectors that do not change, the same at each step: (B, 1 -> T, d)."""

@@ -89,8 +89,10 @@ class TriGRecUser(FastSASRec):
         """The domains of histories (B, T) of items, right-padded with 0."""
         return MergedHistories.of(self.of_item[items], self.n_domains)
 
-    def run(self, encoder: nn.Module, vectors: Tensor, place: Tensor, visible: Tensor | None) -> Tensor:
-        """States (B, T, d) of steps' vectors (B, T, d).
+    def run(
+        self, encoder: nn.Module, vectors: Tensor, place: Tensor, visible: Tensor | None, at: Tensor | None = None
+    ) -> Tensor:
+        """States (B, T, d) of steps' vectors (B, T, d); or those (B, 1, d) of the steps ``at`` (B,).
 
         Parameters
         ----------
@@ -100,16 +102,17 @@ class TriGRecUser(FastSASRec):
             Of each step in the history that the encoder reads, from 0.
         visible : Tensor (B, 1, T, T), bool, or None
             Which steps (last axis) each step sees; None: itself and all before it.
+        at : Tensor (B,), int64, optional
         """
         if self.position_embedding is not None:
             last = len(self.position_embedding.weight) - 1
             vectors = vectors + self.position_embedding(place.clamp(max=last))
-        return self._scaled(encoder(self.dropout(vectors), visible))
+        return self._scaled(encoder(self.dropout(vectors), visible, at))
 
-    def specific_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """What each step is in its own domain's history, of items' vectors (B, T, d): (B, T, d)."""
+    def specific_states(self, histories: MergedHistories, vectors: Tensor, at: Tensor | None = None) -> Tensor:
+        """What each step, or the steps ``at`` (B,), are in their own domain's history, of items' vectors (B, T, d)."""
         visible = histories.visible(same_domain=True, causal=not self.is_masked)
-        return self.run(self.specific, vectors + self.domain_embedding(histories.domain), histories.place, visible)
+        return self.run(self.specific, vectors + self.domain_embedding(histories.domain), histories.place, visible, at)
 
     def common_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
         """The same, by an encoder that is not told the domain, without each domain's mean: (B, T, d)."""
@@ -120,17 +123,24 @@ class TriGRecUser(FastSASRec):
         visible = histories.visible(same_domain=True, causal=not self.is_masked)
         return self.run(self.common, vectors, histories.place, visible)
 
-    def cross_states(self, histories: MergedHistories, vectors: Tensor) -> Tensor:
-        """What each step is in the merged history, of items' vectors (B, T, d): (B, T, d)."""
+    def cross_states(self, histories: MergedHistories, vectors: Tensor, at: Tensor | None = None) -> Tensor:
+        """What each step, or the steps ``at`` (B,), are in the merged history, of items' vectors (B, T, d)."""
         steps = torch.arange(vectors.shape[1], device=vectors.device)
         visible = histories.visible(same_domain=False, causal=False) if self.is_masked else None
-        states = self.run(self.transformer, vectors, steps, visible)
-        return states if self.is_masked or self.recency is None else self.recency(states, vectors)
+        states = self.run(self.transformer, vectors, steps, visible, at)
+        return states if self.is_masked or self.recency is None else self.recency(states, vectors, at)
 
     def in_domain(self, histories: MergedHistories, specific: Tensor, domain: int) -> Tensor:
         """The specific states (B, T, d) of a domain: at each step the one of its last step there."""
         wanted = torch.full_like(histories.domain, domain)
         return histories.at_latest(specific, wanted, self._scaled(self.no_history_embedding[0]))
+
+    def vectors_at(self, histories: MergedHistories, vectors: Tensor, domain: int, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The specific state of a domain so far and the cross one at the steps ``at`` (B,): both (B, 1, d)."""
+        place = histories.last_step(domain, at)
+        specific = self.specific_states(histories, vectors, place.clamp(min=0))
+        specific = torch.where((place >= 0)[:, None, None], specific, self._scaled(self.no_history_embedding[0]))
+        return specific, self.cross_states(histories, vectors, at)
 
     def encode(self, batch: Any) -> Tensor:
         """The specific state of the target domain so far plus the cross state: (B, T, d)."""
@@ -138,6 +148,13 @@ class TriGRecUser(FastSASRec):
         histories, vectors = self.histories_of(items), self.item_embedding(items)
         specific = self.in_domain(histories, self.specific_states(histories, vectors), self.target)
         return self._scaled(specific + self.cross_states(histories, vectors))
+
+    def last_states(self, batch: Any) -> Tensor:
+        """As the base's; other states are computed only where these depend on them."""
+        items = batch[self.ITEM_SEQ]
+        histories, vectors = self.histories_of(items), self.item_embedding(items)
+        specific, cross = self.vectors_at(histories, vectors, self.target, batch[self.ITEM_SEQ_LEN] - 1)
+        return self._scaled(specific + cross)[:, 0]
 
     def user_states(self, interaction: Any) -> Tensor:
         """As the base's; masked encoders read a mask, an item of the target domain, behind each history: (B, d)."""
@@ -158,12 +175,11 @@ class TriGRecUser(FastSASRec):
         Causal encoders have read a history at its last step; of masked ones the mean over the steps is taken.
         """
         histories, vectors = self.histories_of(items), self.item_embedding(items)
-        specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
         if self.is_masked:
+            specific, cross = self.specific_states(histories, vectors), self.cross_states(histories, vectors)
             return histories.mean(specific, domain), histories.mean(cross)
-        specific = self.in_domain(histories, specific, domain)
-        last = ((items > 0).sum(1) - 1).clamp(min=0)
-        return self.gather_indexes(specific, last), self.gather_indexes(cross, last)
+        specific, cross = self.vectors_at(histories, vectors, domain, ((items > 0).sum(1) - 1).clamp(min=0))
+        return specific[:, 0], cross[:, 0]
 
     # -- losses -------------------------------------------------------------------------------------------------
 
